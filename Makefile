@@ -1,0 +1,45 @@
+# Every target sets itself up: it makes .venv and installs what it needs, once for each choice of BACKENDS.
+#   make conformance                          check every backend that can run on this machine
+#   make conformance BACKENDS="numpy jax"     install and check these alone (torch's Linux build is large)
+#   make test                                 the project's own tests
+BACKENDS ?= numpy strict dask torch jax
+PYTHON ?= python3
+ARGS ?=
+
+comma := ,
+empty :=
+space := $(empty) $(empty)
+BIN := .venv/bin
+# Of the names in BACKENDS these are extras of the distribution; the others come with the kit.
+EXTRAS := dev $(filter torch jax cupy fast,$(BACKENDS))
+STAMP := .venv/.installed-$(subst $(space),-,$(sort $(EXTRAS)))
+
+.DEFAULT_GOAL := help
+.PHONY: help conformance test lint format clean
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "setadam needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(subst $(space),$(comma),$(EXTRAS))]'
+	touch $@
+
+conformance: $(STAMP)
+	$(BIN)/setadam-conformance run $(foreach name,$(BACKENDS),--backend $(name)) --report reports/conformance $(ARGS)
+
+test: $(STAMP)
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(STAMP)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf .venv reports build dist
