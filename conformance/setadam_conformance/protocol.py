@@ -7,7 +7,7 @@ instance for each device that it checks, and hands every array over as NumPy, bi
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -71,8 +71,8 @@ class Capabilities:
 class Adapter(Protocol):
     """The protocol. `name` tells paths of one framework apart: "torch:foreach", "jax:jit"."""
 
-    name: ClassVar[str] | str
-    framework: ClassVar[str] | str  # what `--backend torch` selects by
+    name: str
+    framework: str  # what `--backend torch` selects by
     capabilities: Capabilities
 
     def __init__(self, device: str = "cpu") -> None:

@@ -2,7 +2,7 @@
 pass first. One adapter a namespace, and one for JAX's compiler."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -15,8 +15,8 @@ _ALL_DTYPES = ("float64", "float32", "bfloat16", "float16")
 class NumPySpec:
     """setadam_core under NumPy; the base of the other namespaces."""
 
-    name: ClassVar[str] = "spec:numpy"
-    framework: ClassVar[str] = "numpy"
+    name = "spec:numpy"
+    framework = "numpy"
     capabilities = Capabilities(dtypes=_ALL_DTYPES)
 
     def __init__(self, device: str = "cpu") -> None:
