@@ -1,0 +1,69 @@
+"""One example: everything that a backend is given for one step, as bits."""
+
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import numpy as np
+from setadam_conformance.formats import FORMATS, compute_format
+from setadam_conformance.protocol import NumPyArray
+
+from setadam_core import Hyperparameters
+
+DEFAULTS = {f.name: f.default for f in fields(Hyperparameters)}
+
+
+@dataclass(frozen=True)
+class LayerCase:
+    """One layer: param and grad of shape s in the case's dtype (or its complex twin); m and v in the
+    compute dtype, of shape s, or s + (2,) where param is complex.
+    """
+
+    param: NumPyArray
+    grad: NumPyArray
+    m: NumPyArray
+    v: NumPyArray
+    axes: tuple[int, ...] | None = None
+
+    @property
+    def is_complex(self) -> bool:
+        return self.param.dtype.kind == "c"
+
+    @property
+    def real_axes(self) -> tuple[int, ...]:
+        """The axes of m and v that make one layer."""
+        own = tuple(range(self.param.ndim)) if self.axes is None else self.axes
+        return (*own, self.param.ndim) if self.is_complex else own
+
+
+@dataclass(frozen=True)
+class Case:
+    """Layers that one call updates: dtype names the real format, t the steps taken before."""
+
+    dtype: str
+    layers: tuple[LayerCase, ...]
+    t: int = 0
+    hp: dict[str, Any] = field(default_factory=lambda: dict(DEFAULTS))
+
+    def with_hp(self, **changes: Any) -> "Case":
+        return replace(self, hp={**self.hp, **changes})
+
+
+def real_view(x: NumPyArray) -> NumPyArray:
+    """A complex array of shape s as real of shape s + (2,); a real array as it is."""
+    if x.dtype.kind != "c":
+        return x
+    return np.ascontiguousarray(x).view(x.real.dtype).reshape(*x.shape, 2)
+
+
+def fresh_layer(param: NumPyArray, grad: NumPyArray, axes: tuple[int, ...] | None = None) -> LayerCase:
+    """A layer before its first step: zero moments in the compute dtype."""
+    name = str(real_view(param.reshape(-1)).dtype)
+    zeros = np.zeros(real_view(param).shape, compute_format(name).numpy)
+    return LayerCase(param, grad, zeros, zeros.copy(), axes)
+
+
+def dtype_of(name: str, *, is_complex: bool = False) -> np.dtype[Any]:
+    """The NumPy dtype of a parameter of this format, or of its complex twin."""
+    if not is_complex:
+        return FORMATS[name].numpy
+    return np.dtype({"float32": np.complex64, "float64": np.complex128}[name])
