@@ -37,12 +37,16 @@ class LayerCase:
 
 @dataclass(frozen=True)
 class Case:
-    """Layers that one call updates: dtype names the real format, t the steps taken before."""
+    """Layers that one call updates: dtype names the real format, t the steps taken before.
+
+    extra holds what a property needs beside one step: small numbers and strings (a seed, a power of 2).
+    """
 
     dtype: str
     layers: tuple[LayerCase, ...]
     t: int = 0
     hp: dict[str, Any] = field(default_factory=lambda: dict(DEFAULTS))
+    extra: dict[str, Any] = field(default_factory=dict)
 
     def with_hp(self, **changes: Any) -> "Case":
         return replace(self, hp={**self.hp, **changes})
@@ -67,3 +71,49 @@ def dtype_of(name: str, *, is_complex: bool = False) -> np.dtype[Any]:
     if not is_complex:
         return FORMATS[name].numpy
     return np.dtype({"float32": np.complex64, "float64": np.complex128}[name])
+
+
+def case_to_json(case: Case) -> dict[str, Any]:
+    """The case as JSON: arrays as big-endian bit patterns, numbers as hexadecimal floats."""
+
+    def array(x: NumPyArray) -> dict[str, Any]:
+        real = real_view(x)
+        bits = real.astype(real.dtype.newbyteorder(">"), copy=False).tobytes().hex(" ", real.itemsize)
+        return {"shape": list(x.shape), "complex": x.dtype.kind == "c", "bits": bits}
+
+    return {
+        "dtype": case.dtype,
+        "t": case.t,
+        "hp": {k: x.hex() if isinstance(x, float) else x for k, x in case.hp.items()},
+        "extra": case.extra,
+        "layers": [
+            {name: array(getattr(layer, name)) for name in ("param", "grad", "m", "v")}
+            | {"axes": None if layer.axes is None else list(layer.axes)}
+            for layer in case.layers
+        ],
+    }
+
+
+def case_from_json(data: dict[str, Any]) -> Case:
+    """The inverse of `case_to_json`, bit for bit."""
+    compute = compute_format(data["dtype"]).name
+
+    def array(x: dict[str, Any], name: str) -> NumPyArray:
+        dtype = dtype_of(name)
+        bits = np.frombuffer(bytes.fromhex(x["bits"]), dtype.newbyteorder(">")).astype(dtype)
+        if not x["complex"]:
+            return bits.reshape(x["shape"])
+        return bits.view(dtype_of(name, is_complex=True)).reshape(x["shape"])
+
+    layers = tuple(
+        LayerCase(
+            array(layer["param"], data["dtype"]),
+            array(layer["grad"], data["dtype"]),
+            array(layer["m"], compute),
+            array(layer["v"], compute),
+            None if layer["axes"] is None else tuple(layer["axes"]),
+        )
+        for layer in data["layers"]
+    )
+    hp = {k: float.fromhex(x) if isinstance(x, str) else x for k, x in data["hp"].items()}
+    return Case(data["dtype"], layers, data["t"], hp, data["extra"])

@@ -63,6 +63,7 @@ class Arithmetic:
             longdouble = np.finfo(np.longdouble).nmant >= 63
         self.context = mpmath.MPContext()
         self.context.prec = 200
+        self.dtype: np.dtype[Any]
         if compute == "float32":
             self.dtype, self.u = np.dtype(np.float64), 2.0**-53
         elif longdouble:

@@ -116,4 +116,4 @@ def ulp(x: np.ndarray[Any, Any], fmt: str) -> np.ndarray[Any, Any]:
     """The unit in the last place of float64 numbers, in a format: 2u·2^⌊log2|x|⌋, or its subnormal."""
     f = FORMATS[fmt]
     _, exponent = np.frexp(x)
-    return np.maximum(np.ldexp(f.u, np.maximum(exponent, -1073)), f.smallest_subnormal)
+    return np.asarray(np.maximum(np.ldexp(f.u, np.maximum(exponent, -1073)), f.smallest_subnormal))

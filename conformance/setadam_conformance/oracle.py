@@ -137,7 +137,7 @@ def parameter(
 
     def embed(x: Wide) -> Wide:
         x = np.maximum(x, 0)
-        return sqrt(x + eps) if inside else sqrt(x) + eps
+        return np.asarray(sqrt(x + eps) if inside else sqrt(x) + eps)
 
     relative_v = np.where(v > 0, dv / np.where(v > 0, v, 1), 0)
     if inside:

@@ -61,6 +61,8 @@ class Capabilities:
     deterministic: bool = True
     # Each new shape or hyperparameter costs a compilation: the kit keeps to a few of both.
     compiles: bool = False
+    # What a step costs, in steps of the NumPy specification: the kit makes so many times fewer examples.
+    cost: int = 1
     # `step` writes the parameters and state that it is given, and returns them.
     in_place: bool = False
     # Ways in which a state can leave and re-enter the optimizer in mid-run, for `Adapter.reload`.

@@ -1,0 +1,76 @@
+"""What a run found, as plain data: the reports are made of this, and it is what `report diff` compares."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+# pass: conforms. fail: does not. error: the backend broke the protocol. skip, xfail: as expected by the
+# expectation file. xpass, lapsed: an expectation that no longer holds. vacuous: too little ran to say.
+Status = Literal["pass", "fail", "error", "skip", "xfail", "xpass", "lapsed", "vacuous"]
+FAILING = frozenset({"fail", "error", "xpass", "lapsed"})
+
+
+@dataclass
+class Failure:
+    """The smallest example found that leaves its bound or breaks a rule."""
+
+    message: str  # what was broken, in one sentence
+    case: dict[str, Any]  # case.case_to_json: everything that `replay` needs
+    stage: str | None = None  # where the answers part: "m", "v" or "param"
+    layer: int | None = None
+    coordinate: list[int] | None = None
+    expected: float | None = None
+    got: float | None = None
+    ratio: float | None = None
+    snippet: str = ""  # runnable code
+    repro: str = ""  # the file that `replay` takes, once written
+
+
+@dataclass
+class Cell:
+    """One property on one backend in one dtype."""
+
+    property: str
+    backend: str
+    dtype: str
+    device: str = "cpu"
+    status: Status = "vacuous"
+    examples: int = 0
+    minimum: int = 1
+    judged: int = 0  # coordinates that were compared with the oracle
+    not_judged: int = 0  # coordinates outside the domain of the bound
+    ulp: float | None = None  # worst error of θ in units of the last place; None: nothing compared
+    ratio: float | None = None  # worst error/bound
+    median: float | None = None  # median over layers of the median error/bound
+    seconds: float = 0.0
+    reason: str = ""  # why it is skipped, expected to fail, or vacuous
+    failure: Failure | None = None
+    # A sample of (d, t, ratio of m, ratio of v, ratio of θ), a layer each, for the plots.
+    sample: list[tuple[int, int, float, float, float]] = field(default_factory=list)
+
+
+@dataclass
+class Backend:
+    """A backend that was asked for, and what it claims; `missing` says why it could not run."""
+
+    name: str
+    framework: str
+    device: str = "cpu"
+    versions: dict[str, str] = field(default_factory=dict)
+    capabilities: dict[str, Any] = field(default_factory=dict)
+    missing: str = ""
+
+
+@dataclass
+class Run:
+    """A whole run. exit_code: 0 conforming, 1 not, 3 a backend did not load, 4 vacuous, 5 the kit."""
+
+    profile: str
+    seed: int
+    shard: tuple[int, int]
+    started: str  # ISO 8601, UTC
+    seconds: float
+    environment: dict[str, str]
+    backends: list[Backend]
+    cells: list[Cell]
+    complete: bool = True
+    exit_code: int = 0
