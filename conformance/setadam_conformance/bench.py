@@ -1,0 +1,164 @@
+"""The bench: one backend under test. It passes bits in and out, judges, and keeps the scores."""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple, NoReturn
+
+import numpy as np
+
+from setadam_conformance.case import Case, LayerCase, real_view
+from setadam_conformance.formats import compute_format
+from setadam_conformance.judge import STAGES, Score, Verdict, judge
+from setadam_conformance.protocol import Adapter, Capabilities, LayerState, NumPyArray
+
+SAMPLE = 48  # layers a cell that are kept for the plots
+
+
+class Answer(NamedTuple):
+    """What a step returned, as NumPy bits."""
+
+    params: list[NumPyArray]
+    states: list[LayerState]
+
+
+class NonconformingError(AssertionError):
+    """The backend broke a property on this case."""
+
+    def __init__(self, message: str, case: Case, verdict: Verdict | None = None) -> None:
+        super().__init__(message)
+        self.message, self.case, self.verdict = message, case, verdict
+
+
+class ProtocolError(RuntimeError):
+    """The adapter itself broke the protocol: nothing can be said of the implementation behind it."""
+
+
+class Bench:
+    """A backend under test, in one dtype."""
+
+    def __init__(self, adapter: Adapter, dtype: str, peers: Sequence[Adapter] = ()) -> None:
+        self.adapter, self.dtype, self.peers = adapter, dtype, tuple(peers)
+        self.claims: Capabilities = adapter.capabilities
+        self.score = {stage: Score() for stage in STAGES}
+        self.medians: list[float] = []
+        self.sample: list[tuple[int, int, float, float, float]] = []
+
+    def step(self, case: Case, adapter: Adapter | None = None) -> Answer:
+        """One step. A backend that raises, or keeps not to dtypes and shapes, does not conform."""
+        adapter = adapter or self.adapter
+        params, grads, states = native(adapter, case)
+        try:
+            new = adapter.step(params, grads, states, dict(case.hp), [layer.axes for layer in case.layers])
+        except ProtocolError:
+            raise
+        except Exception as error:
+            self.fail(f"raised {type(error).__name__}: {error}", case)
+        return self._read(case, new, adapter)
+
+    def conform(self, case: Case, answer: Answer | None = None) -> Answer:
+        """One step, judged by the oracle."""
+        answer = answer or self.step(case)
+        verdict = judge(case, answer.params, answer.states, self.claims)
+        self._record(case, verdict)
+        if not verdict.conforms:
+            score = verdict.scores[str(verdict.parted_at)]
+            self.fail(
+                f"{verdict.parted_at} of layer {verdict.parted_layer} is {score.ratio:.3g} × its bound off at "
+                f"{score.coordinate}: the formula gives {score.expected:.9g}, the backend {score.got:.9g}",
+                case,
+                verdict,
+            )
+        return answer
+
+    def require(self, condition: bool, message: str, case: Case) -> None:
+        """Fail with the message unless the condition holds."""
+        if not condition:
+            self.fail(message, case)
+
+    def same_bits(self, a: Sequence[NumPyArray], b: Sequence[NumPyArray], message: str, case: Case) -> None:
+        """Fail unless the arrays agree to the last bit, but for the sign of zero and NaN's payload."""
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            if not np.array_equal(real_view(x), real_view(y), equal_nan=True):
+                self.fail(f"{message} (array {i}: {x.ravel()[:4]} and {y.ravel()[:4]})", case)
+
+    def refuses(self, case: Case, what: str) -> None:
+        """Fail unless the backend raises on this case, leaving what it was given as it was."""
+        params, grads, states = native(self.adapter, case)
+        before = [self.adapter.to_numpy(x).copy() for x in (*params, *grads)]
+        try:
+            self.adapter.step(params, grads, states, dict(case.hp), [layer.axes for layer in case.layers])
+        except ProtocolError:
+            raise
+        except Exception:
+            after = [self.adapter.to_numpy(x) for x in (*params, *grads)]
+            self.same_bits(before, after, f"{what} was refused, but not before something was changed", case)
+            return
+        self.fail(f"{what} was accepted", case)
+
+    def fail(self, message: str, case: Case, verdict: Verdict | None = None) -> NoReturn:
+        """Stop this example."""
+        raise NonconformingError(message, case, verdict)
+
+    def _read(self, case: Case, new: Any, adapter: Adapter) -> Answer:
+        try:
+            params = [np.asarray(adapter.to_numpy(p)) for p in new[0]]
+            states = [
+                LayerState(np.asarray(adapter.to_numpy(s[0])), np.asarray(adapter.to_numpy(s[1])), s[2])
+                for s in new[1]
+            ]
+        except ProtocolError:
+            raise
+        except Exception as error:
+            raise ProtocolError(f"{adapter.name}.step returned what to_numpy cannot read: {error}") from error
+        if not len(params) == len(states) == len(case.layers):
+            raise ProtocolError(
+                f"{adapter.name}.step returned {len(params)} layers and {len(states)} states for {len(case.layers)}"
+            )
+        compute = compute_format(case.dtype).numpy
+        for i, (layer, p, s) in enumerate(zip(case.layers, params, states, strict=True)):
+            for name, x, shape, dtype in (
+                ("param", p, layer.param.shape, layer.param.dtype),
+                ("m", s.m, layer.m.shape, compute),
+                ("v", s.v, layer.v.shape, compute),
+            ):
+                if x.shape != shape or x.dtype != dtype:
+                    self.fail(
+                        f"{name} of layer {i} came back as {x.dtype}{list(x.shape)}, not {dtype}{list(shape)}", case
+                    )
+            if int(s.t) != case.t + 1:
+                self.fail(f"t of layer {i} came back as {s.t} after {case.t} steps and one more", case)
+        return Answer(params, states)
+
+    def _record(self, case: Case, verdict: Verdict) -> None:
+        for stage in STAGES:
+            self.score[stage].absorb(verdict.scores[stage])
+        self.medians.extend(verdict.medians)
+        if len(self.sample) < SAMPLE:
+            ratios = [min(verdict.scores[stage].ratio, 1e300) for stage in STAGES]
+            d = max(layer.m.size for layer in case.layers)
+            self.sample.append((d, case.t + 1, *ratios))
+
+    @property
+    def median(self) -> float | None:
+        """The median over layers of the median error/bound of θ."""
+        return statistics.median(self.medians) if self.medians else None
+
+
+def native(adapter: Adapter, case: Case) -> tuple[list[Any], list[Any], list[LayerState]]:
+    """The case's parameters, gradients and states as the backend's own arrays."""
+    convert = adapter.from_numpy
+    return (
+        [convert(layer.param) for layer in case.layers],
+        [convert(layer.grad) for layer in case.layers],
+        [LayerState(convert(layer.m), convert(layer.v), case.t) for layer in case.layers],
+    )
+
+
+def follow(case: Case, answer: Answer, grads: Sequence[NumPyArray]) -> Case:
+    """The next case of a trajectory: the backend's own parameters and state, and new gradients."""
+    layers = tuple(
+        LayerCase(p, g, s.m, s.v, layer.axes)
+        for layer, p, g, s in zip(case.layers, answer.params, grads, answer.states, strict=True)
+    )
+    return replace(case, layers=layers, t=case.t + 1)

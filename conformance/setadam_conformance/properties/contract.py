@@ -1,0 +1,161 @@
+"""Properties of the interface: what is written, kept, refused and carried over."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+
+from setadam_conformance import strategies as of
+from setadam_conformance.bench import Bench, native
+from setadam_conformance.case import Case
+from setadam_conformance.properties.registry import prop
+from setadam_conformance.protocol import Adapter, Capabilities
+
+
+@prop(lambda c, d: of.cases(c, d, count=st.sampled_from([1, 2])), share=0.3)
+def inputs_are_not_written(bench: Bench, case: Case) -> None:
+    """Gradients are never written; parameters and state only by a backend that claims `in_place`.
+
+    Coupled weight decay and maximize written into p.grad are the usual fault: whoever logs gradients,
+    or steps twice, is misled. Source: FEATURES 4.
+    """
+    decayed = case.with_hp(**_decay(bench.claims))
+    params, grads, states = native(bench.adapter, decayed)
+    read = bench.adapter.to_numpy
+    try:
+        bench.adapter.step(params, grads, states, dict(decayed.hp), [x.axes for x in decayed.layers])
+    except Exception as error:
+        bench.fail(f"raised {type(error).__name__}: {error}", decayed)
+    bench.same_bits([read(g) for g in grads], [x.grad for x in case.layers], "a gradient was written", case)
+    if not bench.claims.in_place:
+        bench.same_bits([read(p) for p in params], [x.param for x in case.layers], "a parameter was written", case)
+        bench.same_bits([read(s.v) for s in states], [x.v for x in case.layers], "v was written", case)
+        bench.same_bits([read(s.m) for s in states], [x.m for x in case.layers], "m was written", case)
+
+
+def _decay(claims: Capabilities) -> dict[str, Any]:
+    decay = {"weight_decay": 0.3} if "weight_decay" in claims.options else {}
+    return decay | ({"maximize": True} if "maximize" in claims.options else {})
+
+
+@prop(lambda c, d: of.cases(c, d, shape=of.shapes(c, empty=True)), share=0.3)
+def dtype_shape_and_bits_are_kept(bench: Bench, case: Case) -> None:
+    """Conversions carry all bits; dtypes and shapes of θ, m and v come back as they went in.
+
+    16-bit parameters keep float32 moments (bfloat16 holds 0.999 as 1). Source: FEATURES 5 and 6.
+    """
+    adapter = bench.adapter
+    for layer in case.layers:
+        for x in (layer.param, layer.grad, layer.m, layer.v):
+            back = np.asarray(adapter.to_numpy(adapter.from_numpy(x)))
+            bench.require(back.dtype == x.dtype and back.shape == x.shape, "a conversion lost dtype or shape", case)
+            bench.same_bits([back], [x], "a conversion lost bits", case)
+    bench.step(case)  # checks dtypes, shapes and t of what comes back
+
+
+def _one_layer(claims: Capabilities, dtype: str) -> st.SearchStrategy[Case]:
+    return of.cases(claims, dtype, shape=st.just((3,)), count=st.just(1), exponent=st.just(0), hp=of.just())
+
+
+BAD_HYPERPARAMETERS: list[tuple[str, float]] = [
+    (name, value)
+    for name, values in {
+        "lr": (-0.1, float("nan"), float("inf")),
+        "beta1": (1.0, -0.1, float("nan")),
+        "beta2": (1.0, 1.5, float("nan")),
+        "eps": (0.0, -1e-8, float("nan"), float("inf")),
+        "tau": (1.0, -0.5, float("nan")),
+        "weight_decay": (-0.01, float("nan")),
+    }.items()
+    for value in values
+]
+
+
+@prop(lambda c, d: st.tuples(_one_layer(c, d), st.sampled_from(BAD_HYPERPARAMETERS)).map(
+    lambda x: replace(x[0], extra={"name": x[1][0], "value": str(x[1][1])})))  # fmt: skip
+def hyperparameter_errors(bench: Bench, case: Case) -> None:
+    """Hyperparameters out of range or not finite are refused, and nothing has been changed by then.
+
+    η ≥ 0, 0 ≤ β < 1, ε > 0, 0 ≤ τ < 1, λ ≥ 0. A NaN passes every comparison written the wrong way round.
+    """
+    name, value = case.extra["name"], float(case.extra["value"])
+    bench.refuses(case.with_hp(**{name: value}), f"{name} = {value}")
+
+
+@prop(_one_layer, share=0.2)
+def tiny_epsilon_error(bench: Bench, case: Case) -> None:
+    """An ε that underflows in the compute dtype is refused: it would be read as 0, and 0/0 follows.
+
+    Source: FEATURES 7; chainer checks this.
+    """
+    bench.refuses(case.with_hp(eps=1e-320), "an eps below the smallest normal number of the compute dtype")
+
+
+@prop(lambda c, d: of.cases(c, d, shape=st.just((4, 1)), count=st.just(1), exponent=st.just(0), hp=of.just()), share=0.2)
+def shape_errors(bench: Bench, case: Case) -> None:
+    """A gradient or a moment whose shape is not the parameter's is refused, also where it would broadcast."""
+    layer = case.layers[0]
+    for name in ("grad", "m", "v"):
+        for shape in ((1, 4), (4,), (1, 1)):
+            wrong = np.ones(shape, getattr(layer, name).dtype)
+            bench.refuses(replace(case, layers=(replace(layer, **{name: wrong}),)), f"{name} of shape {shape}")
+
+
+@prop(lambda c, d: of.cases(c, d, shape=st.just((4,)), count=st.just(2), exponent=st.just(0), hp=of.just()),
+      needs=("many",), share=0.2)  # fmt: skip
+def nothing_is_half_updated(bench: Bench, case: Case) -> None:
+    """When the second layer is refused, the first has not been touched."""
+    first, second = case.layers
+    wrong = replace(second, grad=np.ones((2, 4), second.grad.dtype))
+    bench.refuses(replace(case, layers=(first, wrong)), "a gradient of another shape in the second layer")
+
+
+def _reloads(adapter: Adapter) -> bool:
+    return bool(adapter.capabilities.reloads) and hasattr(adapter, "reload")
+
+
+@prop(lambda c, d: of.cases(c, d, t=st.sampled_from([1, 9, 999])), applies=_reloads, share=0.3)
+def reload_in_mid_run(bench: Bench, case: Case) -> None:
+    """A state that leaves the optimizer and comes back (state_dict, pickle, deepcopy, files) is the same
+    to the last bit, with its step count, and the run goes on as if nothing had been.
+
+    torch casts float32 moments to a bfloat16 parameter's dtype on load (pytorch#43706); pickled
+    optimizers lose attributes (FEATURES 3).
+    """
+    first = bench.step(case)
+    following = replace(
+        case,
+        t=case.t + 1,
+        layers=tuple(
+            replace(x, param=p, m=s.m, v=s.v)
+            for x, p, s in zip(case.layers, first.params, first.states, strict=True)
+        ),
+    )
+    adapter: Any = bench.adapter
+    for how in bench.claims.reloads:
+        params, _, states = native(adapter, following)
+        try:
+            back = adapter.reload(how, params, states, dict(case.hp))
+        except Exception as error:
+            bench.fail(f"{how} raised {type(error).__name__}: {error}", case)
+        for s, x in zip(back, following.layers, strict=True):
+            m, v = np.asarray(adapter.to_numpy(s.m)), np.asarray(adapter.to_numpy(s.v))
+            bench.require(m.dtype == x.m.dtype and v.dtype == x.v.dtype, f"{how} changed a moment's dtype", case)
+            bench.same_bits([m, v], [x.m, x.v], f"{how} changed a moment", case)
+            bench.require(int(s.t) == following.t, f"{how} changed t from {following.t} to {s.t}", case)
+
+
+@prop(of.cases, applies=lambda adapter: True, share=0.3)
+def paths_agree(bench: Bench, case: Case) -> None:
+    """Every path of a backend (loop, foreach, fused, compiled, eager, jit) takes the same step.
+
+    Each is judged by the oracle on the same case, so two paths differ by no more than their bounds.
+    Source: pytorch_optimizer's foreach paths differed from its loops by up to 6.6e-2.
+    """
+    bench.conform(case)
+    for peer in bench.peers:
+        needs_compiling = peer.capabilities.compiles and not bench.claims.compiles
+        if case.dtype in peer.capabilities.dtypes and not needs_compiling:
+            other = Bench(peer, case.dtype)
+            other.conform(case, other.step(case))

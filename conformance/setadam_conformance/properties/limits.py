@@ -1,0 +1,177 @@
+"""Properties at the edges, where the step has a closed form that needs no oracle."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+
+from setadam_conformance import strategies as of
+from setadam_conformance.bench import Bench
+from setadam_conformance.case import Case, LayerCase, dtype_of
+from setadam_conformance.formats import FORMATS, compute_format
+from setadam_conformance.judge import judge
+from setadam_conformance.properties.registry import prop
+from setadam_conformance.protocol import Capabilities
+
+Cases = st.SearchStrategy[Case]
+
+
+def _constant(claims: Capabilities, dtype: str) -> Cases:
+    hp = of.just(tau=0.9, eps=1e-12)
+    single = of.cases(claims, dtype, shape=st.just((1,)), count=st.just(1), hp=hp)
+    sizes = [3, 65] if claims.compiles else [2, 3, 8, 65, 300, 1031]
+    return st.tuples(single, st.sampled_from(sizes)).map(lambda x: replace(x[0], extra={"d": x[1]}))
+
+
+@prop(_constant)
+def constant_layer(bench: Bench, case: Case) -> None:
+    """A constant layer has γ = 1 and takes the step of one coordinate, all its coordinates alike.
+
+    The sums of d equal terms round, their quotient may pass 1: both answers are within the bound of the
+    same numbers. Source: γ = 1 iff v is constant.
+    """
+    single, d = case.layers[0], case.extra["d"]
+    wide = LayerCase(*(np.repeat(x, d) for x in (single.param, single.grad, single.m, single.v)))
+    answer = bench.conform(replace(case, layers=(wide,)))
+    # The reference of the single coordinate has the smaller bound, up to what d adds to γ's error.
+    first = [p[:1] for p in answer.params], [s._replace(m=s.m[:1], v=s.v[:1]) for s in answer.states]
+    verdict = judge(case, *first, replace(bench.claims, reduction="any"))
+    u = compute_format(case.dtype).u
+    allowed = 1 + (3 * (16 + 8 * np.ceil(np.log2(d))) + 8) * u / (2 * u)  # κ's share, halved by the root
+    bench.require(verdict.scores["param"].ratio <= allowed, "a constant layer's step is not its coordinate's", case)
+
+
+def _zeros(claims: Capabilities, dtype: str) -> Cases:
+    @st.composite
+    def draw_case(draw: st.DrawFn) -> Case:
+        shape, t = draw(of.shapes(claims)), draw(st.sampled_from(of.STEPS))
+        rng = np.random.default_rng(draw(st.integers(0, 999)))
+        param = (rng.normal(size=shape) * draw(st.sampled_from([0.0, 1.0]))).astype(dtype_of(dtype))
+        zero = np.zeros(shape, dtype_of(dtype))
+        moment = np.zeros(shape, compute_format(dtype).numpy)
+        hp = {**draw(of.hyperparameters(claims)), "weight_decay": 0.0}
+        return Case(dtype, (LayerCase(param, zero, moment, moment.copy()),), t, hp)
+
+    return draw_case()
+
+
+@prop(_zeros)
+def all_zero_layer(bench: Bench, case: Case) -> None:
+    """A layer that never had a gradient stays as it is, exactly, with zero moments and no NaN.
+
+    γ = 0/0 there: any value gives this step. In float16, ε = 1e-8 underflows if it is not kept in
+    float32 (optax.adam gives NaN). Source: pytorch-lamb#6, FEATURES 7.
+    """
+    answer = bench.step(case)
+    bench.same_bits(answer.params, [x.param for x in case.layers], "a zero gradient moved θ", case)
+    bench.same_bits([s.v for s in answer.states], [x.v for x in case.layers], "v' is not zero", case)
+    bench.same_bits([s.m for s in answer.states], [x.m for x in case.layers], "m' is not zero", case)
+
+
+@prop(lambda c, d: of.cases(c, d, shape=st.sampled_from([(0,), (0, 3), (3, 0)]), count=st.sampled_from([1, 2])),
+      needs=("empty",), share=0.1)  # fmt: skip
+def empty_layers(bench: Bench, case: Case) -> None:
+    """Arrays without elements come back as they are; in a list, they disturb no other layer.
+
+    A minimum over nothing raises in most libraries. Source: pytorch#119885.
+    """
+    one = np.ones(3, dtype_of(case.dtype))
+    moment = np.ones(3, compute_format(case.dtype).numpy)
+    if "many" in bench.claims.options:
+        case = replace(case, layers=(*case.layers, LayerCase(one, one, moment, moment)))
+    answer = bench.conform(case)
+    bench.require(
+        all(p.shape == x.param.shape for p, x in zip(answer.params, case.layers, strict=True)),
+        "an empty array changed its shape",
+        case,
+    )
+
+
+@prop(
+    lambda c, d: of.cases(c, d, hp=st.sampled_from([of.defaults(beta1=0), of.defaults(beta1=0, beta2=0)])),
+    applies=lambda a: not a.capabilities.compiles,
+)
+def zero_betas(bench: Bench, case: Case) -> None:
+    """β1 = 0 makes m' = g exactly (m forgotten), β = 0 a bias correction of exactly 1: log 0 is not taken.
+
+    (CONFORMANCE M7.)
+    """
+    answer = bench.conform(case)
+    compute = compute_format(case.dtype).numpy
+    finite = [np.isfinite(of.real(x.m) * 0 + of.real(x.grad)) for x in case.layers]
+    bench.same_bits(
+        [np.where(ok, s.m, 0) for ok, s in zip(finite, answer.states, strict=True)],
+        [np.where(ok, x.grad.astype(compute), 0) for ok, x in zip(finite, case.layers, strict=True)],
+        "m' is not g although β1 = 0",
+        case,
+    )
+
+
+@prop(lambda c, d: of.cases(c, d, hp=_extreme(c)))
+def limits_in_tau_and_beta(bench: Bench, case: Case) -> None:
+    """τ and β close to 1 and at 0: w̃ stays positive, bias corrections accurate, all within the bound.
+
+    1 - τ and 1 - β are small there, and what was rounded before the subtraction shows.
+    """
+    bench.conform(case)
+
+
+def _extreme(claims: Capabilities) -> st.SearchStrategy[dict[str, Any]]:
+    if claims.compiles:
+        return of.just(tau=0.999, beta1=0.9999, beta2=0.999999)
+    return st.fixed_dictionaries(
+        {
+            **{k: st.just(x) for k, x in of.defaults().items()},
+            "tau": st.sampled_from([0.0, 0.9, 0.999]),
+            "beta1": st.sampled_from([0.0, 1e-3, 0.9999]),
+            "beta2": st.sampled_from([0.0, 1e-3, 0.999999]),
+            "eps": st.sampled_from([1e-8, 1e-20]),
+        }
+    )
+
+
+@prop(
+    lambda c, d: of.cases(c, d, hp=of.just(cos_power=0.0, tau=0.0), exponent=st.integers(-6, 4)),
+    needs=("cos_power",),
+)
+def adam_identity(bench: Bench, case: Case) -> None:
+    """With S and T off the step is Adam with ε under the root: `optax.adam(eps=0, eps_root=ε)`.
+
+    Written out here as Adam is defined, in float64, without the specification or the oracle; it may
+    differ by the rounding of a dozen operations, and of θ.
+    """
+    answer = bench.conform(case)
+    hp, t = case.hp, case.t + 1
+    u, us = compute_format(case.dtype).u, FORMATS[case.dtype].u
+    if case.dtype == "float64":
+        return  # float64 cannot judge itself here; `one-step` does
+    for layer, theta in zip(case.layers, answer.params, strict=True):
+        g = of.real(layer.grad)
+        m = hp["beta1"] * of.real(layer.m) + (1 - hp["beta1"]) * g
+        v = hp["beta2"] * of.real(layer.v) + (1 - hp["beta2"]) * g**2
+        m_hat = m / -np.expm1(t * np.log(hp["beta1"]))
+        v_hat = v / -np.expm1(t * np.log(hp["beta2"]))
+        update = hp["lr"] * m_hat / np.sqrt(v_hat + hp["eps"])
+        gauge = hp["lr"] / -np.expm1(t * np.log(hp["beta1"])) / np.sqrt(v_hat + hp["eps"])
+        size = gauge * (np.abs(hp["beta1"] * of.real(layer.m)) + np.abs((1 - hp["beta1"]) * g))
+        expected = of.real(layer.param) - update
+        allowed = 20 * u * size + 2 * us * np.abs(expected) + FORMATS[case.dtype].smallest_normal
+        bench.require(bool(np.all(np.abs(of.real(theta) - expected) <= allowed)), "differs from Adam", case)
+
+
+@prop(lambda c, d: of.cases(c, d, shape=st.sampled_from([(3,), (4, 4)]), count=st.just(2), exponent=st.integers(-3, 3),
+                            hp=of.just(), extra=st.sampled_from([{"bad": "nan"}, {"bad": "inf"}, {"bad": "-inf"}])),
+      needs=("many",), share=0.3)  # fmt: skip
+def nan_and_infinity(bench: Bench, case: Case) -> None:
+    """NaN or ±Inf in one coordinate of a gradient makes its whole layer NaN, and no other layer changes.
+
+    γ and the minimum go through the layer: a layer that looks half sound hides the fault from
+    whoever looks for NaN. Swallowing it (nan_to_num) hides it altogether. (CONFORMANCE M19.)
+    """
+    sound, layer = case.layers
+    grad = layer.grad.copy()
+    grad.flat[0] = float(case.extra["bad"])
+    answer = bench.step(replace(case, layers=(sound, replace(layer, grad=grad))))
+    bench.require(bool(np.isnan(of.real(answer.params[1])).all()), "a poisoned layer is not all NaN", case)
+    bench.conform(replace(case, layers=(sound,)), type(answer)(answer.params[:1], answer.states[:1]))

@@ -1,0 +1,197 @@
+"""Properties judged by the oracle alone: the derived bound on m, v and θ, wherever inputs may lie."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+
+from setadam_conformance import strategies as of
+from setadam_conformance.bench import Bench, follow
+from setadam_conformance.case import Case, LayerCase, dtype_of
+from setadam_conformance.formats import compute_format
+from setadam_conformance.properties.registry import prop
+from setadam_conformance.protocol import Capabilities
+
+Cases = st.SearchStrategy[Case]
+
+
+@prop(of.cases, share=3)
+def one_step(bench: Bench, case: Case) -> None:
+    """One step from any state lies within the bound, for m, v and θ.
+
+    The central property: any magnitudes, zeros, sizes, step counts and hyperparameters, several layers
+    in a call. Source: the paper's algorithm; docs/bound.md for the bound.
+    """
+    bench.conform(case)
+
+
+@prop(of.bit_pattern_cases, share=1)
+def bit_patterns(bench: Bench, case: Case) -> None:
+    """One step of layers whose every bit is drawn lies within the bound.
+
+    Magnitudes that no sampler of normal numbers reaches: subnormals, neighbours of powers of two, and
+    in 16-bit formats every number there is. Source: Berkeley TestFloat's way of drawing operands.
+    """
+    bench.conform(case)
+
+
+def _trajectories(claims: Capabilities, dtype: str) -> Cases:
+    low, high = of.exponent_range(dtype)
+    extra = st.fixed_dictionaries({"seed": st.integers(0, 2**16), "steps": st.just(8)})
+    near = st.integers(max(low, -10), min(high, 3))
+    return of.cases(claims, dtype, t=st.just(0), exponent=near, extra=extra)
+
+
+@prop(_trajectories, share=0.4)
+def trajectory(bench: Bench, case: Case) -> None:
+    """Eight steps in a row are each within the bound of a step from the backend's own state.
+
+    Lockstep: free-running trajectories drift apart legitimately, one step does not. Finds state that
+    is kept in the wrong place, scaled, or stale. Source: docs/bound.md, "Trajectories".
+    """
+    rng = np.random.default_rng(case.extra["seed"])
+    for _ in range(case.extra["steps"]):
+        answer = bench.conform(case)
+        grads = [
+            (layer.grad * rng.choice([0.0, 1.0, -1.0, 0.5], size=layer.grad.shape)).astype(layer.grad.dtype)
+            for layer in case.layers
+        ]
+        if not all(np.isfinite(of.real(p)).all() for p in answer.params):
+            return
+        case = follow(case, answer, grads)
+
+
+@prop(lambda c, d: of.cases(c, d, shape=st.sampled_from([(1,), ()]), count=st.just(1)))
+def single_coordinate(bench: Bench, case: Case) -> None:
+    """A layer of one coordinate: γ = 1 and w̃ = (1-τ)w, in closed form and within the bound.
+
+    Source: DESIGN facts, γ ∈ [1/d, 1]; catches d-1, padding, and 0-d arrays left out.
+    """
+    bench.conform(case)
+
+
+def _large(claims: Capabilities, dtype: str) -> Cases:
+    sizes = [4096, 4099] if claims.compiles else [513, 1031, 4099, 65_537, 2**20]
+    hp = of.just(tau=0.9, eps=1e-12)
+    return of.cases(claims, dtype, shape=st.sampled_from(sizes).map(lambda d: (d,)), count=st.just(1), hp=hp)
+
+
+@prop(_large, share=0.1)
+def large_layer(bench: Bench, case: Case) -> None:
+    """Layers of up to 2²⁰ coordinates, sizes off every block, lie within the bound of their claimed class.
+
+    The summation class shows here: a sequential sum leaves the pairwise bound. Source: docs/bound.md,
+    the length H of a chain of additions.
+    """
+    bench.conform(case)
+
+
+@prop(lambda c, d: of.cases(c, d, t=st.sampled_from([0, 1, 2, 10, 31, 1000, 10**5, 10**7, 2**24, 10**9 - 1])))
+def step_counts(bench: Bench, case: Case) -> None:
+    """Any t from 1 to 10⁹: bias corrections are accurate at both ends.
+
+    1 - float32(β)ᵗ is off by 3e-5 of itself at t = 1; counters in 16 bit wrap; 2²⁴ + 1 is no float32.
+    """
+    bench.conform(case)
+
+
+def _scale_free(claims: Capabilities, dtype: str) -> Cases:
+    compute = compute_format(dtype)
+    lowest = int(np.log2(compute.smallest_subnormal)) // 2
+    highest = int(np.log2(compute.largest)) // 2 - 5
+    hp = st.sampled_from([0.999, 0.99999]).map(
+        lambda beta2: of.defaults(eps=1e-30 if compute.name == "float32" else 1e-290, beta2=beta2)
+    )
+
+    @st.composite
+    def draw_case(draw: st.DrawFn) -> Case:
+        """Moments drawn directly: gradients of 16-bit formats cannot reach this range."""
+        shape = draw(of.shapes(claims))
+        rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+        e = draw(st.integers(lowest, highest))
+        root = 2.0**e * (1 + rng.random(shape) * draw(st.sampled_from([1.0, 30.0])))
+        zero = np.zeros(shape, dtype_of(dtype))
+        v, m = (root**2).astype(compute.numpy), (root * rng.normal(size=shape)).astype(compute.numpy)
+        return Case(dtype, (LayerCase(zero, zero.copy(), m, v),), draw(st.integers(0, 3)), draw(hp))
+
+    return draw_case()
+
+
+@prop(_scale_free)
+def scale_free(bench: Bench, case: Case) -> None:
+    """γ depends on v's direction alone, from the smallest subnormal v to near overflow.
+
+    A guard such as + 1e-20 under Σv², or a plain float32 Σv², is wrong from v ~ 1e-22 on. θ = 0 and a
+    tiny ε, so that nothing hides γ. Source: γ = cos²∠(v, 1).
+    """
+    bench.conform(case)
+
+
+@prop(lambda c, d: of.cases(c, d, hp=_decaying(c)), needs=("weight_decay",))
+def weight_decay(bench: Bench, case: Case) -> None:
+    """Both weight decays, with parameters large enough for them to show.
+
+    Coupled, λθ enters the gradient before both moments; decoupled, θ shrinks by 1 - ηλ outside them,
+    whatever the bias corrections. Source: Adam's and AdamW's definitions.
+    """
+    bench.conform(_at_scale(case))
+
+
+def _decaying(claims: Capabilities) -> st.SearchStrategy[dict[str, Any]]:
+    decoupled = [False, True] if "decoupled_weight_decay" in claims.options else [False]
+    maximize = [False, True] if "maximize" in claims.options else [False]
+    return st.fixed_dictionaries(
+        {
+            **{k: st.just(x) for k, x in of.defaults().items()},
+            "lr": st.sampled_from([0.1, 1e-3] if not claims.compiles else [0.1]),
+            "weight_decay": st.sampled_from([0.3, 1e-4, 0.05] if not claims.compiles else [0.3]),
+            "decoupled_weight_decay": st.sampled_from(decoupled),
+            "maximize": st.sampled_from(maximize),
+        }
+    )
+
+
+def _at_scale(case: Case) -> Case:
+    """Parameters drawn as zero are moved to where a decay shows."""
+    return replace(
+        case,
+        layers=tuple(
+            layer if np.any(layer.param) else replace(layer, param=(layer.param + 3).astype(layer.param.dtype))
+            for layer in case.layers
+        ),
+    )
+
+
+@prop(
+    lambda c, d: of.cases(c, d, is_complex=True, count=st.sampled_from([1, 2])),
+    needs=("complex",),
+    dtypes=("float64", "float32"),
+)
+def complex_layers(bench: Bench, case: Case) -> None:
+    """A complex layer of d coordinates is the real layer of its 2d parts, in one γ and one minimum.
+
+    |g|² in place of both parts' squares, or a γ for each part, is another optimizer. Source:
+    torch.view_as_real's convention.
+    """
+    bench.conform(case)
+
+
+def _stacked(claims: Capabilities, dtype: str) -> Cases:
+    # Layers of at most 64 coordinates: strided sums need not be pairwise, and up to 65 it is the same.
+    choices = [((3, 4), (1,)), ((4, 3), (0,)), ((2, 3, 4), (1, 2)), ((3, 5, 2), (0, 2)), ((5,), ())]
+    return st.sampled_from(choices[:2] if claims.compiles else choices).flatmap(
+        lambda choice: of.cases(claims, dtype, shape=st.just(choice[0])).map(
+            lambda case: replace(case, layers=tuple(replace(x, axes=choice[1]) for x in case.layers))
+        )
+    )
+
+
+@prop(_stacked, needs=("layer_axes",))
+def layer_axes(bench: Bench, case: Case) -> None:
+    """Layers stacked in one array keep a γ and a minimum each, over the axes that are named.
+
+    Scanned layers, experts and ensembles are stored so; one statistic for the whole stack is wrong
+    without a sign of it. Source: optax#1271.
+    """
+    bench.conform(case)

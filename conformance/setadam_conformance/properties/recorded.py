@@ -1,0 +1,1 @@
+"""Steps on gradients that real training made."""

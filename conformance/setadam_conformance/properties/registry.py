@@ -1,0 +1,61 @@
+"""How a property is declared: a name, the cases that it takes, the options that it needs."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from hypothesis import strategies as st
+
+from setadam_conformance.bench import Bench
+from setadam_conformance.case import Case
+from setadam_conformance.protocol import Adapter, Capabilities
+
+Check = Callable[[Bench, Case], None]
+Strategy = Callable[[Capabilities, str], st.SearchStrategy[Case]]
+
+
+@dataclass(frozen=True)
+class Property:
+    """A rule that every backend must keep, and the examples that it is tried on."""
+
+    name: str
+    check: Check
+    strategy: Strategy
+    needs: frozenset[str]
+    dtypes: frozenset[str]
+    share: float  # of the profile's number of examples
+    applies: Callable[[Adapter], bool]
+
+    @property
+    def explanation(self) -> str:
+        return inspect.getdoc(self.check) or ""
+
+    def concerns(self, adapter: Adapter, dtype: str) -> bool:
+        """Whether the backend claims all that the property needs."""
+        return dtype in self.dtypes and self.needs <= adapter.capabilities.options and self.applies(adapter)
+
+
+PROPERTIES: dict[str, Property] = {}
+ALL_DTYPES = ("float64", "float32", "bfloat16", "float16")
+
+
+def prop(
+    strategy: Strategy,
+    *,
+    needs: tuple[str, ...] = (),
+    dtypes: tuple[str, ...] = ALL_DTYPES,
+    share: float = 0.5,
+    applies: Callable[[Adapter], bool] = lambda adapter: True,
+) -> Callable[[Check], Check]:
+    """Register a property under its function's name, with hyphens."""
+
+    def register(check: Check) -> Check:
+        name = check.__name__.replace("_", "-")
+        PROPERTIES[name] = Property(
+            name, check, strategy, frozenset(needs), frozenset(dtypes), share, applies
+        )
+        return check
+
+    return register
+

@@ -1,0 +1,218 @@
+"""Properties that compare two steps of one backend: what must change the answer, what must not.
+
+The exact ones hold bit for bit in any order of evaluation, since negation and powers of two commute
+with rounding; they need no oracle, and would show a fault that the oracle shared. Where an order of
+summation may change, both steps are judged by the oracle instead.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+
+from setadam_conformance import strategies as of
+from setadam_conformance.bench import Bench
+from setadam_conformance.case import Case, LayerCase
+from setadam_conformance.properties.registry import prop
+from setadam_conformance.protocol import Adapter, Capabilities, NumPyArray
+
+Cases = st.SearchStrategy[Case]
+
+
+def _deterministic(adapter: Adapter) -> bool:
+    return adapter.capabilities.deterministic
+
+
+def _moderate(claims: Capabilities, dtype: str, **changes: Any) -> Cases:
+    """Layers around 1 at settings around the defaults: nothing over- or underflows, even when scaled."""
+    hp = of.hyperparameters(claims).map(
+        lambda h: {**h, "eps": max(h["eps"], 1e-12), "cos_power": 2.0, "weight_decay": 0.0}
+    )
+    kept = {"hp": hp, "exponent": st.integers(-3, 3), "count": st.just(1)} | changes
+    return of.cases(claims, dtype, **kept)
+
+
+def _each(case: Case, change: Callable[[LayerCase], LayerCase]) -> Case:
+    return replace(case, layers=tuple(change(layer) for layer in case.layers))
+
+
+def _scaled(x: NumPyArray, power: int) -> NumPyArray:
+    """x·2^power, in x's dtype."""
+    return np.asarray((x.astype(np.float64) * 2.0**power).astype(x.dtype))
+
+
+@prop(of.cases, applies=_deterministic)
+def sign(bench: Bench, case: Case) -> None:
+    """Negating θ, g and m negates the new θ and m, and keeps v: exactly.
+
+    Rounding to nearest is symmetric, and the denominator sees squares only. Catches a sign, an absolute
+    value or a bias anywhere in the update. (CONFORMANCE M1.)
+    """
+    negated = _each(case, lambda x: replace(x, param=-x.param, grad=-x.grad, m=-x.m))
+    a, b = bench.step(case), bench.step(negated)
+    bench.same_bits(a.params, [-p for p in b.params], "θ' of the negated step is not -θ'", case)
+    bench.same_bits([s.m for s in a.states], [-s.m for s in b.states], "m' of the negated step is not -m'", case)
+    bench.same_bits([s.v for s in a.states], [s.v for s in b.states], "v' of the negated step is not v'", case)
+
+
+@prop(lambda c, d: _moderate(c, d), applies=lambda a: _deterministic(a) and not a.capabilities.compiles)
+def power_of_two_scaling(bench: Bench, case: Case) -> None:
+    """g and m by 2ᵏ, v and ε by 4ᵏ: the same θ' to the last bit, m' by 2ᵏ and v' by 4ᵏ.
+
+    The step has no scale of its own but ε. Catches a guard, a clamp or a second ε. (CONFORMANCE M2.)
+    """
+    case = _each(case, lambda x: replace(x, grad=x.grad * (np.abs(x.grad) > 2**-4), m=_floor(x.m), v=_floor(x.v)))
+    for k in (-2, 3):
+        scaled = _each(
+            case.with_hp(eps=case.hp["eps"] * 4.0**k),
+            lambda x, k=k: replace(x, grad=_scaled(x.grad, k), m=_scaled(x.m, k), v=_scaled(x.v, 2 * k)),  # type: ignore[misc]
+        )
+        a, b = bench.step(case), bench.step(scaled)
+        bench.same_bits(a.params, b.params, f"θ' changed when g, m were scaled by 2^{k}, v and ε by 4^{k}", case)
+        bench.same_bits([_scaled(s.v, 2 * k) for s in a.states], [s.v for s in b.states], "v' did not scale", case)
+
+
+def _floor(x: NumPyArray) -> NumPyArray:
+    """Entries so small that scaling could carry them to subnormals become zero."""
+    return np.where(np.abs(x) > 2.0**-40, x, np.zeros_like(x))
+
+
+@prop(
+    lambda c, d: _moderate(c, d, hp=of.just(lr=2.0**-6)),
+    applies=lambda a: _deterministic(a) and not a.capabilities.compiles,
+)
+def stepsize_is_linear(bench: Bench, case: Case) -> None:
+    """From θ = 0, twice the learning rate gives exactly twice the update; a rate of 0 moves m and v alone.
+
+    (CONFORMANCE M3, M4.)
+    """
+    zero = _each(case, lambda x: replace(x, param=np.zeros_like(x.param)))
+    a, b = bench.step(zero), bench.step(zero.with_hp(lr=2.0**-5))
+    normal = [np.abs(of.real(p)) > 2.0**-13 for p in a.params]  # where float16 is not subnormal
+    doubled = [np.where(n, _scaled(p, 1), 0) for n, p in zip(normal, a.params, strict=True)]
+    got = [np.where(n, p, 0) for n, p in zip(normal, b.params, strict=True)]
+    bench.same_bits(got, doubled, "twice lr is not twice the update", case)
+    still = bench.step(case.with_hp(lr=0.0))
+    bench.same_bits(still.params, [x.param for x in case.layers], "lr = 0 moved θ", case)
+    bench.same_bits([s.m for s in still.states], [s.m for s in bench.step(case).states], "m' depends on lr", case)
+
+
+@prop(lambda c, d: of.cases(c, d, hp=_ascending(c)), needs=("maximize",), applies=_deterministic)
+def maximize(bench: Bench, case: Case) -> None:
+    """`maximize` is the step with -g, exactly, also with weight decay (which is not negated).
+
+    Source: torch.optim's definition.
+    """
+    turned = _each(case.with_hp(maximize=False), lambda x: replace(x, grad=-x.grad))
+    a, b = bench.step(case), bench.step(turned)
+    bench.same_bits(a.params, b.params, "maximize is not the step with -g", case)
+    bench.same_bits([s.m for s in a.states], [s.m for s in b.states], "m' differs from that with -g", case)
+
+
+def _ascending(claims: Capabilities) -> st.SearchStrategy[dict[str, Any]]:
+    decay = st.sampled_from([0.0, 0.1] if "weight_decay" in claims.options else [0.0])
+    return decay.map(lambda x: of.defaults(maximize=True, weight_decay=x))
+
+
+def _two_layers(claims: Capabilities, dtype: str) -> Cases:
+    return of.cases(claims, dtype, count=st.just(2))
+
+
+@prop(_two_layers, needs=("many",), applies=_deterministic)
+def layers_are_independent(bench: Bench, case: Case) -> None:
+    """What happens in one layer leaves every other as it is, to the last bit.
+
+    Catches a γ or a minimum over all layers, a buffer of one layer used in another, and order. (M11.)
+    """
+    first, second = case.layers
+    other = replace(second, grad=(second.grad * 0 + 1).astype(second.grad.dtype), v=second.v * 0 + 1)
+    a, b = bench.step(case), bench.step(replace(case, layers=(first, other)))
+    bench.same_bits(a.params[:1], b.params[:1], "θ' of a layer depends on another layer", case)
+    c, d = bench.step(replace(case, layers=(second, first))), a
+    bench.conform(replace(case, layers=(second, first)), c)
+    bench.conform(case, d)
+
+
+@prop(lambda c, d: of.cases(c, d, shape=st.sampled_from([(3,), (4, 4)]), count=st.just(2), exponent=st.integers(-3, 3),
+                            t=st.sampled_from([9, 999]), hp=of.just()), needs=("many",), share=0.3)  # fmt: skip
+def concatenation_matters(bench: Bench, case: Case) -> None:
+    """Two layers of different scale, concatenated, make another step: the operations are layerwise.
+
+    An implementation on flattened parameters passes every elementwise check and is another optimizer.
+    The concatenated step is judged by the oracle, and must differ from the separate ones. (M11.)
+    """
+    low, high = (
+        replace(x, param=x.param * 0, grad=_scaled(x.grad * 0 + 1, k), m=x.m * 0 + 2.0**k, v=x.v * 0 + 4.0**k)
+        for x, k in zip(case.layers, (0, 4), strict=True)
+    )
+    joined = LayerCase(
+        *(np.concatenate([getattr(x, n).ravel() for x in (low, high)]) for n in ("param", "grad", "m", "v"))
+    )
+    apart = bench.conform(replace(case, layers=(low, high)))
+    together = bench.conform(replace(case, layers=(joined,)))
+    flat = np.concatenate([p.ravel() for p in apart.params])
+    bench.require(not np.array_equal(flat, together.params[0]), "concatenating two layers changed nothing", case)
+
+
+@prop(lambda c, d: of.cases(c, d, count=st.just(1), extra=st.fixed_dictionaries({"seed": st.integers(0, 999)})))
+def permutation_reshape_stride(bench: Bench, case: Case) -> None:
+    """Permuted, reshaped, transposed, Fortran-ordered and strided layers are within the bound of the same
+    step: the operations are symmetric in the coordinates. (M10.)
+
+    Catches a minimum or a sum over one axis, a block's tail, and kernels that ignore strides.
+    """
+    layer = case.layers[0]
+    order = np.random.default_rng(case.extra["seed"]).permutation(layer.param.size)
+
+    def permuted(x: NumPyArray) -> NumPyArray:
+        return np.asarray(x.ravel()[order].reshape(x.shape))
+
+    def strided(x: NumPyArray) -> NumPyArray:
+        wide = np.zeros((*x.shape, 2), x.dtype)
+        wide[..., 0] = x
+        return wide[..., 0]
+
+    def fortran(x: NumPyArray) -> NumPyArray:
+        return np.asfortranarray(x)
+
+    def flat(x: NumPyArray) -> NumPyArray:
+        return np.asarray(x.reshape(-1))
+
+    compiled = bench.claims.compiles
+    for view in (permuted,) if compiled else (permuted, strided, fortran, flat):
+        viewed = LayerCase(view(layer.param), view(layer.grad), view(layer.m), view(layer.v))
+        bench.conform(replace(case, layers=(viewed,)))
+
+
+@prop(lambda c, d: of.cases(c, d, count=st.just(1), shape=st.sampled_from([(1,), (3,), (8,), (17,)])),
+      applies=lambda a: not a.capabilities.compiles)  # fmt: skip
+def duplication(bench: Bench, case: Case) -> None:
+    """A layer beside itself makes the same step: γ and the minimum do not depend on d as such. (M10.)
+
+    Catches Σv²/d forms with d±1, sums that are not means, padding. Both are within the bound, and of
+    one backend they differ by no more than the two bounds, which the oracle says since it is symmetric.
+    """
+    layer = case.layers[0]
+    twice = LayerCase(*(np.concatenate([x, x]) for x in (layer.param, layer.grad, layer.m, layer.v)))
+    answer = bench.conform(replace(case, layers=(twice,)))
+    bench.conform(case)
+    halves = np.split(of.real(answer.params[0]), 2)
+    close = np.allclose(halves[0], halves[1], rtol=64 * _unit(bench.dtype), atol=1e-30, equal_nan=True)
+    bench.require(close, "the halves of a doubled layer differ", case)
+
+
+def _unit(dtype: str) -> float:
+    from setadam_conformance.formats import FORMATS
+
+    return FORMATS[dtype].u
+
+
+@prop(of.cases, applies=_deterministic, share=0.3)
+def determinism(bench: Bench, case: Case) -> None:
+    """The same call gives the same bits. Claimed by `deterministic`."""
+    a, b = bench.step(case), bench.step(case)
+    bench.same_bits(a.params, b.params, "the same step gave another θ'", case)
+    bench.same_bits([s.m for s in a.states], [s.m for s in b.states], "the same step gave another m'", case)
+    bench.same_bits([s.v for s in a.states], [s.v for s in b.states], "the same step gave another v'", case)
