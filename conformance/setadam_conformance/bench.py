@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
-
 from setadam_conformance.case import Case, LayerCase, real_view
 from setadam_conformance.formats import compute_format
 from setadam_conformance.judge import STAGES, Score, Verdict, judge
@@ -104,8 +103,7 @@ class Bench:
         try:
             params = [np.asarray(adapter.to_numpy(p)) for p in new[0]]
             states = [
-                LayerState(np.asarray(adapter.to_numpy(s[0])), np.asarray(adapter.to_numpy(s[1])), s[2])
-                for s in new[1]
+                LayerState(np.asarray(adapter.to_numpy(s[0])), np.asarray(adapter.to_numpy(s[1])), s[2]) for s in new[1]
             ]
         except ProtocolError:
             raise
@@ -124,7 +122,8 @@ class Bench:
             ):
                 if x.shape != shape or x.dtype != dtype:
                     self.fail(
-                        f"{name} of layer {i} came back as {x.dtype}{list(x.shape)}, not {dtype}{list(shape)}", case
+                        f"{name} of layer {i} came back as {x.dtype}{list(x.shape)}, not {dtype}{list(shape)}",
+                        case,
                     )
             if int(s.t) != case.t + 1:
                 self.fail(f"t of layer {i} came back as {s.t} after {case.t} steps and one more", case)

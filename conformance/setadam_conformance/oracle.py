@@ -81,17 +81,9 @@ def moments(
         dg = 2 * u * np.abs(decay * theta) + u * np.abs(g) + 2 * tiny
 
     m = beta1 * m0 + (1 - beta1) * g
-    dm = (
-        u * (3 * beta1 * np.abs(m0) + (1 - beta1) * (4 * np.abs(g) + 3 * np.abs(m0)))
-        + (1 - beta1) * dg
-        + 5 * tiny
-    )
+    dm = u * (3 * beta1 * np.abs(m0) + (1 - beta1) * (4 * np.abs(g) + 3 * np.abs(m0))) + (1 - beta1) * dg + 5 * tiny
     v = beta2 * v0 + (1 - beta2) * g * g
-    dv = (
-        u * (3 * beta2 * v0 + (1 - beta2) * (5 * g * g + 3 * v0))
-        + (1 - beta2) * (2 * np.abs(g) + dg) * dg
-        + 4 * tiny
-    )
+    dv = u * (3 * beta2 * v0 + (1 - beta2) * (5 * g * g + 3 * v0)) + (1 - beta2) * (2 * np.abs(g) + dg) * dg + 4 * tiny
     fits = np.asarray((np.abs(g) < s.largest / 8) & (g * g < s.largest / 8) & (v < s.largest / 8), bool)
     return Reference(m, dm * s.slack, fits), Reference(v, dv * s.slack, fits)
 
@@ -162,8 +154,7 @@ def parameter(
     q = step * m / exact
     own_q = 5 * u + s.bias_error
     dq = step * (
-        np.abs(m) * np.maximum(1 / d_low - 1 / exact, 1 / exact - 1 / d_high)
-        + (dm + own_q * (np.abs(m) + dm)) / d_low
+        np.abs(m) * np.maximum(1 / d_low - 1 / exact, 1 / exact - 1 / d_high) + (dm + own_q * (np.abs(m) + dm)) / d_low
     ) + tiny * (1 + (1 + 1 / bc1) / d_low + step + np.abs(m))
 
     shrunk, dshrunk = theta, np.zeros_like(theta)
@@ -205,9 +196,7 @@ def _down_scaling(
     apart = np.abs(r / s1 - r * r / s2)
     relative_v = np.where(v > 0, dv / np.where(v > 0, v, 1), 0)
     error = (
-        (3 * chain(d, claims.reduction) + 8) * s.u
-        + 4 * s.u * _sum(apart, axes)
-        + 2 * _sum(apart * relative_v, axes)
+        (3 * chain(d, claims.reduction) + 8) * s.u + 4 * s.u * _sum(apart, axes) + 2 * _sum(apart * relative_v, axes)
     )
     if power != 2:
         gamma = gamma ** s.wide.array(power / 2)

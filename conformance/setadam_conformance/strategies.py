@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
-
 from setadam_conformance.case import DEFAULTS, Case, LayerCase, dtype_of, real_view
 from setadam_conformance.formats import FORMATS, compute_format
 from setadam_conformance.protocol import Capabilities, NumPyArray
@@ -166,9 +165,7 @@ def cases(
     n = draw(count if count is not None else st.sampled_from([1, 1, 2, 3])) if several else 1
     steps = draw(t if t is not None else st.sampled_from(STEPS))
     pool = shape if shape is not None else shapes(claims)
-    drawn = tuple(
-        draw(layers(dtype, draw(pool), steps, is_complex=is_complex, exponent=exponent)) for _ in range(n)
-    )
+    drawn = tuple(draw(layers(dtype, draw(pool), steps, is_complex=is_complex, exponent=exponent)) for _ in range(n))
     settings = draw(hp if hp is not None else hyperparameters(claims))
     return Case(dtype, drawn, steps, settings, draw(extra) if extra is not None else {})
 

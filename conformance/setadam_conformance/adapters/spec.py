@@ -51,3 +51,137 @@ class NumPySpec:
         self, param: Native, grad: Native, state: State, hp: Hyperparameters, axes: tuple[int, ...] | None
     ) -> tuple[Native, State]:
         return step(param, grad, state, hp, layer_axes=axes)
+
+
+class StrictSpec(NumPySpec):
+    """Under array-api-strict at its strictest, which proves that nothing beside the standard is used."""
+
+    name = "spec:strict"
+    framework = "strict"
+    capabilities = Capabilities(dtypes=("float64", "float32"), cost=2)
+
+    def __init__(self, device: str = "cpu") -> None:
+        super().__init__(device)
+        import array_api_strict
+
+        array_api_strict.set_array_api_strict_flags(
+            boolean_indexing=False, data_dependent_shapes=False, enabled_extensions=()
+        )
+        self._xp = array_api_strict
+
+    def from_numpy(self, x: NumPyArray) -> Native:
+        return self._xp.asarray(x, copy=True)
+
+    def to_numpy(self, x: Native) -> NumPyArray:
+        return np.asarray(np.from_dlpack(x))
+
+
+class DaskSpec(NumPySpec):
+    """Under dask.array, in two chunks along the first axis where it is longer than one."""
+
+    name = "spec:dask"
+    framework = "dask"
+    capabilities = Capabilities(dtypes=("float64", "float32"), cost=20)
+
+    def __init__(self, device: str = "cpu") -> None:
+        super().__init__(device)
+        import dask
+        import dask.array
+
+        dask.config.set(scheduler="synchronous")
+        self._xp = dask.array
+
+    def from_numpy(self, x: NumPyArray) -> Native:
+        chunks = ((x.shape[0] + 1) // 2, *x.shape[1:]) if x.ndim and x.size > 1 else -1
+        return self._xp.from_array(x.copy(), chunks=chunks)
+
+    def to_numpy(self, x: Native) -> NumPyArray:
+        return np.asarray(x.compute())
+
+
+class TorchSpec(NumPySpec):
+    """Under torch, eagerly, on any device."""
+
+    name = "spec:torch"
+    framework = "torch"
+
+    def __init__(self, device: str = "cpu") -> None:
+        import torch
+
+        if device.startswith("cuda") and not torch.cuda.is_available():
+            raise RuntimeError(f"torch finds no {device}")
+        self._xp, self._device = torch, device
+
+    capabilities = Capabilities(dtypes=_ALL_DTYPES, devices=("cpu", "cuda:0"), cost=2)
+
+    def from_numpy(self, x: NumPyArray) -> Native:
+        if str(x.dtype) == "bfloat16":  # torch knows no ml_dtypes; the bits are the same
+            return self._xp.from_numpy(x.view(np.int16).copy(order="K")).view(self._xp.bfloat16).to(self._device)
+        return self._xp.from_numpy(x.copy(order="K")).to(self._device)
+
+    def to_numpy(self, x: Native) -> NumPyArray:
+        x = x.detach().cpu()
+        if x.dtype is self._xp.bfloat16:
+            import ml_dtypes
+
+            return np.asarray(x.view(self._xp.int16).numpy().view(ml_dtypes.bfloat16))
+        return np.asarray(x.resolve_conj().resolve_neg().numpy())
+
+
+class JaxSpec(NumPySpec):
+    """Under jax.numpy, operation by operation. XLA's CPU code flushes subnormals."""
+
+    name = "spec:jax"
+    framework = "jax"
+    capabilities = Capabilities(
+        dtypes=_ALL_DTYPES, devices=("cpu", "cuda:0"), flushes_subnormals=True, compiles=True, cost=4
+    )
+
+    def __init__(self, device: str = "cpu") -> None:
+        import jax
+        import jax.numpy
+
+        platform, _, index = device.partition(":")
+        self._device = jax.devices(platform)[int(index or 0)]
+        self._jax = jax
+
+    def from_numpy(self, x: NumPyArray) -> Native:
+        with self._jax.enable_x64(True):
+            return self._jax.device_put(x.copy(), self._device)
+
+    def step(
+        self,
+        params: Sequence[Native],
+        grads: Sequence[Native],
+        states: Sequence[LayerState],
+        hp: Mapping[str, Any],
+        layer_axes: Sequence[tuple[int, ...] | None],
+    ) -> tuple[list[Native], list[LayerState]]:
+        with self._jax.enable_x64(any("64" in str(s.m.dtype) for s in states)):
+            return super().step(params, grads, states, hp, layer_axes)
+
+
+class JaxJitSpec(JaxSpec):
+    """Under JAX's compiler, with a traced step count and static hyperparameters."""
+
+    name = "spec:jax-jit"
+    capabilities = Capabilities(
+        dtypes=_ALL_DTYPES,
+        devices=("cpu", "cuda:0"),
+        flushes_subnormals=True,
+        recomputes_moments=True,
+        traced_t=True,
+        compiles=True,
+        cost=4,
+    )
+
+    def __init__(self, device: str = "cpu") -> None:
+        super().__init__(device)
+        self._jitted = self._jax.jit(step, static_argnames=("hp", "layer_axes"))
+
+    def _step(
+        self, param: Native, grad: Native, state: State, hp: Hyperparameters, axes: tuple[int, ...] | None
+    ) -> tuple[Native, State]:
+        traced = state._replace(t=np.int32(state.t))
+        new: tuple[Native, State] = self._jitted(param, grad, traced, hp, layer_axes=axes)
+        return new

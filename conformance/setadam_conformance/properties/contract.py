@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
-
 from setadam_conformance import strategies as of
 from setadam_conformance.bench import Bench, native
 from setadam_conformance.case import Case
@@ -92,7 +91,10 @@ def tiny_epsilon_error(bench: Bench, case: Case) -> None:
     bench.refuses(case.with_hp(eps=1e-320), "an eps below the smallest normal number of the compute dtype")
 
 
-@prop(lambda c, d: of.cases(c, d, shape=st.just((4, 1)), count=st.just(1), exponent=st.just(0), hp=of.just()), share=0.2)
+@prop(
+    lambda c, d: of.cases(c, d, shape=st.just((4, 1)), count=st.just(1), exponent=st.just(0), hp=of.just()),
+    share=0.2,
+)
 def shape_errors(bench: Bench, case: Case) -> None:
     """A gradient or a moment whose shape is not the parameter's is refused, also where it would broadcast."""
     layer = case.layers[0]
@@ -128,8 +130,7 @@ def reload_in_mid_run(bench: Bench, case: Case) -> None:
         case,
         t=case.t + 1,
         layers=tuple(
-            replace(x, param=p, m=s.m, v=s.v)
-            for x, p, s in zip(case.layers, first.params, first.states, strict=True)
+            replace(x, param=p, m=s.m, v=s.v) for x, p, s in zip(case.layers, first.params, first.states, strict=True)
         ),
     )
     adapter: Any = bench.adapter

@@ -3,10 +3,8 @@
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from hypothesis import strategies as st
-
 from setadam_conformance.bench import Bench
 from setadam_conformance.case import Case
 from setadam_conformance.protocol import Adapter, Capabilities
@@ -52,10 +50,7 @@ def prop(
 
     def register(check: Check) -> Check:
         name = check.__name__.replace("_", "-")
-        PROPERTIES[name] = Property(
-            name, check, strategy, frozenset(needs), frozenset(dtypes), share, applies
-        )
+        PROPERTIES[name] = Property(name, check, strategy, frozenset(needs), frozenset(dtypes), share, applies)
         return check
 
     return register
-

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
-
 from setadam_conformance import strategies as of
 from setadam_conformance.bench import Bench
 from setadam_conformance.case import Case, LayerCase
@@ -59,7 +58,7 @@ def sign(bench: Bench, case: Case) -> None:
 
 @prop(lambda c, d: _moderate(c, d), applies=lambda a: _deterministic(a) and not a.capabilities.compiles)
 def power_of_two_scaling(bench: Bench, case: Case) -> None:
-    """g and m by 2ᵏ, v and ε by 4ᵏ: the same θ' to the last bit, m' by 2ᵏ and v' by 4ᵏ.
+    """G and m by 2ᵏ, v and ε by 4ᵏ: the same θ' to the last bit, m' by 2ᵏ and v' by 4ᵏ.
 
     The step has no scale of its own but ε. Catches a guard, a clamp or a second ε. (CONFORMANCE M2.)
     """

@@ -1,0 +1,112 @@
+"""Finding backends: the specification's own adapters, entry points, a class by its path, a command.
+
+Nothing is imported before it is asked for; what cannot be imported, or finds no device, is reported as
+missing, with the reason, and is never a pass.
+"""
+
+import importlib
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, entry_points, version
+from pathlib import Path
+
+from setadam_conformance.protocol import Adapter
+
+GROUP = "setadam.backends"
+_SPEC = "setadam_conformance.adapters.spec"
+# The specification under each namespace is judged by default like any backend.
+BUILT_IN = {
+    "spec:numpy": f"{_SPEC}:NumPySpec",
+    "spec:strict": f"{_SPEC}:StrictSpec",
+    "spec:dask": f"{_SPEC}:DaskSpec",
+    "spec:torch": f"{_SPEC}:TorchSpec",
+    "spec:jax": f"{_SPEC}:JaxSpec",
+    "spec:jax-jit": f"{_SPEC}:JaxJitSpec",
+}
+_DISTRIBUTIONS = {"strict": "array-api-strict"}
+
+
+class BackendError(Exception):
+    """A backend that was asked for by name cannot be loaded: exit code 3."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A backend that is known by name, and how to make its adapter on a device."""
+
+    name: str
+    framework: str
+    target: str  # "module:Class", or "cmd:program args"
+
+    def make(self, device: str) -> Adapter:
+        """Raise ImportError or RuntimeError where it cannot run here."""
+        if self.target.startswith("cmd:"):
+            from setadam_conformance.adapters.command import CommandAdapter
+
+            return CommandAdapter(self.target.removeprefix("cmd:"), device)
+        module, _, attribute = self.target.partition(":")
+        make: Callable[[str], Adapter] = getattr(importlib.import_module(module), attribute)
+        return make(device)
+
+
+def known() -> dict[str, Source]:
+    """All backends that are registered on this machine, by name, loaded or not."""
+    targets = dict(BUILT_IN)
+    for entry in sorted(entry_points(group=GROUP), key=lambda e: e.name):
+        targets[entry.name] = entry.value
+    return {name: Source(name, _framework(name), target) for name, target in targets.items()}
+
+
+def select(names: Iterable[str]) -> list[Source]:
+    """The sources meant: each a registered name, a framework (all of its backends), `module:Class`, or
+    `cmd:program args`; all that are registered where none is named. Raises BackendError.
+    """
+    sources = known()
+    chosen: dict[str, Source] = {}
+    for name in names:
+        if name in sources:
+            found = [sources[name]]
+        elif name.startswith("cmd:"):
+            found = [Source(name, "command", name)]
+        elif ":" in name:
+            found = [_by_path(name)]
+        else:
+            found = [source for source in sources.values() if source.framework == name]
+        if not found:
+            raise BackendError(
+                f"no backend or framework is called {name!r}; known: {', '.join(sorted(sources))}; "
+                "or give package.module:Adapter, or cmd:'program args'"
+            )
+        chosen |= {source.name: source for source in found}
+    return list(chosen.values()) if chosen else list(sources.values())
+
+
+def versions(framework: str) -> dict[str, str]:
+    """The versions that a verdict on this framework depends on."""
+    found = {}
+    for name in (
+        _DISTRIBUTIONS.get(framework, framework),
+        *(("jaxlib", "optax") if framework == "jax" else ()),
+    ):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _framework(name: str) -> str:
+    """The framework in a registered name: "torch" of "torch:foreach", "jax" of "spec:jax-jit"."""
+    return name.removeprefix("spec:").partition(":")[0].partition("-")[0]
+
+
+def _by_path(path: str) -> Source:
+    module, _, attribute = path.partition(":")
+    if str(Path.cwd()) not in sys.path:  # as `python -m` does: an adapter beside the user is found
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise BackendError(f"cannot load the backend {path!r}: {error}") from error
+    return Source(path, "other", path)
