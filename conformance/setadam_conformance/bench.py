@@ -146,7 +146,10 @@ class Bench:
 
 def native(adapter: Adapter, case: Case) -> tuple[list[Any], list[Any], list[LayerState]]:
     """The case's parameters, gradients and states as the backend's own arrays."""
-    convert = adapter.from_numpy
+
+    def convert(x: NumPyArray) -> Any:
+        return adapter.from_numpy(np.asarray(x))  # NumPy's 0-d results are scalars
+
     return (
         [convert(layer.param) for layer in case.layers],
         [convert(layer.grad) for layer in case.layers],

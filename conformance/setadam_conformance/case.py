@@ -1,5 +1,6 @@
 """One example: everything that a backend is given for one step, as bits."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -50,6 +51,11 @@ class Case:
 
     def with_hp(self, **changes: Any) -> "Case":
         return replace(self, hp={**self.hp, **changes})
+
+
+def map_layer(change: Callable[[NumPyArray], NumPyArray], layer: LayerCase) -> LayerCase:
+    """The layer with its four arrays changed alike."""
+    return replace(layer, param=change(layer.param), grad=change(layer.grad), m=change(layer.m), v=change(layer.v))
 
 
 def real_view(x: NumPyArray) -> NumPyArray:

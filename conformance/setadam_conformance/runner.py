@@ -9,9 +9,9 @@ import multiprocessing
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import hypothesis
@@ -117,7 +117,7 @@ def run_cell(cell: Plan) -> Cell:
 
 def check(prop: Property, adapter: Adapter, cell: Plan) -> Cell:
     """Run one property against an adapter and say what came of it."""
-    bench = Bench(adapter, cell.dtype, _peers(cell))
+    bench = bench_for(adapter, cell)
     result = _cell(cell)
     start = time.perf_counter()
     count = 0
@@ -177,6 +177,11 @@ def check(prop: Property, adapter: Adapter, cell: Plan) -> Cell:
     return result
 
 
+def bench_for(adapter: Adapter, cell: Plan) -> Bench:
+    """The bench on which a cell's property is checked."""
+    return Bench(adapter, cell.dtype, _peers(cell))
+
+
 def _cell(cell: Plan, **fields: Any) -> Cell:
     return Cell(cell.property, cell.source.name, cell.dtype, cell.device, minimum=cell.minimum, **fields)
 
@@ -220,11 +225,3 @@ def _quiet() -> None:
     import os
 
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-
-Progress = Callable[[Cell], None]
-
-
-def with_examples(cell: Plan, examples: int) -> Plan:
-    """The same cell with another number of examples."""
-    return replace(cell, examples=examples)

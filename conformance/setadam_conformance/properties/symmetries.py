@@ -62,10 +62,13 @@ def power_of_two_scaling(bench: Bench, case: Case) -> None:
 
     The step has no scale of its own but ε. Catches a guard, a clamp or a second ε. (CONFORMANCE M2.)
     """
-    case = _each(case, lambda x: replace(x, grad=x.grad * (np.abs(x.grad) > 2**-4), m=_floor(x.m), v=_floor(x.v)))
+    case = _each(
+        case, lambda x: replace(x, grad=_within(x.grad, -4, 8), m=_within(x.m, -40, 40), v=_within(x.v, -40, 40))
+    )
+    epsilon_power = 2 if case.hp["eps_inside_sqrt"] else 1
     for k in (-2, 3):
         scaled = _each(
-            case.with_hp(eps=case.hp["eps"] * 4.0**k),
+            case.with_hp(eps=case.hp["eps"] * 2.0 ** (epsilon_power * k)),
             lambda x, k=k: replace(x, grad=_scaled(x.grad, k), m=_scaled(x.m, k), v=_scaled(x.v, 2 * k)),  # type: ignore[misc]
         )
         a, b = bench.step(case), bench.step(scaled)
@@ -73,9 +76,10 @@ def power_of_two_scaling(bench: Bench, case: Case) -> None:
         bench.same_bits([_scaled(s.v, 2 * k) for s in a.states], [s.v for s in b.states], "v' did not scale", case)
 
 
-def _floor(x: NumPyArray) -> NumPyArray:
-    """Entries so small that scaling could carry them to subnormals become zero."""
-    return np.where(np.abs(x) > 2.0**-40, x, np.zeros_like(x))
+def _within(x: NumPyArray, low: int, high: int) -> NumPyArray:
+    """Entries that scaling could carry to subnormals or infinity become zero."""
+    size = np.abs(x.astype(np.float64))
+    return np.where((size > 2.0**low) & (size < 2.0**high), x, np.zeros_like(x))
 
 
 @prop(

@@ -1,0 +1,288 @@
+"""What each command of `setadam-conformance` does. Returns an exit code; see cli.py."""
+
+import argparse
+import json
+import platform
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import UTC, date, datetime
+from functools import wraps
+from importlib.metadata import version
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from setadam_conformance import backends, expectations, runner
+from setadam_conformance.bench import NonconformingError, ProtocolError
+from setadam_conformance.case import case_from_json
+from setadam_conformance.properties import PROPERTIES
+from setadam_conformance.protocol import Adapter
+from setadam_conformance.results import FAILING, Backend, Cell, Run
+
+Command = Callable[[argparse.Namespace], int]
+
+
+class UsageError(Exception):
+    """An argument that the parser could not check."""
+
+
+def _reporting_errors(command: Command) -> Command:
+    @wraps(command)
+    def wrapped(args: argparse.Namespace) -> int:
+        try:
+            return command(args)
+        except (UsageError, expectations.ExpectationError) as error:
+            print(f"setadam-conformance: {error}", file=sys.stderr)
+            return 2
+        except (backends.BackendError, ProtocolError) as error:
+            print(f"setadam-conformance: {error}", file=sys.stderr)
+            return 3
+
+    return wrapped
+
+
+@_reporting_errors
+def run(args: argparse.Namespace) -> int:
+    """Check backends and print a verdict."""
+    from setadam_conformance.reporting import print_tables
+
+    console = Console()
+    for name in args.property:
+        _property(name)
+    excused = expectations.read(args.expect) if args.expect else []
+    started, start = datetime.now(UTC), time.perf_counter()
+    adapters, described = _load(backends.select(args.backend), args.device)
+    cells = runner.plan(
+        adapters,
+        profile=runner.PROFILES[args.profile],
+        seed=args.seed,
+        shard=args.shard,
+        device=args.device,
+        dtypes=tuple(args.dtype),
+        properties=tuple(args.property),
+        max_examples=args.max_examples,
+    )
+    skipped, cells = _set_aside(cells, excused)
+    done = [*skipped, *_run_cells(cells, args.jobs, excused, console)]
+    done.extend(_unused(excused))
+    order = {cell.property: i for i, cell in enumerate(cells)}
+    done.sort(key=lambda c: (c.backend, order.get(c.property, -1), c.dtype))
+    for adapter in adapters.values():
+        getattr(adapter, "close", lambda: None)()
+
+    result = Run(
+        profile=args.profile,
+        seed=args.seed,
+        shard=args.shard,
+        started=started.isoformat(timespec="seconds"),
+        seconds=time.perf_counter() - start,
+        environment=environment(),
+        backends=described,
+        cells=done,
+    )
+    result.exit_code = exit_code(result, asked=bool(args.backend))
+    _write(result, args)
+    print_tables(result, console, full=not args.summary)
+    return result.exit_code
+
+
+def exit_code(result: Run, asked: bool) -> int:
+    """The verdict of a run as a number; `asked`: the backends were named, so a missing one is an error."""
+    if any(cell.status == "error" and cell.reason.startswith("the kit failed") for cell in result.cells):
+        return 5
+    if any(cell.status == "error" for cell in result.cells) or (asked and any(b.missing for b in result.backends)):
+        return 3
+    if any(cell.status in FAILING for cell in result.cells):
+        return 1
+    if not any(cell.status in ("pass", "xfail") for cell in result.cells):
+        return 4
+    return 4 if any(cell.status == "vacuous" for cell in result.cells) else 0
+
+
+def environment() -> dict[str, str]:
+    """What a verdict may depend on, apart from the backends' own versions."""
+    names = ("setadam", "numpy", "hypothesis", "ml_dtypes", "mpmath", "array-api-compat")
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        **{name: version(name) for name in names},
+    }
+
+
+@_reporting_errors
+def list_all(args: argparse.Namespace) -> int:
+    """List backends, with the reason where one cannot run, and properties."""
+    print("Backends")
+    for source in backends.known().values():
+        try:
+            adapter = source.make("cpu")
+            print(f"  {source.name:<16} {', '.join(adapter.capabilities.dtypes)}")
+        except (ImportError, RuntimeError) as error:
+            print(f"  {source.name:<16} not here: {error}")
+    print("Properties")
+    for name, prop in PROPERTIES.items():
+        print(f"  {name:<30} {prop.explanation.partition(chr(10) * 2)[0].replace(chr(10), ' ')}")
+    return 0
+
+
+@_reporting_errors
+def explain(args: argparse.Namespace) -> int:
+    """Print a property's reason and source."""
+    prop = _property(args.property)
+    print(f"{prop.name}\n\n{prop.explanation}\n\nDtypes: {', '.join(sorted(prop.dtypes))}.", end="")
+    print(f" Needs the options: {', '.join(sorted(prop.needs))}." if prop.needs else "")
+    return 0
+
+
+@_reporting_errors
+def replay(args: argparse.Namespace) -> int:
+    """Run a failing example again: 1 if it still fails, 0 if not."""
+    try:
+        data = json.loads(args.file.read_text())
+        name, prop, case = data["backend"], _property(data["property"]), case_from_json(data["case"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{args.file} is no replay file: {error!r}") from error
+    (source, *_) = backends.select([args.backend or name])
+    try:
+        adapter = source.make(args.device)
+    except (ImportError, RuntimeError) as error:
+        raise backends.BackendError(f"{source.name} cannot run here: {error}") from error
+    cell = runner.Plan(prop.name, source, case.dtype, args.device, 1, 1, 0, (1, 1))
+    try:
+        prop.check(runner.bench_for(adapter, cell), case)
+    except NonconformingError as error:
+        print(f"{source.name} still breaks {prop.name}: {error.message}")
+        return 1
+    print(f"{source.name} keeps {prop.name} on this example")
+    return 0
+
+
+@_reporting_errors
+def selftest(args: argparse.Namespace) -> int:
+    """Show that the kit rejects every seeded fault and no correct variant: 5 if it does not."""
+    from setadam_conformance.teeth.selftest import main
+
+    return 0 if main(args.profile, args.markdown) else 5
+
+
+@_reporting_errors
+def vectors(args: argparse.Namespace) -> int:
+    """Lint or generate the vectors, or check backends against them."""
+    from setadam_conformance import vectors as files
+
+    folder = args.folder or files.vectors_folder()
+    if args.action == "generate":
+        files.generate(folder)
+        return 0
+    if args.action == "lint":
+        problems = files.lint(folder)
+        print("\n".join(problems) or f"{folder}: no problems")
+        return 5 if problems else 0
+    adapters, described = _load(backends.select(args.backend), args.device)
+    failed = checked = 0
+    for adapter in adapters.values():
+        results = files.check(adapter, folder, adapter.capabilities.dtypes)
+        bad = [result for result in results if not result.conforms]
+        checked, failed = checked + len(results), failed + len(bad)
+        print(f"{adapter.name}: {len(results) - len(bad)} of {len(results)} vectors")
+        for result in bad:
+            print(f"  {result}")
+    if args.backend and any(backend.missing for backend in described):
+        return 3
+    return 1 if failed else 0 if checked else 4
+
+
+@_reporting_errors
+def diff(args: argparse.Namespace) -> int:
+    """Compare two reports: 1 if something got worse."""
+    from setadam_conformance.reporting import diff as compare
+    from setadam_conformance.reporting import from_json, print_diff
+
+    try:
+        a, b = (from_json(json.loads(path.read_text())) for path in (args.a, args.b))
+    except (OSError, ValueError, KeyError) as error:
+        raise UsageError(f"not a report: {error}") from error
+    return 1 if print_diff(compare(a, b), Console()) else 0
+
+
+def _property(name: str) -> runner.Property:
+    if name not in PROPERTIES:
+        raise UsageError(f"no property is called {name!r}; known: {', '.join(PROPERTIES)}")
+    return PROPERTIES[name]
+
+
+def _load(sources: list[backends.Source], device: str) -> tuple[dict[backends.Source, Adapter], list[Backend]]:
+    adapters, described = {}, []
+    for source in sources:
+        entry = Backend(source.name, source.framework, device, backends.versions(source.framework))
+        described.append(entry)
+        try:
+            adapters[source] = source.make(device)
+        except (ImportError, RuntimeError) as error:
+            entry.missing = str(error)
+            continue
+        claims = asdict(adapters[source].capabilities)
+        entry.capabilities = {k: sorted(x) if isinstance(x, frozenset) else x for k, x in claims.items()}
+    return adapters, described
+
+
+def _set_aside(
+    cells: list[runner.Plan], excused: list[expectations.Expectation]
+) -> tuple[list[Cell], list[runner.Plan]]:
+    """Cells that are skipped on purpose, and those that are left to run."""
+    skipped, left = [], []
+    for cell in cells:
+        found = next((e for e in excused if e.fits(cell.property, cell.source.name, cell.dtype)), None)
+        if found and found.status == "skip" and not expectations.lapsed(found, date.today()):
+            found.used += 1
+            skipped.append(
+                Cell(cell.property, cell.source.name, cell.dtype, cell.device, status="skip", reason=found.reason)
+            )
+        else:
+            left.append(cell)
+    return skipped, left
+
+
+def _run_cells(
+    cells: list[runner.Plan], jobs: int, excused: list[expectations.Expectation], console: Console
+) -> list[Cell]:
+    done = []
+    columns = (TextColumn("{task.description:<46}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("starting", total=len(cells))
+        for cell in runner.run(cells, jobs):
+            found = expectations.find(excused, cell.property, cell.backend, cell.dtype)
+            done.append(expectations.apply(cell, found, date.today()) if found else cell)
+            progress.update(task, advance=1, description=f"{cell.property} {cell.backend} {cell.dtype}")
+    return done
+
+
+def _unused(excused: list[expectations.Expectation]) -> list[Cell]:
+    """An expectation that fitted nothing is as stale as one that has lapsed."""
+    return [
+        Cell(e.property, e.backend, e.dtype, status="lapsed", reason=f"the expectation fits nothing: {e.reason}")
+        for e in excused
+        if not e.used
+    ]
+
+
+def _write(result: Run, args: argparse.Namespace) -> None:
+    from setadam_conformance.reporting import write_html, write_json, write_junit
+
+    if args.report:
+        args.report.mkdir(parents=True, exist_ok=True)
+        for cell in result.cells:
+            if cell.failure:
+                path = args.report / f"{cell.property}-{cell.backend}-{cell.dtype}.json".replace(":", "-").replace(
+                    "/", "-"
+                )
+                cell.failure.repro = str(path)
+                data = {"property": cell.property, "backend": cell.backend, "case": cell.failure.case}
+                path.write_text(json.dumps(data, indent=1))
+        write_json(result, args.report / "report.json")
+        write_html(result, args.report / "report.html")
+    if args.junit:
+        args.junit.parent.mkdir(parents=True, exist_ok=True)
+        write_junit(result, args.junit)
