@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from setadam_conformance import backends, expectations, runner
 from setadam_conformance.bench import NonconformingError, ProtocolError
 from setadam_conformance.case import case_from_json
-from setadam_conformance.properties import PROPERTIES
+from setadam_conformance.properties import PROPERTIES, Property
 from setadam_conformance.protocol import Adapter
 from setadam_conformance.results import FAILING, Backend, Cell, Run
 
@@ -207,7 +207,7 @@ def diff(args: argparse.Namespace) -> int:
     return 1 if print_diff(compare(a, b), Console()) else 0
 
 
-def _property(name: str) -> runner.Property:
+def _property(name: str) -> Property:
     if name not in PROPERTIES:
         raise UsageError(f"no property is called {name!r}; known: {', '.join(PROPERTIES)}")
     return PROPERTIES[name]

@@ -100,8 +100,8 @@ def shape_errors(bench: Bench, case: Case) -> None:
     layer = case.layers[0]
     for name in ("grad", "m", "v"):
         for shape in ((1, 4), (4,), (1, 1)):
-            wrong = np.ones(shape, getattr(layer, name).dtype)
-            bench.refuses(replace(case, layers=(replace(layer, **{name: wrong}),)), f"{name} of shape {shape}")
+            wrong: Any = {name: np.ones(shape, getattr(layer, name).dtype)}
+            bench.refuses(replace(case, layers=(replace(layer, **wrong),)), f"{name} of shape {shape}")
 
 
 @prop(lambda c, d: of.cases(c, d, shape=st.just((4,)), count=st.just(2), exponent=st.just(0), hp=of.just()),

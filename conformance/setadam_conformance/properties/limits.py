@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import strategies as st
 from setadam_conformance import strategies as of
 from setadam_conformance.bench import Bench
-from setadam_conformance.case import Case, LayerCase, dtype_of
+from setadam_conformance.case import Case, LayerCase, dtype_of, map_layer
 from setadam_conformance.formats import FORMATS, compute_format
 from setadam_conformance.judge import judge
 from setadam_conformance.properties.registry import prop
@@ -31,8 +31,7 @@ def constant_layer(bench: Bench, case: Case) -> None:
     same numbers. Source: γ = 1 iff v is constant.
     """
     single, d = case.layers[0], case.extra["d"]
-    wide = LayerCase(*(np.repeat(x, d) for x in (single.param, single.grad, single.m, single.v)))
-    answer = bench.conform(replace(case, layers=(wide,)))
+    answer = bench.conform(replace(case, layers=(map_layer(lambda x: np.repeat(x, d), single),)))
     # The reference of the single coordinate has the smaller bound, up to what d adds to γ's error.
     first = [p[:1] for p in answer.params], [s._replace(m=s.m[:1], v=s.v[:1]) for s in answer.states]
     verdict = judge(case, *first, replace(bench.claims, reduction="any"))

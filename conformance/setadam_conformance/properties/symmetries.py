@@ -13,7 +13,7 @@ import numpy as np
 from hypothesis import strategies as st
 from setadam_conformance import strategies as of
 from setadam_conformance.bench import Bench
-from setadam_conformance.case import Case, LayerCase
+from setadam_conformance.case import Case, LayerCase, map_layer
 from setadam_conformance.properties.registry import prop
 from setadam_conformance.protocol import Adapter, Capabilities, NumPyArray
 
@@ -62,9 +62,7 @@ def power_of_two_scaling(bench: Bench, case: Case) -> None:
 
     The step has no scale of its own but ε. Catches a guard, a clamp or a second ε. (CONFORMANCE M2.)
     """
-    case = _each(
-        case, lambda x: replace(x, grad=_within(x.grad, -4, 8), m=_within(x.m, -40, 40), v=_within(x.v, -40, 40))
-    )
+    case = _each(case, lambda x: replace(map_layer(lambda a: _within(a, -40, 40), x), grad=_within(x.grad, -4, 8)))
     epsilon_power = 2 if case.hp["eps_inside_sqrt"] else 1
     for k in (-2, 3):
         scaled = _each(
@@ -150,9 +148,10 @@ def concatenation_matters(bench: Bench, case: Case) -> None:
         replace(x, param=x.param * 0, grad=_scaled(x.grad * 0 + 1, k), m=x.m * 0 + 2.0**k, v=x.v * 0 + 4.0**k)
         for x, k in zip(case.layers, (0, 4), strict=True)
     )
-    joined = LayerCase(
-        *(np.concatenate([getattr(x, n).ravel() for x in (low, high)]) for n in ("param", "grad", "m", "v"))
+    param, grad, m, v = (
+        np.concatenate([getattr(x, name).ravel() for x in (low, high)]) for name in ("param", "grad", "m", "v")
     )
+    joined = LayerCase(param, grad, m, v)
     apart = bench.conform(replace(case, layers=(low, high)))
     together = bench.conform(replace(case, layers=(joined,)))
     flat = np.concatenate([p.ravel() for p in apart.params])
@@ -185,8 +184,7 @@ def permutation_reshape_stride(bench: Bench, case: Case) -> None:
 
     compiled = bench.claims.compiles
     for view in (permuted,) if compiled else (permuted, strided, fortran, flat):
-        viewed = LayerCase(view(layer.param), view(layer.grad), view(layer.m), view(layer.v))
-        bench.conform(replace(case, layers=(viewed,)))
+        bench.conform(replace(case, layers=(map_layer(view, layer),)))
 
 
 @prop(lambda c, d: of.cases(c, d, count=st.just(1), shape=st.sampled_from([(1,), (3,), (8,), (17,)])),
@@ -198,8 +196,7 @@ def duplication(bench: Bench, case: Case) -> None:
     one backend they differ by no more than the two bounds, which the oracle says since it is symmetric.
     """
     layer = case.layers[0]
-    twice = LayerCase(*(np.concatenate([x, x]) for x in (layer.param, layer.grad, layer.m, layer.v)))
-    answer = bench.conform(replace(case, layers=(twice,)))
+    answer = bench.conform(replace(case, layers=(map_layer(lambda x: np.concatenate([x, x]), layer),)))
     bench.conform(case)
     halves = np.split(of.real(answer.params[0]), 2)
     close = np.allclose(halves[0], halves[1], rtol=64 * _unit(bench.dtype), atol=1e-30, equal_nan=True)
