@@ -44,7 +44,8 @@ class Source:
         if self.target.startswith("cmd:"):
             from setadam_conformance.adapters.command import CommandAdapter
 
-            return CommandAdapter(self.target.removeprefix("cmd:"), device)
+            command: Adapter = CommandAdapter(self.target.removeprefix("cmd:"), device)
+            return command
         module, _, attribute = self.target.partition(":")
         make: Callable[[str], Adapter] = getattr(importlib.import_module(module), attribute)
         return make(device)

@@ -134,9 +134,9 @@ class Bench:
             self.score[stage].absorb(verdict.scores[stage])
         self.medians.extend(verdict.medians)
         if len(self.sample) < SAMPLE:
-            ratios = [min(verdict.scores[stage].ratio, 1e300) for stage in STAGES]
+            m, v, theta = (min(verdict.scores[stage].ratio, 1e300) for stage in STAGES)
             d = max(layer.m.size for layer in case.layers)
-            self.sample.append((d, case.t + 1, *ratios))
+            self.sample.append((d, case.t + 1, m, v, theta))
 
     @property
     def median(self) -> float | None:

@@ -3,6 +3,7 @@
 import argparse
 import json
 import platform
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -275,9 +276,8 @@ def _write(result: Run, args: argparse.Namespace) -> None:
         args.report.mkdir(parents=True, exist_ok=True)
         for cell in result.cells:
             if cell.failure:
-                path = args.report / f"{cell.property}-{cell.backend}-{cell.dtype}.json".replace(":", "-").replace(
-                    "/", "-"
-                )
+                stem = re.sub(r"[^A-Za-z0-9.-]+", "-", f"{cell.property}-{cell.backend}-{cell.dtype}")
+                path = args.report / f"{stem}.json"
                 cell.failure.repro = str(path)
                 data = {"property": cell.property, "backend": cell.backend, "case": cell.failure.case}
                 path.write_text(json.dumps(data, indent=1))

@@ -143,7 +143,7 @@ def parameter(
     def translated(kappa: Wide, up: float) -> Wide:
         w, w_least = embed(kappa * a + up * da), embed(_least(kappa * a, axes) - up * da)
         error = w * own + tau * w_least * (_most(own, axes) + 2 * u) + u * np.abs(w - tau * w_least)
-        return w - tau * w_least + up * error
+        return np.asarray(w - tau * w_least + up * error)
 
     exact = embed(a) - tau * embed(_least(a, axes))
     d_low, d_high = translated(low, -1), translated(high, +1)
@@ -199,7 +199,7 @@ def _down_scaling(
         (3 * chain(d, claims.reduction) + 8) * s.u + 4 * s.u * _sum(apart, axes) + 2 * _sum(apart * relative_v, axes)
     )
     if power != 2:
-        gamma = gamma ** s.wide.array(power / 2)
+        gamma = np.asarray(gamma ** s.wide.array(power / 2))
         error = error * max(power / 2, 1) + 8 * s.u
     error = np.minimum(error / np.maximum(1 - error, 0.5), 1)
     if claims.flushes_subnormals:  # entries below the smallest normal may have gone as zeros

@@ -86,14 +86,13 @@ class DaskSpec(NumPySpec):
     def __init__(self, device: str = "cpu") -> None:
         super().__init__(device)
         import dask
-        import dask.array
 
         dask.config.set(scheduler="synchronous")
-        self._xp = dask.array
+        self._from_array: Any = array.from_array
 
     def from_numpy(self, x: NumPyArray) -> Native:
         chunks = ((x.shape[0] + 1) // 2, *x.shape[1:]) if x.ndim and x.size > 1 else -1
-        return self._xp.from_array(x.copy(), chunks=chunks)
+        return self._from_array(x.copy(), chunks=chunks)
 
     def to_numpy(self, x: Native) -> NumPyArray:
         return np.asarray(x.compute())
