@@ -86,6 +86,7 @@ class DaskSpec(NumPySpec):
     def __init__(self, device: str = "cpu") -> None:
         super().__init__(device)
         import dask
+        from dask import array
 
         dask.config.set(scheduler="synchronous")
         self._from_array: Any = array.from_array
