@@ -84,8 +84,10 @@ class Arithmetic:
         """An mpmath number, rounded to this arithmetic."""
         if self.dtype == object:
             return self.context.mpf(x)
-        high = float(x)  # two parts carry what a longdouble holds
-        return self.dtype.type(high) + self.dtype.type(float(x - high))
+        mantissa, exponent = self.context.frexp(self.context.mpf(x))
+        high = float(mantissa)  # two parts carry what a longdouble holds
+        low = float(mantissa - high)
+        return np.ldexp(self.dtype.type(high) + self.dtype.type(low), exponent)
 
     def sqrt(self, x: Wide) -> Wide:
         return np.asarray(self._sqrt(x), dtype=self.dtype)

@@ -116,4 +116,5 @@ def ulp(x: np.ndarray[Any, Any], fmt: str) -> np.ndarray[Any, Any]:
     """The unit in the last place of float64 numbers, in a format: 2u·2^⌊log2|x|⌋, or its subnormal."""
     f = FORMATS[fmt]
     _, exponent = np.frexp(x)
-    return np.asarray(np.maximum(np.ldexp(f.u, np.maximum(exponent, -1073)), f.smallest_subnormal))
+    exponent = np.where(x == 0, -1073, np.maximum(exponent, -1073))
+    return np.asarray(np.maximum(np.ldexp(2 * f.u, exponent - 1), f.smallest_subnormal))

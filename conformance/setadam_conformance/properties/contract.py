@@ -107,7 +107,11 @@ def shape_errors(bench: Bench, case: Case) -> None:
 @prop(lambda c, d: of.cases(c, d, shape=st.just((4,)), count=st.just(2), exponent=st.just(0), hp=of.just()),
       needs=("many",), share=0.2)  # fmt: skip
 def nothing_is_half_updated(bench: Bench, case: Case) -> None:
-    """When the second layer is refused, the first has not been touched."""
+    """When the second layer is refused, the first has not been touched.
+
+    An optimizer that checks each layer as it comes to it leaves a model of which one part is a step
+    ahead, and a caller who catches the error trains on. Source: FEATURES, "all or nothing".
+    """
     first, second = case.layers
     wrong = replace(second, grad=np.ones((2, 4), second.grad.dtype))
     bench.refuses(replace(case, layers=(first, wrong)), "a gradient of another shape in the second layer")

@@ -1,0 +1,138 @@
+"""The oracle against a second one, and the claims of docs/bound.md about the bound."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from setadam_conformance import oracle, strategies
+from setadam_conformance.case import real_view
+from setadam_conformance.exact import context, exact_step
+from setadam_conformance.formats import FORMATS, Arithmetic, compute_format
+from setadam_conformance.protocol import Capabilities
+
+CLAIMS = Capabilities(dtypes=tuple(FORMATS))
+DTYPES = list(FORMATS)
+SMALL = st.sampled_from([(1,), (2,), (3,), (5,), (4, 4), (17,), ()])
+
+
+def as_mp(x, wide):
+    """A number of the oracle's arithmetic, exactly."""
+    if wide.dtype == object:
+        return context.mpf(x)
+    mantissa, exponent = np.frexp(x)  # scaled, so that the low part is not subnormal
+    high = float(mantissa)
+    return context.ldexp(context.mpf(high) + context.mpf(float(mantissa - type(x)(high))), int(exponent))
+
+
+def disagreement(reference, exact, wide, bound):
+    """The largest difference of the oracles, in units of the bound, over judged coordinates."""
+    judged = np.broadcast_to(reference.judged, np.shape(bound)).ravel()
+    return max(
+        (
+            float(abs(as_mp(a, wide) - e) / as_mp(b, wide))
+            for a, e, b, j in zip(np.ravel(reference.value), exact, np.ravel(bound), judged, strict=True)
+            if j
+        ),
+        default=0.0,
+    )
+
+
+@pytest.mark.parametrize("longdouble", [True, False])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_oracles_agree(dtype, longdouble):
+    """Both oracles take the same step, in every arithmetic that the first can work in."""
+    if longdouble and np.finfo(np.longdouble).nmant < 63:
+        pytest.skip("longdouble is no wider than float64 on this platform")
+    wide = Arithmetic(compute_format(dtype).name, longdouble)
+
+    @settings(max_examples=40 if longdouble else 12)
+    @given(strategies.cases(CLAIMS, dtype, shape=SMALL))
+    def compare(case):
+        for layer in case.layers:
+            exact = exact_step(case, layer)
+            m, v = oracle.moments(case, layer, CLAIMS, wide)
+            assert disagreement(m, exact.m, wide, m.bound) < 0.01
+            assert disagreement(v, exact.v, wide, v.bound) < 0.01
+            if not (np.all(m.judged) and np.all(v.judged)):
+                return
+            # θ's reference starts from returned moments: give it exact ones, as near as it can hold.
+            shape = real_view(layer.param).shape
+            held = [np.array([wide.number(x) for x in xs], wide.dtype).reshape(shape) for xs in (exact.m, exact.v)]
+            theta = oracle.parameter(case, layer, *held, CLAIMS, _Passing(wide))
+            assert disagreement(theta, exact.theta, wide, theta.bound) < 0.01
+
+    compare()
+
+
+class _Passing(Arithmetic):
+    """The same arithmetic, which also takes arrays that are in it already."""
+
+    def __init__(self, wide):
+        self.__dict__.update(wide.__dict__)
+
+    def array(self, x):
+        x = np.asarray(x)
+        return x if x.dtype == self.dtype and x.dtype == object else super().array(x)
+
+
+def test_axes_of_the_second_oracle_are_layers():
+    """A stacked array is stepped as its slices are."""
+
+    @settings(max_examples=20)
+    @given(strategies.cases(CLAIMS, "float32", shape=st.just((3, 4)), count=st.just(1)))
+    def compare(case):
+        layer = replace(case.layers[0], axes=(1,))
+        stacked = exact_step(case, layer).theta
+        for row in range(3):
+            alone = replace(
+                layer, param=layer.param[row], grad=layer.grad[row], m=layer.m[row], v=layer.v[row], axes=None
+            )
+            assert exact_step(case, alone).theta == stacked[4 * row : 4 * row + 4]
+
+    compare()
+
+
+def test_chain_lengths():
+    assert [oracle.chain(d, "any") for d in (0, 1, 2, 100)] == [0, 0, 1, 99]
+    assert oracle.chain(65, "pairwise") == 64  # what the kit relies on for strided layers
+    assert oracle.chain(2**20, "pairwise") == 16 + 8 * 20
+
+
+def test_bounds_widen_with_what_is_claimed():
+    """Each claim allows more, and none less."""
+
+    @settings(max_examples=30)
+    @given(strategies.cases(CLAIMS, "float32", shape=st.sampled_from([(3,), (300,)]), count=st.just(1)))
+    def compare(case):
+        layer = case.layers[0]
+        m, v = oracle.moments(case, layer, CLAIMS)
+        plain = oracle.parameter(case, layer, layer.m, layer.v, CLAIMS)
+        for claim in (
+            {"reduction": "any"},
+            {"flushes_subnormals": True},
+            {"traced_t": True},
+            {"recomputes_moments": True},
+        ):
+            claims = replace(CLAIMS, **claim)
+            wider = oracle.parameter(case, layer, layer.m, layer.v, claims, moment_bounds=(m.bound, v.bound))
+            both = plain.judged & wider.judged
+            if claim != {"recomputes_moments": True}:
+                assert np.all((wider.bound >= plain.bound)[both])
+            assert np.all(np.isfinite(wider.bound[both]))
+
+    compare()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_bound_is_neither_false_nor_slack(dtype, spec, verdicts):
+    """docs/bound.md, "What the tests hold it to": the specification over the default profile."""
+    oracle_judged = ("one-step", "bit-patterns", "trajectory", "step-counts", "scale-free", "single-coordinate")
+    cells = verdicts(spec, dtype, oracle_judged, profile="default")
+    assert {cell.status for cell in cells.values()} == {"pass"}
+    worst = [max(column) for column in zip(*(row[2:] for c in cells.values() for row in c.sample), strict=True)]
+    assert 0.3 < worst[0] <= 1
+    assert 0.3 < worst[1] <= 1
+    assert 0.5 < worst[2] <= 1
+    assert 0.02 < cells["one-step"].median < 0.5

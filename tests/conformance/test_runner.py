@@ -1,0 +1,189 @@
+"""The runner: what it makes of backends that conform, that do not, and that cannot be judged."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from setadam_conformance.adapters.spec import NumPySpec
+from setadam_conformance.backends import BackendError, known, select
+from setadam_conformance.bench import ProtocolError
+from setadam_conformance.case import case_from_json
+from setadam_conformance.properties import PROPERTIES
+from setadam_conformance.protocol import Adapter, Capabilities, LayerState
+from setadam_conformance.runner import PROFILES, plan, run
+
+
+class Answering(NumPySpec):
+    """The specification, with its answer changed on the way out."""
+
+    name = "answering"
+
+    def __init__(self, change):
+        super().__init__()
+        self.change = change
+
+    def step(self, *args):
+        return self.change(*super().step(*args))
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16", "float16"])
+def test_specification_conforms(spec, verdicts, dtype):
+    cells = verdicts(spec, dtype)
+    assert {name: c.reason or c.failure for name, c in cells.items() if c.status != "pass"} == {}
+    assert len(cells) >= (28 if dtype.startswith("float3") else 27)
+    assert all(cell.examples >= cell.minimum for cell in cells.values())
+
+
+def test_every_property_says_why():
+    for prop in PROPERTIES.values():
+        assert len(prop.explanation) > 80, prop.name
+
+
+def test_an_adapter_keeps_the_protocol(spec):
+    assert isinstance(spec, Adapter)
+
+
+def test_failure_is_shrunk_and_replays(verdicts):
+    """The smallest example of a step off by a thousandth: one layer of one coordinate."""
+
+    def off(params, states):
+        return [p * np.float32(1.001) for p in params], states
+
+    adapter = Answering(off)
+    cell = verdicts(adapter, properties=("one-step",))["one-step"]
+    assert cell.status == "fail"
+    assert cell.failure.stage == "param"
+    assert cell.failure.ratio > 1
+    case = case_from_json(cell.failure.case)
+    assert [layer.param.size for layer in case.layers] == [1]
+    assert "case_from_json" in cell.failure.snippet
+    compile(cell.failure.snippet, "snippet", "exec")
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        (lambda p, s: ([x * np.nan for x in p], s), "one-step"),
+        (lambda p, s: (p, [x._replace(m=x.m.astype(np.float64)) for x in s]), "dtype-shape-and-bits-are-kept"),
+        (lambda p, s: (p, [x._replace(t=x.t + 1) for x in s]), "one-step"),
+        (lambda p, s: ([x[..., None] for x in p], s), "dtype-shape-and-bits-are-kept"),
+    ],
+)
+def test_wrong_answers_fail(verdicts, change, name):
+    assert verdicts(Answering(change), properties=(name,))[name].status == "fail"
+
+
+def test_raising_is_a_failure_of_the_backend(verdicts):
+    def step(*args):
+        raise RuntimeError("no such kernel")
+
+    adapter = NumPySpec()
+    adapter.step = step
+    cells = verdicts(adapter, properties=("one-step", "all-zero-layer", "hyperparameter-errors"))
+    assert cells["one-step"].status == "fail"
+    assert "no such kernel" in cells["one-step"].failure.message
+    assert cells["all-zero-layer"].status == "fail"
+
+
+def test_a_backend_that_refuses_nothing_fails_the_negative_properties(verdicts):
+    adapter = NumPySpec()
+    adapter.step = lambda params, grads, states, hp, axes: (params, [s._replace(t=s.t + 1) for s in states])
+    cells = verdicts(adapter, properties=("hyperparameter-errors", "shape-errors", "nothing-is-half-updated"))
+    assert {cell.status for cell in cells.values()} == {"fail"}
+
+
+def test_randomness_is_found_out(verdicts):
+    rng = np.random.default_rng(0)
+
+    def shake(params, states):
+        return [(p + rng.normal(size=p.shape) * 1e-3).astype(p.dtype) for p in params], states
+
+    assert verdicts(Answering(shake), properties=("determinism",))["determinism"].status == "fail"
+    assert verdicts(Answering(shake), properties=("one-step",))["one-step"].status == "fail"
+
+
+def test_broken_protocol_is_no_verdict(verdicts):
+    cell = verdicts(Answering(lambda p, s: (p[:0], s)), properties=("one-step",))["one-step"]
+    assert cell.status == "error"
+    assert "returned 0 layers" in cell.reason
+
+    def dead(*args):
+        raise ProtocolError("the program died")
+
+    adapter = NumPySpec()
+    adapter.step = dead
+    assert verdicts(adapter, properties=("one-step",))["one-step"].status == "error"
+
+
+def test_options_that_are_not_claimed_are_not_asked_for(verdicts):
+    """A minimal backend is judged on what it has."""
+
+    class Minimal(NumPySpec):
+        name = "minimal"
+        capabilities = Capabilities(dtypes=("float32",), options=frozenset())
+
+        def step(self, params, grads, states, hp, axes):
+            assert len(params) == 1
+            assert hp["weight_decay"] == 0
+            assert not hp["maximize"]
+            assert hp["cos_power"] == 2
+            assert hp["eps_inside_sqrt"]
+            assert params[0].size > 0
+            return super().step(params, grads, states, hp, axes)
+
+    cells = verdicts(Minimal())
+    assert all(cell.status == "pass" for cell in cells.values()), cells
+    assert "complex-layers" not in cells
+    assert "weight-decay" not in cells
+
+
+def test_same_seed_same_run_and_shards_differ(spec, verdicts):
+    def ratios(**options):
+        return {name: cell.ratio for name, cell in verdicts(spec, properties=("one-step",), **options).items()}
+
+    assert ratios(seed=5) == ratios(seed=5)
+    assert ratios(seed=5) != ratios(seed=6)
+    assert ratios(shard=(1, 2)) != ratios(shard=(2, 2))
+
+
+def test_shards_share_the_examples(spec):
+    (source,) = select(["spec:numpy"])
+    whole = plan({source: spec}, profile=PROFILES["deep"], properties=("one-step",), dtypes=("float32",))
+    part = plan({source: spec}, profile=PROFILES["deep"], properties=("one-step",), dtypes=("float32",), shard=(1, 4))
+    assert part[0].examples * 4 == whole[0].examples
+
+
+def test_processes_find_what_one_process_finds():
+    (source,) = select(["spec:numpy"])
+    adapters = {source: source.make("cpu")}
+    names = ("one-step", "sign", "maximize")
+    cells = plan(adapters, profile=PROFILES["quick"], properties=names, dtypes=("float32",))
+    alone = {c.property: (c.status, c.ratio, c.examples) for c in run(cells, jobs=1)}
+    several = {c.property: (c.status, c.ratio, c.examples) for c in run(cells, jobs=2)}
+    assert alone == several
+
+
+def test_selection_by_name_framework_and_path(tmp_path, monkeypatch):
+    assert [s.name for s in select(["spec:numpy"])] == ["spec:numpy"]
+    assert {s.framework for s in select(["jax"])} == {"jax"}
+    assert {s.name for s in select([])} == set(known())
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine_adapter.py").write_text(
+        "from setadam_conformance.adapters.spec import NumPySpec\nclass Mine(NumPySpec):\n    name = 'mine'\n"
+    )
+    (source,) = select(["mine_adapter:Mine"])
+    assert source.make("cpu").name == "mine"
+    for wrong in ("nonsense", "no_such_module:Thing", "mine_adapter:Missing"):
+        with pytest.raises(BackendError, match=wrong.partition(":")[0]):
+            select([wrong])
+
+
+def test_unknown_device_is_missing():
+    (source,) = select(["spec:numpy"])
+    with pytest.raises(RuntimeError, match="cuda:7"):
+        source.make("cuda:7")
+
+
+def test_state_is_a_plain_tuple():
+    assert LayerState(1, 2, 3) == (1, 2, 3)
+    assert replace(Capabilities(dtypes=()), cost=3).cost == 3
