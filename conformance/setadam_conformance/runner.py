@@ -92,16 +92,35 @@ def run(cells: list[Plan], jobs: int = 1) -> Iterator[Cell]:
     if jobs <= 1 or len(cells) <= 1:
         yield from map(run_cell, cells)
         return
-    # Spawned, not forked: JAX and OpenMP have threads. Grouped, so that a worker imports few frameworks.
+    # Spawned, not forked: JAX and OpenMP have threads. A framework stays in one process, where what it
+    # has compiled serves all its cells.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_quiet) as pool:
-        futures = {pool.submit(run_cell, cell): cell for cell in cells}
+    pools = [ProcessPoolExecutor(1, mp_context=context, initializer=_quiet) for _ in range(jobs)]
+    try:
+        futures = {
+            pool.submit(run_cell, cell): cell
+            for pool, lane in zip(pools, _lanes(cells, jobs), strict=True)
+            for cell in lane
+        }
         for future in as_completed(futures):
             try:
                 yield future.result()
-            except Exception as error:  # the worker died: the backend took it along
-                cell = futures[future]
-                yield _cell(cell, status="error", reason=f"the worker process ended: {error}")
+            except Exception as error:  # the worker died, and the backend is what it was running
+                yield _cell(futures[future], status="error", reason=f"the worker process ended: {error}")
+    finally:
+        for pool in pools:
+            pool.shutdown(cancel_futures=True)
+
+
+def _lanes(cells: list[Plan], jobs: int) -> list[list[Plan]]:
+    """The cells shared out by framework, dearest first, each to the lane with least to do."""
+    by_framework: dict[str, list[Plan]] = {}
+    for cell in cells:
+        by_framework.setdefault(cell.source.framework, []).append(cell)
+    lanes: list[list[Plan]] = [[] for _ in range(jobs)]
+    for group in sorted(by_framework.values(), key=len, reverse=True):
+        min(lanes, key=len).extend(group)
+    return lanes
 
 
 _ADAPTERS: dict[tuple[Source, str], Adapter] = {}

@@ -3,13 +3,16 @@ pass first. One adapter a namespace, and one for JAX's compiler.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 from setadam_conformance.protocol import Capabilities, LayerState, Native, NumPyArray
 
 from setadam_core import Hyperparameters, State, step
+from setadam_core.layers import check_layer
 
+_STATIC = ("decoupled_weight_decay", "maximize", "cos_power", "eps_inside_sqrt")
 _ALL_DTYPES = ("float64", "float32", "bfloat16", "float16")
 
 
@@ -162,7 +165,7 @@ class JaxSpec(NumPySpec):
 
 
 class JaxJitSpec(JaxSpec):
-    """Under JAX's compiler, with a traced step count and static hyperparameters."""
+    """Under JAX's compiler, with traced hyperparameters and step count."""
 
     name = "spec:jax-jit"
     capabilities = Capabilities(
@@ -177,11 +180,23 @@ class JaxJitSpec(JaxSpec):
 
     def __init__(self, device: str = "cpu") -> None:
         super().__init__(device)
-        self._jitted = self._jax.jit(step, static_argnames=("hp", "layer_axes"))
+
+        def traced(param: Native, grad: Native, state: State, numbers: Any, rest: Any, axes: Any) -> Any:
+            return step(param, grad, state, Hyperparameters(**numbers, **dict(rest)), layer_axes=axes)
+
+        self._jitted = self._jax.jit(traced, static_argnames=("rest", "axes"))
 
     def _step(
         self, param: Native, grad: Native, state: State, hp: Hyperparameters, axes: tuple[int, ...] | None
     ) -> tuple[Native, State]:
-        traced = state._replace(t=np.int32(state.t))
-        new: tuple[Native, State] = self._jitted(param, grad, traced, hp, layer_axes=axes)
+        # Numbers enter as float64 arrays, so that each coefficient is still formed in double and
+        # rounded once; what decides which operations there are is static.
+        check_layer(param, grad, *state, hp, axes)  # a traced number is not looked at any more
+        values = asdict(hp)
+        rest = tuple((name, values.pop(name)) for name in _STATIC)
+        with self._jax.enable_x64(True):
+            numbers = {name: np.float64(x)[...] for name, x in values.items()}
+            new: tuple[Native, State] = self._jitted(
+                param, grad, state._replace(t=np.int32(state.t)), numbers, rest, axes
+            )
         return new

@@ -61,7 +61,7 @@ def trajectory(bench: Bench, case: Case) -> None:
         case = follow(case, answer, grads)
 
 
-@prop(lambda c, d: of.cases(c, d, shape=st.sampled_from([(1,), ()]), count=st.just(1)))
+@prop(lambda c, d: of.cases(c, d, shape=of.few(c, [(1,), ()]), count=st.just(1)))
 def single_coordinate(bench: Bench, case: Case) -> None:
     """A layer of one coordinate: γ = 1 and w̃ = (1-τ)w, in closed form and within the bound.
 
@@ -71,7 +71,7 @@ def single_coordinate(bench: Bench, case: Case) -> None:
 
 
 def _large(claims: Capabilities, dtype: str) -> Cases:
-    sizes = [4096, 4099] if claims.compiles else [513, 1031, 4099, 65_537, 2**20]
+    sizes = [4099] if claims.compiles else [513, 1031, 4099, 65_537, 2**20]
     hp = of.just(tau=0.9, eps=1e-12)
     return of.cases(claims, dtype, shape=st.sampled_from(sizes).map(lambda d: (d,)), count=st.just(1), hp=hp)
 
@@ -179,7 +179,7 @@ def complex_layers(bench: Bench, case: Case) -> None:
 def _stacked(claims: Capabilities, dtype: str) -> Cases:
     # Layers of at most 64 coordinates: strided sums need not be pairwise, and up to 65 it is the same.
     choices = [((3, 4), (1,)), ((4, 3), (0,)), ((2, 3, 4), (1, 2)), ((3, 5, 2), (0, 2)), ((5,), ())]
-    return st.sampled_from(choices[:2] if claims.compiles else choices).flatmap(
+    return st.sampled_from(choices[:1] if claims.compiles else choices).flatmap(
         lambda choice: of.cases(claims, dtype, shape=st.just(choice[0])).map(
             lambda case: replace(case, layers=tuple(replace(x, axes=choice[1]) for x in case.layers))
         )

@@ -1,0 +1,181 @@
+"""The command line: exit codes, reports, replay, expectations."""
+
+import json
+from datetime import date, timedelta
+
+import pytest
+from setadam_conformance.cli import main
+from setadam_conformance.commands import exit_code
+from setadam_conformance.results import Backend, Cell, Run
+
+FAST = ["--profile", "quick", "--jobs", "1", "--dtype", "float32"]
+
+BROKEN = """
+import numpy as np
+from setadam_conformance.adapters.spec import NumPySpec
+
+class Broken(NumPySpec):
+    '''A relative error of one in a million in θ.'''
+    name = "broken"
+    def step(self, *args):
+        params, states = super().step(*args)
+        return [p * np.float32(1 + 1e-6) for p in params], states
+
+class Absent(NumPySpec):
+    def __init__(self, device):
+        raise ImportError("pip install absent")
+"""
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "adapters_for_cli.py").write_text(BROKEN)
+    return tmp_path
+
+
+def test_a_conforming_backend_exits_with_0_and_writes_its_reports(here, capsys):
+    code = main(["run", "--backend", "spec:numpy", *FAST, "--report", "out", "--junit", "out/junit.xml"])
+    assert code == 0
+    printed = capsys.readouterr().out
+    assert "one-step" in printed
+    assert "spec:numpy" in printed
+    report = json.loads((here / "out/report.json").read_text())
+    assert report["exit_code"] == 0
+    assert {path.name for path in (here / "out").iterdir()} == {"report.json", "report.html", "junit.xml"}
+
+
+def test_a_fault_exits_with_1_and_its_example_replays_bit_for_bit(here, capsys):
+    backend = "adapters_for_cli:Broken"
+    args = ["run", "--backend", backend, *FAST, "--property", "one-step", "--report", "out"]
+    assert main(args) == 1
+    assert "formula" in capsys.readouterr().out
+    (repro,) = (path for path in (here / "out").glob("*.json") if path.name != "report.json")
+    assert main(["replay", str(repro)]) == 1
+    first = capsys.readouterr().out
+    assert "still breaks one-step" in first
+    assert main(["replay", str(repro)]) == 1
+    assert capsys.readouterr().out == first
+    assert main(["replay", str(repro), "--backend", "spec:numpy"]) == 0
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["run", "--property", "no-such-property"],
+        ["explain", "no-such-property"],
+        ["replay", "no-such-file.json"],
+        ["report", "diff", "a.json", "b.json"],
+        ["run", "--expect", "no-such-file.toml"],
+    ],
+)
+def test_wrong_arguments_exit_with_2_and_say_why(here, capsys, args):
+    assert main(args) == 2
+    assert capsys.readouterr().err.startswith("setadam-conformance: ")
+
+
+@pytest.mark.parametrize(
+    "args", [["run", "--shard", "3/2"], ["run", "--max-examples", "0"], ["run", "--dtype", "int8"]]
+)
+def test_the_parser_checks_what_it_can(args, capsys):
+    with pytest.raises(SystemExit) as error:
+        main(args)
+    assert error.value.code == 2
+
+
+@pytest.mark.parametrize("backend", ["nonsense", "no_module:Thing", "adapters_for_cli:Absent"])
+def test_a_backend_that_does_not_load_exits_with_3(here, backend):
+    assert main(["run", "--backend", backend, *FAST, "--summary"]) == 3
+
+
+def test_nothing_run_exits_with_4(here):
+    args = ["run", "--backend", "spec:strict", "--profile", "quick", "--jobs", "1", "--dtype", "bfloat16"]
+    assert main(args) == 4  # array-api-strict has no bfloat16: no cell at all
+
+
+def cells_of(*statuses, reason=""):
+    cells = [Cell("p", "b", "float32", status=status, reason=reason) for status in statuses]
+    return Run("quick", 0, (1, 1), "", 0.0, {}, [Backend("b", "numpy")], cells)
+
+
+@pytest.mark.parametrize(
+    ("statuses", "reason", "code"),
+    [
+        (["pass", "xfail", "skip"], "", 0),
+        (["pass", "fail"], "", 1),
+        (["pass", "xpass"], "", 1),
+        (["pass", "lapsed"], "", 1),
+        (["pass", "error"], "the program died", 3),
+        (["skip"], "", 4),
+        (["pass", "vacuous"], "", 4),
+        (["fail", "error"], "the kit failed: ZeroDivisionError", 5),
+    ],
+)
+def test_exit_codes(statuses, reason, code):
+    assert exit_code(cells_of(*statuses, reason=reason), asked=True) == code
+
+
+def expectation(path, status="xfail", days=30, prop="one-step", reason="known since the port"):
+    day = (date.today() + timedelta(days=days)).isoformat()
+    path.write_text(
+        f'[[expect]]\nproperty = "{prop}"\nbackend = "adapters_for_cli:*"\nstatus = "{status}"\n'
+        f'reason = "{reason}"\nexpires = {day}\n'
+    )
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("backend", "status", "days", "prop", "code"),
+    [
+        ("Broken", "xfail", 30, "one-step", 0),  # expected, and not lapsed
+        ("Broken", "xfail", 0, "one-step", 1),  # lapsed today
+        ("Broken", "xfail", 30, "sign", 1),  # fits nothing that ran
+        ("Broken", "skip", 30, "one-step", 4),  # skipping all leaves nothing
+        ("Sound", "xfail", 30, "one-step", 1),  # passes against the expectation
+    ],
+)
+def test_expectations_lapse_and_may_not_be_stale(here, backend, status, days, prop, code):
+    with (here / "adapters_for_cli.py").open("a") as file:
+        file.write("\nclass Sound(NumPySpec):\n    name = 'sound'\n")
+    import sys
+
+    sys.modules.pop("adapters_for_cli", None)
+    path = expectation(here / "expect.toml", status, days, prop)
+    args = ["run", "--backend", f"adapters_for_cli:{backend}", *FAST, "--property", "one-step", "--expect", path]
+    assert main(args) == code
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ('[[expect]]\nstatus = "xfail"\nexpires = 2030-01-01\n', "reason"),
+        ('[[expect]]\nstatus = "xfail"\nreason = "r"\n', "expires"),
+        ('[[expect]]\nstatus = "maybe"\nreason = "r"\nexpires = 2030-01-01\n', "status"),
+        ('[[expect]]\nwhen = 1\nstatus = "skip"\nreason = "r"\nexpires = 2030-01-01\n', "when"),
+        ("[[expect\n", "cannot read"),
+    ],
+)
+def test_an_expectation_without_reason_or_date_is_refused(here, capsys, text, names):
+    (here / "expect.toml").write_text(text)
+    assert main(["run", *FAST, "--expect", "expect.toml"]) == 2
+    assert names in capsys.readouterr().err
+
+
+def test_list_and_explain(capsys):
+    assert main(["list"]) == 0
+    listed = capsys.readouterr().out
+    assert "spec:numpy" in listed
+    assert "trajectory" in listed
+    assert main(["explain", "scale-free"]) == 0
+    assert "Source" in capsys.readouterr().out
+
+
+def test_report_diff_tells_what_got_worse(here, capsys):
+    assert main(["run", "--backend", "spec:numpy", *FAST, "--property", "sign", "--report", "a", "--summary"]) == 0
+    assert main(["report", "diff", "a/report.json", "a/report.json"]) == 0
+    worse = json.loads((here / "a/report.json").read_text())
+    worse["cells"][0]["status"] = "fail"
+    (here / "b.json").write_text(json.dumps(worse))
+    assert main(["report", "diff", "a/report.json", "b.json"]) == 1
+    assert "sign" in capsys.readouterr().out
