@@ -195,7 +195,7 @@ class JaxJitSpec(JaxSpec):
         values = asdict(hp)
         rest = tuple((name, values.pop(name)) for name in _STATIC)
         with self._jax.enable_x64(True):
-            numbers = {name: np.float64(x)[...] for name, x in values.items()}
+            numbers = {name: np.asarray(x, np.float64) for name, x in values.items()}
             new: tuple[Native, State] = self._jitted(
                 param, grad, state._replace(t=np.int32(state.t)), numbers, rest, axes
             )
