@@ -17,6 +17,7 @@ from setadam_conformance.formats import FORMATS, Format, compute_format
 from setadam_conformance.protocol import NumPyArray
 
 Range = tuple[int, int]  # of binary exponents, both inclusive
+Settings = dict[str, Any]  # hyperparameters other than the defaults
 
 # flag: what the vectors under it show, and which faults they are there to catch.
 FLAGS: dict[str, tuple[str, str]] = {
@@ -273,7 +274,7 @@ def _settings(dtype: str) -> Iterator[Entry]:
     for tau in (0.0, 0.25, 0.5, 0.9):
         yield one(f"tau-{tau}", "tau", f"τ = {tau}", tau=tau)
         yield one(f"tau-{tau}-matrix", "tau", f"τ = {tau}, d = 9", d=9, t=200, tau=tau)
-    for slug, t, hp in (
+    betas: list[tuple[str, int, Settings]] = [
         ("beta1-0", 3, {"beta1": 0.0}),
         ("beta2-0", 3, {"beta2": 0.0}),
         ("betas-0", 0, {"beta1": 0.0, "beta2": 0.0}),
@@ -282,7 +283,8 @@ def _settings(dtype: str) -> Iterator[Entry]:
         ("beta2-0.5", 2, {"beta2": 0.5}),
         ("beta2-0.99999", 40, {"beta2": 0.99999}),
         ("betas-0.3-0.6", 1, {"beta1": 0.3, "beta2": 0.6}),
-    ):
+    ]
+    for slug, t, hp in betas:
         yield one(slug, "beta-edge", "β other than the defaults", t=t, **hp)
     for n in (0.0, 1.0, 2.0, 4.0):
         yield one(f"cos-power-{n:g}", "cos-power", f"γ is cos to the power {n:g}", cos_power=n)
@@ -290,21 +292,23 @@ def _settings(dtype: str) -> Iterator[Entry]:
         layer = _Draw(dtype, slug).layer(8, at=None)
         layer.v[3] = 2.0**12
         yield _entry(dtype, slug, "cos-power dominant-v theta-zero", "γ is far from 1", layer, cos_power=n)
-    for slug, hp in (
+    outside: list[tuple[str, Settings]] = [
         ("eps-outside", {}),
         ("eps-outside-large", {"eps": 0.125}),
         ("eps-outside-tau-0", {"tau": 0.0, "eps": 1e-3}),
-    ):
+    ]
+    for slug, hp in outside:
         yield one(slug, "eps-outside", "w = √v̂ + ε", eps_inside_sqrt=False, **hp)
     for eps in (1e-2, 1.0, 100.0):
         slug = f"eps-{eps:g}"
         layer = _Draw(dtype, slug).layer(5, at=None, g=(-9, -3))
         yield _entry(dtype, slug, "eps-dominated theta-zero", f"ε = {eps:g}", layer, eps=eps, lr=0.1, tau=0.9)
-    for slug, at, hp in (
+    decays: list[tuple[str, int, Settings]] = [
         ("decay-small", 0, {"weight_decay": 1e-2}),
         ("decay-large", 3, {"weight_decay": 0.5, "lr": 0.1}),
         ("decay-maximize", 2, {"weight_decay": 0.3, "lr": 0.1, "maximize": True}),
-    ):
+    ]
+    for slug, at, hp in decays:
         yield one(slug, "weight-decay", "g + λθ", at=at, **hp)
         hp["decoupled_weight_decay"] = True
         hp["lr"] = 0.25
@@ -325,26 +329,35 @@ def _many(dtype: str) -> Iterator[Entry]:
     yield _entry(dtype, "layers-two", "layers theta-zero", "each with its own γ", [a, b])
     yield _entry(dtype, "layers-three", "layers theta-zero", "sizes and magnitudes differ", [a, b, c])
     yield _entry(dtype, "layers-turned", "layers theta-zero", "the same in another order", [c, b, a])
-    joined = LayerCase(*(np.concatenate([getattr(a, x), getattr(b, x)]) for x in ("param", "grad", "m", "v")))
+    param, grad, m, v = (np.concatenate([getattr(a, x), getattr(b, x)]) for x in ("param", "grad", "m", "v"))
+    joined = LayerCase(param, grad, m, v)
     yield _entry(dtype, "layers-joined", "layers theta-zero", "layers-two as one layer: other steps", joined)
     yield _entry(
         dtype, "layers-decay", "layers weight-decay", "with λ", [draw.layer(3), draw.layer(4)], weight_decay=0.3
     )
-    for shape, axes in (((3, 4), (1,)), ((3, 4), (0,)), ((2, 3, 2), (1, 2)), ((5,), ()), ((4, 4), (0,))):
+    stacks: list[tuple[tuple[int, ...], tuple[int, ...]]] = [
+        ((3, 4), (1,)),
+        ((3, 4), (0,)),
+        ((2, 3, 2), (1, 2)),
+        ((5,), ()),
+        ((4, 4), (0,)),
+    ]
+    for shape, axes in stacks:
         slug = f"layer-axes-{'x'.join(map(str, shape))}-{'-'.join(map(str, axes)) or 'none'}"
         layer = _Draw(dtype, slug).layer(*shape, at=None, axes=axes)
         yield _entry(dtype, slug, "layer-axes theta-zero", f"layers along axes {list(axes)}", layer)
     if dtype in ("float32", "float64"):
-        for slug, t, complex_shape, axes in (
+        twins: list[tuple[str, int, tuple[int, ...], tuple[int, ...] | None]] = [
             ("complex", 4, (4,), None),
             ("complex-first", 0, (3,), None),
             ("complex-matrix", 40, (2, 3), None),
             ("complex-axes", 4, (2, 3), (1,)),
             ("complex-zero-dim", 4, (), None),
-        ):
+        ]
+        for slug, t, shape, own in twins:
             draw = _Draw(dtype, slug)
-            layer = draw.layer(*complex_shape, at=None, axes=axes, is_complex=True, fresh=t == 0)
-            flags = "complex theta-zero" + (" layer-axes" if axes else "")
+            layer = draw.layer(*shape, at=None, axes=own, is_complex=True, fresh=t == 0)
+            flags = "complex theta-zero" + (" layer-axes" if own else "")
             yield _entry(dtype, slug, flags, "a layer of 2d reals", layer, t=t)
 
 
@@ -383,7 +396,8 @@ def _refusals(dtype: str) -> Iterator[Entry]:
     ):
         for x in values:
             slug = f"reject-{name}-{x:g}"
-            yield _entry(dtype, slug, "reject", f"{name} = {x:g}", _Draw(dtype, "reject").layer(3), **{name: x})
+            hp: Settings = {name: x}
+            yield _entry(dtype, slug, "reject", f"{name} = {x:g}", _Draw(dtype, "reject").layer(3), **hp)
 
 
 _GROUPS = (_steps, _shapes, _second_moments, _magnitudes, _settings, _many, _bits, _refusals)

@@ -42,8 +42,9 @@ def generate(folder: Path) -> None:
 
 def render(dtype: str, since: dict[str, str]) -> str:
     """The text of a dtype's file, one vector a line. since: the first versions of known ids."""
-    vectors = [encode(entry, since) for entry in entries(dtype)]
-    flags = {flag for vector in vectors for flag in vector["flags"]}
+    all_entries = list(entries(dtype))
+    vectors = [encode(entry, since) for entry in all_entries]
+    flags = {flag for entry in all_entries for flag in entry.flags}
     head = {
         "schema": SCHEMA,
         "dtype": dtype,
@@ -106,7 +107,7 @@ def encode_outputs(case: Case, layer: LayerCase) -> dict[str, Any]:
         high = [float(x) for x in values]
         low = [float(x - Fraction(h)) for x, h in zip(values, high, strict=True)]
         # What two doubles cannot hold (below the subnormals) is added to the bound.
-        lost = [abs(x - Fraction(h) - Fraction(l)) for x, h, l in zip(values, high, low, strict=True)]
+        lost = [abs(x - Fraction(a) - Fraction(b)) for x, a, b in zip(values, high, low, strict=True)]
         kept: dict[str, list[float]] = {}
         for key in keys:
             bound = [round_up(fraction(b) + e) for b, e in zip(widened[key][stage], lost, strict=True)]

@@ -105,7 +105,7 @@ def check(
     refuses: for a backend that compiles, each new shape or hyperparameter costs a compilation.
     """
     supported = adapter.capabilities.options
-    results = []
+    results: list[VectorResult] = []
     for dtype in dtypes:
         bench = Bench(adapter, dtype)
         chosen = (v for v in load(folder, dtype) if v.needs <= supported and select(v))
