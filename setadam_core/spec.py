@@ -117,7 +117,7 @@ def trace(
 def bias_correction(beta: Scalar, t: Any, layer: Layer) -> Scalar:
     """1 - βᵗ as -expm1(t log β): 1 - float32(β)ᵗ would be off by 3e-5 of itself at t = 1."""
     if is_array_scalar(beta):
-        return layer.coefficient(-layer.xp.expm1(t * layer.xp.log(beta)))
+        return layer.coefficient(-layer.xp.expm1(layer.coefficient(t) * layer.xp.log(beta)))
     if beta == 0:
         return 1.0
     if is_array_scalar(t):
