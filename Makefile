@@ -10,9 +10,12 @@ comma := ,
 empty :=
 space := $(empty) $(empty)
 BIN := .venv/bin
-# Of the names in BACKENDS these are extras of the distribution; the others come with the kit.
-EXTRAS := dev $(filter torch jax cupy fast,$(BACKENDS))
-STAMP := .venv/.installed-$(subst $(space),-,$(sort $(EXTRAS)))
+# Of the names in BACKENDS these are extras of the distribution; the others come with the kit. Each has
+# a twin of what its tests need beside it.
+FRAMEWORKS := $(filter torch jax cupy,$(BACKENDS))
+stamp = .venv/.installed-$(subst $(space),-,$(sort $(1)))
+FOR_CONFORMANCE := $(call stamp,conformance $(FRAMEWORKS))
+FOR_TESTS := $(call stamp,dev $(FRAMEWORKS) $(patsubst %,test_%,$(filter torch jax,$(FRAMEWORKS))))
 
 .DEFAULT_GOAL := help
 .PHONY: help conformance test lint format clean
@@ -20,24 +23,25 @@ STAMP := .venv/.installed-$(subst $(space),-,$(sort $(EXTRAS)))
 help:
 	@sed -n 's/^#   //p' Makefile
 
-$(STAMP): pyproject.toml constraints.txt
+# The stamp's name lists the extras, so that another choice of BACKENDS installs what is missing.
+.venv/.installed-%: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "setadam needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(subst $(space),$(comma),$(EXTRAS))]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(subst -,$(comma),$*)]'
 	touch $@
 
-conformance: $(STAMP)
+conformance: $(FOR_CONFORMANCE)
 	$(BIN)/setadam-conformance run $(foreach name,$(BACKENDS),--backend $(name)) --report reports/conformance $(ARGS)
 
-test: $(STAMP)
+test: $(FOR_TESTS)
 	$(BIN)/python -m pytest $(ARGS)
 
-lint: $(STAMP)
+lint: $(FOR_TESTS)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-format: $(STAMP)
+format: $(FOR_TESTS)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
