@@ -211,7 +211,11 @@ def _unit(dtype: str) -> float:
 
 @prop(of.cases, applies=_deterministic, share=0.3)
 def determinism(bench: Bench, case: Case) -> None:
-    """The same call gives the same bits. Claimed by `deterministic`."""
+    """The same call gives the same bits. Claimed by `deterministic`.
+
+    Atomics in a reduction, threads that race, and memory that was never set all show here; without it, no
+    run can be resumed or a fault in one be found again. (CONFORMANCE M6.)
+    """
     a, b = bench.step(case), bench.step(case)
     bench.same_bits(a.params, b.params, "the same step gave another θ'", case)
     bench.same_bits([s.m for s in a.states], [s.m for s in b.states], "the same step gave another m'", case)
