@@ -149,9 +149,7 @@ def check_layer_axes(layer_axes: Sequence[int] | None, ndim: int) -> tuple[int, 
     """The axes that make one layer, non-negative and sorted; None means all of them."""
     if layer_axes is None:
         return tuple(range(ndim))
-    wrong = ValueError(
-        f"layer_axes must be None or distinct axes of an array with {ndim} axes, got {layer_axes!r}"
-    )
+    wrong = ValueError(f"layer_axes must be None or distinct axes of an array with {ndim} axes, got {layer_axes!r}")
     if not isinstance(layer_axes, tuple | list) or not all(type(axis) is int for axis in layer_axes):
         raise wrong
     axes = sorted(axis + ndim if axis < 0 else axis for axis in layer_axes)

@@ -48,9 +48,7 @@ class Namespace:
         params, states = [], []
         for layer in case.layers:
             state = self.state(layer.m, layer.v, case.t if t is None else t)
-            param, new = self.step(
-                self.array(layer.param), self.array(layer.grad), state, hp, layer_axes=layer.axes
-            )
+            param, new = self.step(self.array(layer.param), self.array(layer.grad), state, hp, layer_axes=layer.axes)
             params.append(self.numpy(param))
             states.append(LayerState(self.numpy(new.m), self.numpy(new.v), int(new.t)))
             assert states[-1].t == case.t + 1

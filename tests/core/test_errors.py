@@ -42,7 +42,11 @@ WRONG: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         "param, grad and state must be arrays of one namespace, "
         "got param: Untouchable, grad: list, state.m: int, state.v: Untouchable",
     ),
-    "integer": ({"param": untouchable(dtype="int64")}, TypeError, f"param must have one of the dtypes {FLOATS}, got int64"),
+    "integer": (
+        {"param": untouchable(dtype="int64")},
+        TypeError,
+        f"param must have one of the dtypes {FLOATS}, got int64",
+    ),
     "bool": ({"param": untouchable(dtype="bool")}, TypeError, f"param must have one of the dtypes {FLOATS}, got bool"),
     "grad-shape": (
         {"grad": untouchable((3, 2))},
