@@ -64,10 +64,10 @@ class Layer(NamedTuple):
         return pair[..., 0] + 1j * pair[..., 1]
 
     def coefficient(self, x: Scalar) -> Scalar:
-        """A coefficient on its way to arrays: a Python number as it is (rounded once, by the first
-        operation), a 0-d array rounded here, so that it does not widen what it meets.
+        """A coefficient on its way to arrays: a 0-d array rounded here, so that it does not widen what
+        it meets; a number as a Python float (NumPy's scalars would widen), rounded by the first operation.
         """
-        return self.xp.astype(x, self.dtype, copy=False) if is_array_scalar(x) else x
+        return self.xp.astype(x, self.dtype, copy=False) if is_array_scalar(x) else float(x)
 
     def sum(self, x: Array) -> Array:
         """Σ over each layer, keeping the axes."""

@@ -21,7 +21,7 @@ Settings = dict[str, Any]  # hyperparameters other than the defaults
 
 # flag: what the vectors under it show, and which faults they are there to catch.
 FLAGS: dict[str, tuple[str, str]] = {
-    "first-step": ("the first step, from zero moments", "bias correction left out, or made with t - 1"),
+    "first-step": ("t = 1, from zero moments", "bias correction left out, or made with t - 1"),
     "large-t": ("t up to 10⁹", "step counters that wrap or saturate, βᵗ from repeated rounding"),
     "bias-correction": ("t between the first step and the limit", "t ± 1, β1 and β2 swapped, 1 - βᵗ in float32"),
     "constant-v": ("equal v: γ is 1", "γ without the division by d, or with d ± 1"),
@@ -34,7 +34,7 @@ FLAGS: dict[str, tuple[str, str]] = {
     "tiny": ("v so small that v² underflows, and ε smaller still", "guards like 1e-20 in γ, unscaled Σv²"),
     "huge": ("v so large that v² overflows", "unscaled Σv², gradients clipped"),
     "wide-range": ("magnitudes over many binades in one layer", "sums in a narrower format, gradients clipped"),
-    "theta-zero": ("θ = 0, so that θ's rounding hides no error", "relative errors of the update of a few ulp"),
+    "theta-zero": ("θ = 0, so that θ's rounding hides no error", "errors of the update as small as 1e-5 of it"),
     "theta-large": ("θ far above the update", "θ moved or rounded once too often"),
     "zero-gradient": ("exact zeros among the gradients", "coordinates without a gradient skipped"),
     "zero-v": ("exact zeros among v", "the minimum taken over non-zero v, 0/0"),
@@ -49,7 +49,7 @@ FLAGS: dict[str, tuple[str, str]] = {
     "tied-minima": ("several coordinates share the smallest w", "a minimum taken off at one place only"),
     "layers": ("several layers in one call", "γ, the minimum or d of one layer, or of all, used for each"),
     "layer-axes": ("slices of one array as layers", "γ or the minimum taken over the whole array"),
-    "complex": ("complex parameters as pairs of reals", "|g|² for v, one v for both parts, d instead of 2d"),
+    "complex": ("complex parameters as pairs of reals", "|g|² for v, a layer for each part, d instead of 2d"),
     "square": ("square matrices", "updates transposed, γ or the minimum by row"),
     "empty": ("arrays without elements", "the minimum of nothing, division by d = 0"),
     "zero-dim": ("arrays without axes", "the axis of a reduction fixed at 0, a scalar returned"),
@@ -175,10 +175,9 @@ def _second_moments(dtype: str) -> Iterator[Entry]:
     for name, e in scales.items():
         for d in (3, 9):
             slug = f"constant-v-{name}-d{d}"
-            draw = _Draw(dtype, slug)
-            layer = draw.layer(d, at=None, g=(e, e))
-            same = lambda x: np.full_like(x, x.ravel()[0])  # noqa: E731
-            layer = replace(layer, grad=same(layer.grad), v=same(layer.v))
+            layer = _Draw(dtype, slug).layer(d, at=None, g=(e, e))
+            for x in (layer.grad, layer.v):
+                x[:] = x[0]
             yield _entry(dtype, slug, "constant-v tied-minima theta-zero", "γ is exactly 1", layer, t=99)
     for d, ratio in ((2, 20), (8, 20), (9, 60), (65, 40)):
         slug = f"dominant-v-d{d}-2^{ratio}"

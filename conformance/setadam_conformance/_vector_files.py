@@ -62,7 +62,7 @@ def encode(entry: Entry, since: dict[str, str]) -> dict[str, Any]:
     """One vector as JSON."""
     case = encode_case(entry.case)
     identity = vector_id(case)
-    vector = {
+    vector: dict[str, Any] = {
         "id": identity,
         "slug": entry.slug,
         "since": since.get(identity, SINCE),

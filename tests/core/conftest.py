@@ -107,14 +107,14 @@ def _jax() -> Iterator[Namespace]:
     """Operation by operation. XLA flushes subnormals on the CPU."""
     jax = pytest.importorskip("jax")
     with jax.enable_x64(True):
-        yield Namespace("jax", jax.device_put, np.asarray, WITH_HALF, _claims(flushes_subnormals=True))
+        yield Namespace("jax", jax.device_put, np.asarray, WITH_HALF, _claims(flushes_subnormals=True, compiles=True))
 
 
 @contextmanager
 def _jax_jit() -> Iterator[Namespace]:
     jax = pytest.importorskip("jax")
     compiled = partial(jax.jit, static_argnames=("hp", "layer_axes"))
-    claims = _claims(flushes_subnormals=True, recomputes_moments=True, traced_t=True)
+    claims = _claims(flushes_subnormals=True, recomputes_moments=True, traced_t=True, compiles=True)
     with jax.enable_x64(True):
         yield Namespace("jax-jit", jax.device_put, np.asarray, WITH_HALF, claims, compiled, eager=False)
 
