@@ -35,11 +35,12 @@ class Profile:
     name: str
     examples: int
     least: int  # examples of any property, however dear
+    compiled_dtypes: int = 4  # in how many dtypes, taking turns, a backend that compiles is tried
 
 
 PROFILES = {
-    "quick": Profile("quick", 12, 2),
-    "default": Profile("default", 60, 3),
+    "quick": Profile("quick", 12, 2, compiled_dtypes=1),
+    "default": Profile("default", 60, 3, compiled_dtypes=2),
     "deep": Profile("deep", 4000, 40),
 }
 
@@ -85,6 +86,13 @@ def plan(
                 n = max(minimum, n // shard[1])
                 cells.append(Plan(prop.name, source, dtype, device, n, minimum, seed, shard))
     return cells
+
+
+def _take_turns(dtypes: list[str], turn: int, count: int) -> list[str]:
+    """`count` of the dtypes, others from property to property, so that all get their share."""
+    if count >= len(dtypes):
+        return dtypes
+    return [dtypes[(turn + i) % len(dtypes)] for i in range(count)]
 
 
 def run(cells: list[Plan], jobs: int = 1) -> Iterator[Cell]:
