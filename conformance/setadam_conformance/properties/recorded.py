@@ -1,1 +1,50 @@
-"""Steps on gradients that real training made."""
+"""Steps on gradients that real training made: an MLP over 200 steps, a convolution, an embedding with many
+exact zeros, attention, layer norm. Judged by the oracle, in lockstep.
+"""
+
+from functools import cache
+
+from hypothesis import strategies as st
+from setadam_conformance import recorded
+from setadam_conformance.bench import Bench, follow
+from setadam_conformance.case import Case
+from setadam_conformance.formats import FORMATS
+from setadam_conformance.properties.registry import prop
+from setadam_conformance.protocol import Capabilities
+
+
+@cache
+def _starts(name: str, dtype: str) -> tuple[Case, ...]:
+    """A recording's steps, each from the state that the specification has then."""
+    return tuple(recorded.cases(recorded.recordings()[name], dtype))
+
+
+def _stretches(claims: Capabilities, dtype: str) -> st.SearchStrategy[Case]:
+    """A recording from its start, or from anywhere in it; dear backends take fewer steps of it."""
+    longest = max(200 // claims.cost, 4)
+
+    def stretch(name: str, start: int) -> Case:
+        all_steps = _starts(name, dtype)
+        first = min(start, len(all_steps) - 1)
+        extra = {"recording": name, "steps": min(longest, len(all_steps) - first)}
+        case = all_steps[first]
+        return Case(dtype, case.layers, case.t, case.hp, extra)
+
+    names = st.sampled_from(sorted(recorded.recordings(), key="mlp".__ne__))  # the MLP first
+    return st.builds(stretch, names, st.sampled_from([0, 0, 7, 120]))
+
+
+@prop(_stretches, needs=("many",), share=0.1)
+def recorded_training(bench: Bench, case: Case) -> None:
+    """Real gradients, all layers of a model in a call: each step within the bound, from the backend's own state.
+
+    Made-up numbers miss what training makes: rows that never had a gradient, layers of one scale beside
+    layers of another, v that decays over many steps. Source: conformance/record_gradients.py.
+    """
+    storage = FORMATS[case.dtype].numpy
+    grads_by_step = recorded.recordings()[case.extra["recording"]].grads_by_step
+    for _ in range(case.extra["steps"]):
+        answer = bench.conform(case)
+        if case.t + 1 == len(grads_by_step):
+            return
+        case = follow(case, answer, [g.astype(storage) for g in grads_by_step[case.t + 1]])
