@@ -8,6 +8,7 @@ Everything is NumPy: the network's gradients are written out below, SET-Adam's s
 
 import argparse
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from sklearn.model_selection import train_test_split
 
 from setadam_core import Hyperparameters, init, step
 
-Array = np.ndarray[Any, np.dtype[np.float32]]
+Array = np.ndarray[Any, Any]  # float32, but for labels and indices
 Params = dict[str, Array]
 Update = Callable[[Params, Params], Params]  # parameters and gradients to new parameters
 WIDTH = 64
@@ -129,7 +130,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
         for name, make_update in (("SET-Adam", set_adam), ("Adam", adam)):
             task = progress.add_task(name, total=steps)
-            accuracy[name] = train(make_update, args, lambda task=task: progress.advance(task))
+            accuracy[name] = train(make_update, args, partial(progress.advance, task))
     for name, share in accuracy.items():
         console.print(f"{name:9} test accuracy {share:.1%}", highlight=False)
     return accuracy
