@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import shutil
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -16,6 +17,7 @@ from setadam_conformance.formats import FORMATS
 from setadam_conformance.protocol import LayerState
 
 from setadam_core import Hyperparameters, spec
+from setadam_core.layers import Layer
 
 FOLDER = vectors.vectors_folder()
 
@@ -58,6 +60,17 @@ def test_the_files_are_clean_small_and_many():
     assert vectors.lint(FOLDER) == []
     assert len(all_vectors()) >= 320
     assert sum(path.stat().st_size for path in FOLDER.iterdir()) < 2_000_000
+
+
+def test_vectors_are_found_in_a_checkout_and_in_a_wheel(tmp_path, monkeypatch):
+    package = tmp_path / "site-packages" / "setadam_conformance"
+    monkeypatch.setattr(vectors, "__file__", str(package / "vectors.py"))
+    with pytest.raises(FileNotFoundError, match="no vectors beside or inside"):
+        vectors.vectors_folder()
+    shutil.copytree(FOLDER, package / "vectors_data")
+    assert vectors.vectors_folder() == package / "vectors_data"
+    shutil.copytree(FOLDER, tmp_path / "site-packages" / "vectors")
+    assert vectors.vectors_folder() == tmp_path / "site-packages" / "vectors"
 
 
 def test_ids_are_hashes_that_a_reader_of_the_readme_can_recompute():
@@ -226,7 +239,7 @@ def test_the_specification_conforms():
 
 def test_options_that_a_backend_lacks_are_not_asked_for():
     class Plain(NumPySpec):
-        capabilities = NumPySpec.capabilities.__class__(dtypes=("float32",), options=frozenset())
+        capabilities = replace(NumPySpec.capabilities, options=frozenset())
 
     results = vectors.check(Plain(), FOLDER, ["float32"])
     assert 0 < len(results) < len(vectors.load(FOLDER, "float32"))
@@ -235,6 +248,66 @@ def test_options_that_a_backend_lacks_are_not_asked_for():
     assert not [v.slug for v in vectors.load(FOLDER, "float32") if v.needs and v.id in asked]
     chosen = vectors.check(Plain(), FOLDER, ["float32"], select=lambda v: "tau" in v.flags)
     assert 0 < len(chosen) < len(results)
+
+
+def flush(x, fmt):
+    tiny = x.real.dtype.type(FORMATS[fmt].smallest_normal)
+    if x.dtype.kind == "c":
+        return flush(x.real, fmt) + 1j * flush(x.imag, fmt)
+    return np.where(np.abs(x) < tiny, np.zeros_like(x), x)
+
+
+class Flushing(NumPySpec):
+    """Reads the compute dtype's subnormals as zero (float16's own are none of them), and writes none."""
+
+    def _step(self, param, grad, state, hp, axes):
+        compute = str(state.m.dtype)
+        state = spec.State(flush(state.m, compute), flush(state.v, compute), state.t)
+        new, moved = super()._step(flush(param, compute), flush(grad, compute), state, hp, axes)
+        own = str(new.real.dtype) if new.dtype.kind == "c" else str(new.dtype)
+        return flush(new, own), spec.State(flush(moved.m, compute), flush(moved.v, compute), moved.t)
+
+
+class ClaimsToFlush(Flushing):
+    capabilities = replace(NumPySpec.capabilities, flushes_subnormals=True)
+
+
+class InFloat32Throughout(NumPySpec):
+    """Forms the bias corrections in the compute dtype, from an array."""
+
+    def _step(self, param, grad, state, hp, axes):
+        return super()._step(param, grad, state._replace(t=np.asarray(state.t, np.int64)), hp, axes)
+
+
+class ClaimsTracing(InFloat32Throughout):
+    capabilities = replace(NumPySpec.capabilities, traced_t=True)
+
+
+@pytest.mark.parametrize("backend", [ClaimsToFlush, ClaimsTracing])
+def test_what_a_claim_allows_conforms(backend):
+    results = vectors.check(backend(), FOLDER, DTYPES)
+    assert [str(result) for result in results if not result.conforms] == []
+
+
+def test_flushing_without_the_claim_is_noticed():
+    failed = [r for r in vectors.check(Flushing(), FOLDER, DTYPES) if not r.conforms]
+    assert {result.dtype for result in failed} == set(DTYPES)
+
+
+def test_sums_one_by_one_conform_under_their_claim(monkeypatch):
+    """The longest chain of additions that there is; it need not fail without the claim, at d = 129."""
+
+    class OneByOne(NumPySpec):
+        capabilities = replace(NumPySpec.capabilities, reduction="any")
+
+    def total(layer, x):
+        if layer.axes != tuple(range(x.ndim)):
+            return np.sum(x, axis=layer.axes, keepdims=True) if layer.axes else x
+        return np.cumsum(x.ravel())[-1:].reshape((1,) * x.ndim) if x.ndim else x
+
+    monkeypatch.setattr(Layer, "sum", total)
+    results = vectors.check(OneByOne(), FOLDER, DTYPES)
+    assert [str(result) for result in results if not result.conforms] == []
 
 
 def changed(**changes):
