@@ -76,7 +76,9 @@ def mlp() -> Model:
 def convolution() -> Model:
     """Six 3 × 3 filters, ReLU, the mean over the image, and a linear layer."""
     w, b = linear("convolution.w", 6, 10)
-    start = {"filters": normal("convolution.filters", 6, 3, 3, scale=1 / 3), "bias": np.zeros(6), "w": w, "b": b}
+    # Where the image is blank ReLU would sit at its kink, were the bias zero.
+    bias = normal("convolution.bias", 6, scale=0.1)
+    start = {"filters": normal("convolution.filters", 6, 3, 3, scale=1 / 3), "bias": bias, "w": w, "b": b}
 
     def gradients(p: Params, x: Array, y: Array) -> Params:
         patches = np.lib.stride_tricks.sliding_window_view(x.reshape(-1, 8, 8), (3, 3), axis=(1, 2))

@@ -34,7 +34,7 @@ FLAGS: dict[str, tuple[str, str]] = {
     "tiny": ("v so small that v² underflows, and ε smaller still", "guards like 1e-20 in γ, unscaled Σv²"),
     "huge": ("v so large that v² overflows", "unscaled Σv², gradients clipped"),
     "wide-range": ("magnitudes over many binades in one layer", "sums in a narrower format, gradients clipped"),
-    "theta-zero": ("θ = 0, so that θ's rounding hides no error", "errors of the update as small as 1e-5 of it"),
+    "theta-zero": ("θ = 0, so that θ's rounding hides no error", "small errors of the update, as of γ"),
     "theta-large": ("θ far above the update", "θ moved or rounded once too often"),
     "zero-gradient": ("exact zeros among the gradients", "coordinates without a gradient skipped"),
     "zero-v": ("exact zeros among v", "the minimum taken over non-zero v, 0/0"),
@@ -225,8 +225,9 @@ def _magnitudes(dtype: str) -> Iterator[Entry]:
         layer = _Draw(dtype, slug).layer(5, at=None, g=(least, normal - 1), v=(deep + 30, deep + 34), fresh=t == 0)
         yield _entry(dtype, slug, "subnormal theta-zero", "g is subnormal", layer, t=t)
     slug = "subnormal-v"
-    layer = _Draw(dtype, slug).layer(5, at=None, g=(normal, normal + 2), m=(-20, -18), v=(deep - 20, deep - 1))
-    yield _entry(dtype, slug, "subnormal theta-zero", "v is subnormal", layer, t=20)
+    layer = _Draw(dtype, slug).layer(5, at=None, m=(-20, -18), v=(deep - 20, deep - 1))
+    layer.grad[:] = 0
+    yield _entry(dtype, slug, "subnormal zero-gradient theta-zero", "v is subnormal", layer, t=20)
     low = max(deep // 2 + 20, normal)
     for t in (0, 20):
         slug = f"tiny-after-{t}"
@@ -258,10 +259,9 @@ def _magnitudes(dtype: str) -> Iterator[Entry]:
         yield _entry(dtype, slug, "theta-large", "θ's rounding dominates", _Draw(dtype, slug).layer(5, at=e))
     for t in (1, 40):
         slug = f"cancelling-after-{t}"
-        draw = _Draw(dtype, slug)
-        layer = draw.layer(6, at=None, g=(0, 0))
-        g = layer.grad.astype(compute.numpy)
-        layer = replace(layer, m=np.asarray(-g * compute.numpy.type(0.125)))
+        layer = _Draw(dtype, slug).layer(6, at=None, g=(0, 0))
+        m = layer.grad.astype(np.float64) * -0.14  # 0.875 × 0.14 nearly cancels 0.125
+        layer = replace(layer, m=m.astype(compute.numpy))
         yield _entry(dtype, slug, "cancellation theta-zero", "m is small against its terms", layer, t=t, beta1=0.875)
 
 

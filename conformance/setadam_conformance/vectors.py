@@ -6,6 +6,7 @@ is stored alone, in exact rational arithmetic: the oracle takes no part.
 """
 
 import json
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -153,16 +154,21 @@ def _compare(out: Output, got: NumPyArray, claims: Capabilities) -> tuple[float,
     bound = select_bound(stored, [word for word, claim in CLAIMS.items() if _claimed(claims, claim)], size) or []
     worst, where = 0.0, 0
     for i, x in enumerate(got.astype(np.float64).ravel()):
-        ratio = float("inf")
+        ratio = math.inf
         if np.isfinite(x):
-            error = abs(Fraction(float(x)) - _exact(out["hi"][i]) - _exact(out["lo"][i]))
-            limit = Fraction(bound[i])
-            # The decision is exact; the ratio that reports it is a float.
-            ratio = float(error / limit) if limit else float("inf") if error else 0.0
-            ratio = min(ratio, 1.0) if error <= limit else max(ratio, float(np.nextafter(1.0, 2.0)))
+            ratio = _ratio(abs(Fraction(float(x)) - _exact(out["hi"][i]) - _exact(out["lo"][i])), Fraction(bound[i]))
         if ratio > worst:
             worst, where = ratio, i
     return worst, where
+
+
+def _ratio(error: Fraction, bound: Fraction) -> float:
+    """error/bound as a float, for reports; that it is above 1 or not is decided exactly."""
+    if error <= bound:
+        return min(float(error / bound), 1.0) if error else 0.0
+    if error > bound * 10**300:
+        return math.inf
+    return max(float(error / bound), math.nextafter(1.0, 2.0))
 
 
 def _claimed(claims: Capabilities, settings: dict[str, Any]) -> bool:

@@ -29,7 +29,9 @@ def dtype_of(x: Any) -> str:
 @pytest.mark.parametrize("shape", [(), (0,), (3, 0), (1,), (4, 3)], ids=str)
 def test_inputs_kept_and_outputs_alike(ns: Any, layers: SimpleNamespace, shape: tuple[int, ...]) -> None:
     """No argument is written; dtype, shape and device stay, over two steps from `init`."""
-    dtypes = ("bfloat16", "complex64") if ns.claims.compiles else ns.dtypes
+    dtypes = ns.dtypes
+    if ns.claims.compiles:  # a shape and dtype cost seconds there
+        dtypes = ("complex64",) if shape == (4, 3) else ("bfloat16",)
     for dtype in dtypes:
         param, grad = layers.normal(shape, dtype), layers.normal(shape, dtype, seed=1)
         native, native_grad, state = ns.array(param), ns.array(grad), init(ns.array(param))

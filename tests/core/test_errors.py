@@ -168,13 +168,12 @@ def test_layer_axes_are_sorted_and_counted_from_the_front() -> None:
 def test_error_under_each_namespace(ns: Any) -> None:
     """Shape, dtype and ε are known without values, so a compiler's tracers are checked as well."""
     x, wide = np.ones((2, 3), np.float32), np.ones((2, 3))
-    short, hp = np.ones(3, np.float32), Hyperparameters(eps=1e-39)
+    short, i, hp = np.ones(3, np.float32), np.ones((2, 3), np.int32), Hyperparameters(eps=1e-39)
     with pytest.raises(ValueError, match=r"^grad must have shape \(2, 3\) for this param, got \(3,\)"):
         ns.step(ns.array(x), ns.array(short), ns.state(x, x, 0), HP)
     with pytest.raises(TypeError, match=r"^state\.v must have dtype float32 for this param, got float64"):
         ns.step(ns.array(x), ns.array(x), ns.state(x, wide, 0), HP)
     with pytest.raises(TypeError, match=r"^param must have one of the dtypes .*, got int32"):
-        i = np.ones((2, 3), np.int32)
         ns.step(ns.array(i), ns.array(i), ns.state(x, x, 0), HP)
     with pytest.raises(ValueError, match=r"^eps must be at least 1\.175e-38, .* got 1e-39: it would underflow"):
         ns.step(ns.array(x), ns.array(x), ns.state(x, x, 0), hp)
