@@ -122,7 +122,7 @@ def parameter(
     high = np.minimum(1 / np.maximum(1 - common, 1e-9), 1 / gamma)  # as γ ≤ 1
     high = np.maximum(high, 1) * (1 + 2 * s.bias_error)
     a = gamma * v / bc2
-    da = tiny * (1 + 1 / bc2)
+    da = gamma * dv / bc2 + tiny * (1 + 1 / bc2)
 
     # E, and the error of each w by itself.
     inside = bool(hp["eps_inside_sqrt"])
@@ -131,17 +131,16 @@ def parameter(
         x = np.maximum(x, 0)
         return np.asarray(sqrt(x + eps) if inside else sqrt(x) + eps)
 
-    relative_v = np.where(v > 0, dv / np.where(v > 0, v, 1), 0)
     if inside:
         share = a / (a + eps)
-        own = (share * (4 * u + relative_v) + u * (1 - share) + u) / 2 + u
+        own = (share * 4 * u + u * (1 - share) + u) / 2 + u
     else:
         share = sqrt(a) / (sqrt(a) + eps)
-        own = share * (3 * u + relative_v / 2) + u * (1 - share) + u
+        own = share * 3 * u + u * (1 - share) + u
 
     # T. w̃(κ) = w(κ) - τ min w(κ) rises with κ.
     def translated(kappa: Wide, up: float) -> Wide:
-        w, w_least = embed(kappa * a + up * da), embed(_least(kappa * a, axes) - up * da)
+        w, w_least = embed(kappa * a + up * da), embed(_least(kappa * a - up * da, axes))
         error = w * own + tau * w_least * (_most(own, axes) + 2 * u) + u * np.abs(w - tau * w_least)
         return np.asarray(w - tau * w_least + up * error)
 
@@ -194,10 +193,9 @@ def _down_scaling(
     s1, s2 = _sum(r, axes), _sum(r * r, axes)
     gamma = s1 * s1 / (d * s2)
     apart = np.abs(r / s1 - r * r / s2)
-    relative_v = np.where(v > 0, dv / np.where(v > 0, v, 1), 0)
-    error = (
-        (3 * chain(d, claims.reduction) + 8) * s.u + 4 * s.u * _sum(apart, axes) + 2 * _sum(apart * relative_v, axes)
-    )
+    # By how much v moves γ, in absolute terms: ρ = dv/v is no number where v = 0.
+    moved = np.abs(1 / s1 - r / s2) * np.where(zero, 0 * dv, dv) / np.where(zero, one, peak)
+    error = (3 * chain(d, claims.reduction) + 8) * s.u + 4 * s.u * _sum(apart, axes) + 2 * _sum(moved, axes)
     if power != 2:
         gamma = np.asarray(gamma ** s.wide.array(power / 2))
         error = error * max(power / 2, 1) + 8 * s.u

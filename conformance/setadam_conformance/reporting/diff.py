@@ -1,0 +1,65 @@
+"""What changed between two runs: verdicts, and errors that grew although they still pass."""
+
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.markup import escape
+
+from setadam_conformance.reporting.summary import figure
+from setadam_conformance.results import FAILING, Cell, Run
+
+DRIFT = 2.0  # by how much a worst error/bound may grow before it is told
+
+
+@dataclass(frozen=True)
+class Change:
+    """One difference; `worse` if run b is worse for it."""
+
+    what: str
+    worse: bool
+
+
+def diff(a: Run, b: Run) -> list[Change]:
+    """The changes from a to b."""
+    before, after = _cells(a), _cells(b)
+    changes = [
+        Change(f"{name} was {before.get(name, '?')!r}, is {b.environment.get(name, '?')!r}", False)
+        for name in sorted(a.environment.keys() | b.environment.keys())
+        if a.environment.get(name) != b.environment.get(name)
+        for before in [a.environment]
+    ]
+    for key in sorted(before.keys() | after.keys()):
+        named = "{} on {} in {}".format(*key)
+        if key not in after:
+            changes.append(Change(f"{named} is no longer run", True))
+        elif key not in before:
+            changes.append(Change(f"{named} is new: {after[key].status}", _bad(after[key])))
+        else:
+            changes.extend(_compare(named, before[key], after[key]))
+    return changes
+
+
+def print_diff(changes: list[Change], console: Console) -> bool:
+    """Print the changes; returns whether anything got worse."""
+    for change in changes:
+        mark = "[bold red]worse[/bold red] " if change.worse else "      "
+        console.print(mark + escape(change.what), soft_wrap=True, highlight=False)
+    if not changes:
+        console.print("no difference")
+    return any(change.worse for change in changes)
+
+
+def _compare(named: str, a: Cell, b: Cell) -> list[Change]:
+    if a.status != b.status:
+        return [Change(f"{named} was {a.status}, is {b.status}", _bad(b) and not _bad(a))]
+    if a.ratio is not None and b.ratio is not None and b.ratio > DRIFT * a.ratio and b.ratio > 0.1:
+        return [Change(f"{named}: worst error/bound grew from {figure(a.ratio)} to {figure(b.ratio)}", True)]
+    return []
+
+
+def _bad(cell: Cell) -> bool:
+    return cell.status in FAILING or cell.status == "vacuous"
+
+
+def _cells(run: Run) -> dict[tuple[str, str, str], Cell]:
+    return {(cell.property, cell.backend, cell.dtype): cell for cell in run.cells}

@@ -1,0 +1,75 @@
+"""What all reports say of a run in the same words."""
+
+from dataclasses import dataclass
+
+from setadam_conformance.results import FAILING, Cell, Run
+
+VERDICTS = {
+    0: "conforms",
+    1: "does not conform",
+    3: "not judged: a backend did not load or broke the protocol",
+    4: "not judged: nothing, or less than a property's minimum, ran",
+    5: "not judged: the kit itself is at fault",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One backend in one dtype, over all properties."""
+
+    backend: str
+    dtype: str
+    passed: int
+    properties: int
+    examples: int
+    ulp: float | None
+    ratio: float | None
+    verdict: str
+
+
+def summary(run: Run) -> list[Row]:
+    """A row for each backend and dtype, in the order of the run."""
+    groups: dict[tuple[str, str], list[Cell]] = {}
+    for cell in run.cells:
+        groups.setdefault((cell.backend, cell.dtype), []).append(cell)
+    return [_row(backend, dtype, cells) for (backend, dtype), cells in groups.items()]
+
+
+def _row(backend: str, dtype: str, cells: list[Cell]) -> Row:
+    statuses = {cell.status for cell in cells}
+    bad = next((s for s in ("error", "fail", "xpass", "lapsed", "vacuous") if s in statuses), None)
+    return Row(
+        backend,
+        dtype,
+        sum(cell.status == "pass" for cell in cells),
+        len(cells),
+        sum(cell.examples for cell in cells),
+        worst(cells, "ulp"),
+        worst(cells, "ratio"),
+        bad or "pass",
+    )
+
+
+def worst(cells: list[Cell], name: str) -> float | None:
+    """The largest of a figure over the cells that have one."""
+    return max((x for cell in cells if (x := getattr(cell, name)) is not None), default=None)
+
+
+def figure(x: float | None) -> str:
+    """Three digits, or a dash."""
+    if x is None:
+        return "–"
+    return f"{x:.3f}" if x < 10 else f"{x:.3g}"
+
+
+def troubles(run: Run) -> list[Cell]:
+    """The cells that keep a run from conforming."""
+    return [cell for cell in run.cells if cell.status in FAILING or cell.status == "vacuous"]
+
+
+def headline(run: Run) -> str:
+    """The verdict in a line."""
+    cells = troubles(run)
+    named = ", ".join(sorted({f"{cell.property} on {cell.backend}" for cell in cells})[:3])
+    more = f", and {len(cells) - 3} more" if len(cells) > 3 else ""
+    return VERDICTS.get(run.exit_code, f"exit code {run.exit_code}") + (f": {named}{more}" if cells else "")

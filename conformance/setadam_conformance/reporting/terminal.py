@@ -1,0 +1,91 @@
+"""The tables in the terminal: property × backend × dtype, and last a summary that fits a screen."""
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from setadam_conformance.reporting.summary import figure, headline, summary, troubles
+from setadam_conformance.results import Cell, Run
+
+_STYLE = {"pass": "green", "xfail": "yellow", "skip": "yellow"}
+
+
+def print_tables(run: Run, console: Console, full: bool = True) -> None:
+    """Print the run: the full table unless told not to, failures, the summary, and the verdict."""
+    if full:
+        console.print(_full(run))
+    for cell in troubles(run):
+        _print_trouble(cell, console)
+    console.print(_summary(run))
+    for backend in run.backends:
+        if backend.missing:
+            console.print(f"{escape(backend.name)} did not run here: {escape(backend.missing)}", soft_wrap=True)
+    console.print(
+        f"profile {run.profile}, seed {run.seed}, {run.seconds:.0f} s: [bold]{escape(headline(run))}[/bold]",
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
+def _full(run: Run) -> Table:
+    """One row a property and backend; in each dtype's column, examples, ulps, error/bound, verdict."""
+    dtypes = list(dict.fromkeys(cell.dtype for cell in run.cells))
+    table = Table(
+        title="examples · worst error in ulp · worst error/bound · verdict", title_justify="left", padding=(0, 1)
+    )
+    table.add_column("property")
+    table.add_column("backend")
+    for dtype in dtypes:
+        table.add_column(dtype, justify="right", no_wrap=True)
+    rows: dict[tuple[str, str], dict[str, Cell]] = {}
+    for cell in run.cells:
+        rows.setdefault((cell.property, cell.backend), {})[cell.dtype] = cell
+    for (name, backend), cells in rows.items():
+        table.add_row(escape(name), escape(backend), *(_cell(cells.get(dtype)) for dtype in dtypes))
+    return table
+
+
+def _cell(cell: Cell | None) -> str:
+    if cell is None:
+        return ""
+    style = _STYLE.get(cell.status, "bold red")
+    return f"{cell.examples} {figure(cell.ulp)} {figure(cell.ratio)} [{style}]{cell.status}[/{style}]"
+
+
+def _summary(run: Run) -> Table:
+    table = Table(padding=(0, 1))
+    for name in ("backend", "dtype"):
+        table.add_column(name)
+    for name in ("properties", "examples", "worst ulp", "worst error/bound"):
+        table.add_column(name, justify="right")
+    table.add_column("verdict")
+    previous = None
+    for row in summary(run):
+        style = _STYLE.get(row.verdict, "bold red")
+        name = "" if row.backend == previous else escape(row.backend)
+        previous = row.backend
+        counts = f"{row.passed}/{row.properties}", str(row.examples)
+        verdict = f"[{style}]{row.verdict}[/{style}]"
+        table.add_row(name, row.dtype, *counts, figure(row.ulp), figure(row.ratio), verdict)
+    return table
+
+
+def _print_trouble(cell: Cell, console: Console) -> None:
+    where = f"{cell.property} on {cell.backend} in {cell.dtype}: {cell.status}"
+    console.print(f"[bold red]{escape(where)}[/bold red]", soft_wrap=True)
+    if cell.reason:
+        console.print("  " + escape(cell.reason), soft_wrap=True)
+    failure = cell.failure
+    if failure is None:
+        return
+    console.print("  " + escape(failure.message), soft_wrap=True)
+    if failure.stage is not None:
+        console.print(
+            f"  they part at {failure.stage}, layer {failure.layer}, coordinate {failure.coordinate}: the formula "
+            f"gives {failure.expected!r}, the backend {failure.got!r}, {figure(failure.ratio)} × the bound",
+            soft_wrap=True,
+            highlight=False,
+        )
+    console.print(failure.snippet, markup=False, highlight=False, soft_wrap=True)
+    if failure.repro:
+        console.print(f"  setadam-conformance replay {failure.repro}", markup=False, soft_wrap=True)

@@ -1,0 +1,63 @@
+"""A run as JSON, "setadam-report/1": docs/report-format.md and report.schema.json say what is in it.
+
+JSON has no NaN and no infinity: they are the strings "nan", "inf" and "-inf".
+"""
+
+import json
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from setadam_conformance.results import Backend, Cell, Failure, Run
+
+SCHEMA = "setadam-report/1"
+
+
+def to_json(run: Run) -> dict[str, Any]:
+    """The run as JSON values."""
+    encoded = _encode(asdict(run))
+    return {"schema": SCHEMA, **encoded}
+
+
+def from_json(data: dict[str, Any]) -> Run:
+    """The inverse of `to_json`. Raises ValueError or KeyError for what is no such report."""
+    if data.get("schema") != SCHEMA:
+        raise ValueError(f"schema must be {SCHEMA!r}, got {data.get('schema')!r}")
+    fields = {k: x for k, x in data.items() if k != "schema"}
+    fields["shard"] = tuple(fields["shard"])
+    fields["backends"] = [Backend(**backend) for backend in fields["backends"]]
+    fields["cells"] = [_cell(cell) for cell in fields["cells"]]
+    return Run(**fields)
+
+
+def write_json(run: Run, path: Path) -> None:
+    """Write the report."""
+    path.write_text(json.dumps(to_json(run), indent=1, ensure_ascii=False, allow_nan=False), encoding="utf-8")
+
+
+def _cell(data: dict[str, Any]) -> Cell:
+    data = dict(data)
+    if data["failure"] is not None:
+        failure = dict(data["failure"])
+        for name in ("expected", "got", "ratio"):
+            failure[name] = _number(failure[name])
+        data["failure"] = Failure(**failure)
+    for name in ("ulp", "ratio", "median"):
+        data[name] = _number(data[name])
+    data["sample"] = [(d, t, *map(_number, ratios)) for d, t, *ratios in data["sample"]]
+    return Cell(**data)
+
+
+def _number(x: Any) -> Any:
+    return float(x) if isinstance(x, str) else x
+
+
+def _encode(x: Any) -> Any:
+    if isinstance(x, float) and not math.isfinite(x):
+        return str(x)
+    if isinstance(x, dict):
+        return {k: _encode(value) for k, value in x.items()}
+    if isinstance(x, list | tuple):
+        return [_encode(value) for value in x]
+    return x

@@ -1,0 +1,38 @@
+"""A run as JUnit XML: a suite for each backend, a test case for each cell."""
+
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+from setadam_conformance.results import Cell, Run
+
+
+def write_junit(run: Run, path: Path) -> None:
+    """Write the file; what fails a run is a failure, what broke is an error."""
+    root = ET.Element("testsuites", name="setadam-conformance", time=f"{run.seconds:.3f}")
+    for backend in run.backends:
+        cells = [cell for cell in run.cells if cell.backend == backend.name]
+        suite = ET.SubElement(root, "testsuite", name=backend.name, timestamp=run.started)
+        for cell in cells:
+            _case(suite, cell)
+        if backend.missing:
+            _case(suite, Cell("loads", backend.name, "any", status="skip", reason=backend.missing))
+        for kind, tag in (("tests", "testcase"), ("failures", "*/failure"), ("errors", "*/error")):
+            suite.set(kind, str(len(suite.findall(tag))))
+        suite.set("skipped", str(len(suite.findall("*/skipped"))))
+    ET.indent(root)
+    ET.ElementTree(root).write(path, encoding="utf-8", xml_declaration=True)
+
+
+def _case(suite: ET.Element, cell: Cell) -> None:
+    name = f"{cell.property}[{cell.dtype}]"
+    case = ET.SubElement(suite, "testcase", classname=cell.backend, name=name, time=f"{cell.seconds:.3f}")
+    text = "\n".join(filter(None, [cell.reason, cell.failure and cell.failure.message]))
+    tag = {"pass": None, "skip": "skipped", "xfail": "skipped", "error": "error"}.get(cell.status, "failure")
+    if tag:
+        entry = ET.SubElement(case, tag, message=_legal(text or cell.status))
+        entry.text = _legal(cell.failure.snippet if cell.failure else text)
+
+
+def _legal(text: str) -> str:
+    """Without the control characters that XML has no place for."""
+    return "".join(c for c in text if c in "\t\n\r" or ord(c) >= 32 and not 0xD800 <= ord(c) < 0xE000)
