@@ -184,6 +184,10 @@ def test_eps_that_underflows_in_half_is_good_in_its_compute_dtype(numpy_ns: Any)
     assert np.float16(HP.eps) == 0
     param, _ = step(x, np.zeros_like(x), init(x), HP)
     np.testing.assert_array_equal(param, x)
+    with pytest.raises(
+        ValueError, match=r"smallest normal number of float32, in which the step is computed, got 1e-39"
+    ):
+        step(x, x, init(x), Hyperparameters(eps=1e-39))
 
 
 def test_arrays_of_two_namespaces() -> None:
