@@ -85,11 +85,14 @@ def select(names: Iterable[str]) -> list[Source]:
 
 def versions(framework: str) -> dict[str, str]:
     """The versions that a verdict on this framework depends on."""
+    also = ("jaxlib", "optax") if framework == "jax" else ()
+    return installed(_DISTRIBUTIONS.get(framework, framework), *also)
+
+
+def installed(*names: str) -> dict[str, str]:
+    """The versions of those distributions that are installed."""
     found = {}
-    for name in (
-        _DISTRIBUTIONS.get(framework, framework),
-        *(("jaxlib", "optax") if framework == "jax" else ()),
-    ):
+    for name in names:
         try:
             found[name] = version(name)
         except PackageNotFoundError:

@@ -6,10 +6,11 @@ from dataclasses import replace
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
+
 from setadam_conformance.case import Case, LayerCase, real_view
 from setadam_conformance.formats import compute_format
 from setadam_conformance.judge import STAGES, Score, Verdict, judge
-from setadam_conformance.protocol import Adapter, Capabilities, LayerState, NumPyArray
+from setadam_conformance.protocol import Adapter, Capabilities, LayerState, NumPyArray, ProtocolError
 
 SAMPLE = 48  # layers a cell that are kept for the plots
 
@@ -27,10 +28,6 @@ class NonconformingError(AssertionError):
     def __init__(self, message: str, case: Case, verdict: Verdict | None = None) -> None:
         super().__init__(message)
         self.message, self.case, self.verdict = message, case, verdict
-
-
-class ProtocolError(RuntimeError):
-    """The adapter itself broke the protocol: nothing can be said of the implementation behind it."""
 
 
 class Bench:

@@ -10,15 +10,15 @@ from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, date, datetime
 from functools import wraps
-from importlib.metadata import version
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
 from setadam_conformance import backends, expectations, runner
-from setadam_conformance.bench import NonconformingError, ProtocolError
+from setadam_conformance.bench import NonconformingError
 from setadam_conformance.case import case_from_json
 from setadam_conformance.properties import PROPERTIES, Property
-from setadam_conformance.protocol import Adapter
+from setadam_conformance.protocol import Adapter, ProtocolError
 from setadam_conformance.results import FAILING, Backend, Cell, Run
 
 Command = Callable[[argparse.Namespace], int]
@@ -108,7 +108,7 @@ def environment() -> dict[str, str]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "machine": platform.machine(),
-        **{name: version(name) for name in names},
+        **backends.installed(*names),
     }
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+
 from setadam_conformance import oracle
 from setadam_conformance.case import Case, real_view
 from setadam_conformance.formats import FORMATS, compute_format
@@ -20,7 +21,7 @@ class Score:
     """How far a quantity was from the reference at its worst, over coordinates that are judged."""
 
     ratio: float = 0.0  # |error| / bound; a correct implementation is never above 1
-    ulp: float = 0.0  # |error| in units of the last place of the quantity's format
+    ulp: float = 0.0  # |error| in units of the last place of the largest of the value and `terms`
     coordinate: tuple[int, ...] | None = None  # of the worst ratio, in the real view
     expected: float = 0.0
     got: float = 0.0
@@ -66,6 +67,14 @@ def judge(
 ) -> Verdict:
     """Judge one step: m and v against the inputs, then θ against the moments that were returned."""
     verdict = Verdict()
+    with np.errstate(all="ignore"):  # cases reach into overflow on purpose; what is there is not judged
+        _judge_layers(case, params, states, claims, verdict)
+    return verdict
+
+
+def _judge_layers(
+    case: Case, params: list[NumPyArray], states: list[LayerState], claims: Capabilities, verdict: Verdict
+) -> None:
     for index, (layer, param, state) in enumerate(zip(case.layers, params, states, strict=True)):
         m, v = oracle.moments(case, layer, claims)
         theta = oracle.parameter(case, layer, state.m, state.v, claims, moment_bounds=(m.bound, v.bound))
@@ -76,17 +85,23 @@ def judge(
             ("param", theta._replace(judged=theta.judged & safe), real_view(param)),
         ):
             fmt = FORMATS[case.dtype] if stage == "param" else compute_format(case.dtype)
-            score, median = compare(reference, got, fmt.name, compute_format(case.dtype).name)
+            terms = real_view(layer.param) if stage == "param" else layer.m if stage == "m" else layer.v
+            score, median = compare(reference, got, fmt.name, compute_format(case.dtype).name, terms)
             verdict.scores[stage].absorb(score)
             if stage == "param" and score.judged:
                 verdict.medians.append(median)
             if not score.ratio <= 1 and verdict.parted_at is None:
                 verdict.parted_at, verdict.parted_layer = stage, index
-    return verdict
 
 
-def compare(reference: oracle.Reference, got: NumPyArray, fmt: str, compute: str) -> tuple[Score, float]:
-    """The score of one array, and its median error/bound. NaN where a number is due scores infinity."""
+def compare(
+    reference: oracle.Reference, got: NumPyArray, fmt: str, compute: str, terms: NumPyArray | None = None
+) -> tuple[Score, float]:
+    """The score of one array, and its median error/bound. NaN where a number is due scores infinity.
+
+    terms: what the value was before the step. Where the step cancels it, an ulp of the small value says
+    nothing of the step's accuracy; ulps are those of the larger of the two.
+    """
     if got.size == 0:
         return Score(), 0.0
     wide = oracle.arithmetic(compute)
@@ -98,7 +113,10 @@ def compare(reference: oracle.Reference, got: NumPyArray, fmt: str, compute: str
     error = np.abs(wide.array(np.where(finite, got, 0)) - reference.value)
     ratio = np.asarray(error / reference.bound, np.float64)
     ratio = np.where(judged, np.where(finite, ratio, np.inf), 0.0)
-    ulps = np.asarray(error, np.float64) / ulp(np.asarray(reference.value, np.float64), fmt)
+    size = np.abs(np.asarray(reference.value, np.float64))
+    if terms is not None:
+        size = np.maximum(size, np.abs(np.asarray(terms, np.float64)))
+    ulps = np.asarray(error, np.float64) / ulp(size, fmt)
     worst = np.unravel_index(int(np.argmax(ratio)), ratio.shape)
     score = Score(
         ratio=float(ratio[worst]),

@@ -7,6 +7,7 @@ forward error bound. Every constant is derived in docs/bound.md, under the name 
 from typing import Any, NamedTuple
 
 import numpy as np
+
 from setadam_conformance.case import Case, LayerCase, real_view
 from setadam_conformance.formats import FORMATS, Arithmetic, Wide, compute_format
 from setadam_conformance.protocol import Capabilities
@@ -60,7 +61,8 @@ def _setting(dtype: str, claims: Capabilities, wide: Arithmetic | None) -> _Sett
         (storage.smallest_normal if flush else storage.smallest_subnormal) if rounded else 0.0,
         storage.largest,
         1 + 64 * compute.u + 8 * wide.u / compute.u,
-        5 * compute.u if claims.traced_t else compute.u,
+        # Formed in double, which for float64 is no wider than the compute format itself.
+        5 * compute.u if claims.traced_t or compute.name == "float64" else compute.u,
     )
 
 
@@ -78,12 +80,14 @@ def moments(
     dg = np.zeros_like(g)
     if decay and not hp["decoupled_weight_decay"]:
         g = g + decay * theta
-        dg = 2 * u * np.abs(decay * theta) + u * np.abs(g) + 2 * tiny
+        dg = 2 * u * np.abs(decay * theta) + u * np.abs(g) + tiny * (2 + np.abs(theta))
 
     m = beta1 * m0 + (1 - beta1) * g
-    dm = u * (3 * beta1 * np.abs(m0) + (1 - beta1) * (4 * np.abs(g) + 3 * np.abs(m0))) + (1 - beta1) * dg + 5 * tiny
+    dm = u * (3 * beta1 * np.abs(m0) + (1 - beta1) * (4 * np.abs(g) + 3 * np.abs(m0)))
+    dm = dm + (1 - beta1) * dg + tiny * (5 + np.abs(m0))
     v = beta2 * v0 + (1 - beta2) * g * g
-    dv = u * (3 * beta2 * v0 + (1 - beta2) * (5 * g * g + 3 * v0)) + (1 - beta2) * (2 * np.abs(g) + dg) * dg + 4 * tiny
+    dv = u * (3 * beta2 * v0 + (1 - beta2) * (5 * g * g + 3 * v0))
+    dv = dv + (1 - beta2) * (2 * np.abs(g) + dg) * dg + tiny * (4 + v0)
     fits = np.asarray((np.abs(g) < s.largest / 8) & (g * g < s.largest / 8) & (v < s.largest / 8), bool)
     return Reference(m, dm * s.slack, fits), Reference(v, dv * s.slack, fits)
 
@@ -141,7 +145,7 @@ def parameter(
     # T. w̃(κ) = w(κ) - τ min w(κ) rises with κ.
     def translated(kappa: Wide, up: float) -> Wide:
         w, w_least = embed(kappa * a + up * da), embed(_least(kappa * a - up * da, axes))
-        error = w * own + tau * w_least * (_most(own, axes) + 2 * u) + u * np.abs(w - tau * w_least)
+        error = w * own + tau * w_least * (_most(own, axes) + 2 * u) + u * np.abs(w - tau * w_least) + tiny * w_least
         return np.asarray(w - tau * w_least + up * error)
 
     exact = embed(a) - tau * embed(_least(a, axes))
@@ -154,7 +158,7 @@ def parameter(
     own_q = 5 * u + s.bias_error
     dq = step * (
         np.abs(m) * np.maximum(1 / d_low - 1 / exact, 1 / exact - 1 / d_high) + (dm + own_q * (np.abs(m) + dm)) / d_low
-    ) + tiny * (1 + (1 + 1 / bc1) / d_low + step + np.abs(m))
+    ) + tiny * (1 + (1 + 1 / bc1) * (1 + np.abs(m)) / d_low + step + np.abs(m))
 
     shrunk, dshrunk = theta, np.zeros_like(theta)
     if decay and hp["decoupled_weight_decay"]:

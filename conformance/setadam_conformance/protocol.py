@@ -30,6 +30,10 @@ OPTIONS = frozenset(
 )
 
 
+class ProtocolError(Exception):
+    """The adapter itself broke the protocol: nothing can be said of the implementation behind it."""
+
+
 class LayerState(NamedTuple):
     """State of one layer. m and v: real, in the compute dtype (float32 for 16-bit parameters), of the
     parameter's shape s, or s + (2,) where it is complex. t: the number of steps taken.

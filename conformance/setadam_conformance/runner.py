@@ -18,12 +18,13 @@ import hypothesis
 import numpy as np
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.errors import FlakyFailure, Unsatisfiable
+
 from setadam_conformance.backends import Source
-from setadam_conformance.bench import Bench, NonconformingError, ProtocolError
+from setadam_conformance.bench import Bench, NonconformingError
 from setadam_conformance.case import Case, case_to_json
 from setadam_conformance.judge import STAGES
 from setadam_conformance.properties import PROPERTIES, Property
-from setadam_conformance.protocol import Adapter
+from setadam_conformance.protocol import Adapter, ProtocolError
 from setadam_conformance.results import Cell, Failure
 from setadam_conformance.snippet import snippet
 

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 from setadam_conformance.adapters.spec import NumPySpec
 from setadam_conformance.backends import BackendError, known, select
-from setadam_conformance.bench import ProtocolError
 from setadam_conformance.case import case_from_json
 from setadam_conformance.properties import PROPERTIES
-from setadam_conformance.protocol import Adapter, Capabilities, LayerState
+from setadam_conformance.protocol import Adapter, Capabilities, LayerState, ProtocolError
 from setadam_conformance.runner import PROFILES, plan, run
 
 

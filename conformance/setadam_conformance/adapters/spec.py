@@ -7,8 +7,8 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-from setadam_conformance.protocol import Capabilities, LayerState, Native, NumPyArray
 
+from setadam_conformance.protocol import Capabilities, LayerState, Native, NumPyArray
 from setadam_core import Hyperparameters, State, step
 from setadam_core.layers import check_layer
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
+
 from setadam_conformance import strategies as of
 from setadam_conformance.bench import Bench, native
 from setadam_conformance.case import Case

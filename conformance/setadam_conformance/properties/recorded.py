@@ -5,6 +5,7 @@ exact zeros, attention, layer norm. Judged by the oracle, in lockstep.
 from functools import cache
 
 from hypothesis import strategies as st
+
 from setadam_conformance import recorded
 from setadam_conformance.bench import Bench, follow
 from setadam_conformance.case import Case

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from hypothesis import strategies as st
+
 from setadam_conformance.bench import Bench
 from setadam_conformance.case import Case
 from setadam_conformance.protocol import Adapter, Capabilities

@@ -1,5 +1,8 @@
 """The tables in the terminal: property × backend × dtype, and last a summary that fits a screen."""
 
+from collections.abc import Iterator
+
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -13,7 +16,8 @@ _STYLE = {"pass": "green", "xfail": "yellow", "skip": "yellow"}
 def print_tables(run: Run, console: Console, full: bool = True) -> None:
     """Print the run: the full table unless told not to, failures, the summary, and the verdict."""
     if full:
-        console.print(_full(run))
+        for table in _full(run):
+            console.print(table)
     for cell in troubles(run):
         _print_trouble(cell, console)
     console.print(_summary(run))
@@ -27,35 +31,35 @@ def print_tables(run: Run, console: Console, full: bool = True) -> None:
     )
 
 
-def _full(run: Run) -> Table:
-    """One row a property and backend; in each dtype's column, examples, ulps, error/bound, verdict."""
+def _full(run: Run) -> Iterator[Table]:
+    """A table a backend: a row for each property; in each dtype, examples, ulps and error/bound, or why not."""
     dtypes = list(dict.fromkeys(cell.dtype for cell in run.cells))
-    table = Table(
-        title="examples · worst error in ulp · worst error/bound · verdict", title_justify="left", padding=(0, 1)
-    )
-    table.add_column("property")
-    table.add_column("backend")
-    for dtype in dtypes:
-        table.add_column(dtype, justify="right", no_wrap=True)
-    rows: dict[tuple[str, str], dict[str, Cell]] = {}
+    backends: dict[str, dict[str, dict[str, Cell]]] = {}
     for cell in run.cells:
-        rows.setdefault((cell.property, cell.backend), {})[cell.dtype] = cell
-    for (name, backend), cells in rows.items():
-        table.add_row(escape(name), escape(backend), *(_cell(cells.get(dtype)) for dtype in dtypes))
-    return table
+        backends.setdefault(cell.backend, {}).setdefault(cell.property, {})[cell.dtype] = cell
+    for backend, rows in backends.items():
+        title = f"{escape(backend)}: examples, worst error in ulp, worst error/bound"
+        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+        table.add_column("property", overflow="fold")
+        for dtype in dtypes:
+            table.add_column(dtype, justify="right", no_wrap=True)
+        for name, cells in rows.items():
+            table.add_row(escape(name), *(_cell(cells.get(dtype)) for dtype in dtypes))
+        yield table
 
 
 def _cell(cell: Cell | None) -> str:
     if cell is None:
         return ""
-    style = _STYLE.get(cell.status, "bold red")
-    return f"{cell.examples} {figure(cell.ulp)} {figure(cell.ratio)} [{style}]{cell.status}[/{style}]"
+    if cell.status != "pass":
+        return f"{cell.examples} [{_STYLE.get(cell.status, 'bold red')}]{cell.status}[/]"
+    return f"{cell.examples} {figure(cell.ulp)} {figure(cell.ratio)}" if cell.ratio is not None else str(cell.examples)
 
 
 def _summary(run: Run) -> Table:
-    table = Table(padding=(0, 1))
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
     for name in ("backend", "dtype"):
-        table.add_column(name)
+        table.add_column(name, no_wrap=True)
     for name in ("properties", "examples", "worst ulp", "worst error/bound"):
         table.add_column(name, justify="right")
     table.add_column("verdict")

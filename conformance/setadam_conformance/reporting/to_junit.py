@@ -26,7 +26,8 @@ def write_junit(run: Run, path: Path) -> None:
 def _case(suite: ET.Element, cell: Cell) -> None:
     name = f"{cell.property}[{cell.dtype}]"
     case = ET.SubElement(suite, "testcase", classname=cell.backend, name=name, time=f"{cell.seconds:.3f}")
-    text = "\n".join(filter(None, [cell.reason, cell.failure and cell.failure.message]))
+    said = [cell.reason, cell.failure.message if cell.failure else ""]
+    text = "\n".join(filter(None, said))
     tag = {"pass": None, "skip": "skipped", "xfail": "skipped", "error": "error"}.get(cell.status, "failure")
     if tag:
         entry = ET.SubElement(case, tag, message=_legal(text or cell.status))
@@ -35,4 +36,4 @@ def _case(suite: ET.Element, cell: Cell) -> None:
 
 def _legal(text: str) -> str:
     """Without the control characters that XML has no place for."""
-    return "".join(c for c in text if c in "\t\n\r" or ord(c) >= 32 and not 0xD800 <= ord(c) < 0xE000)
+    return "".join(c for c in text if c in "\t\n\r" or (ord(c) >= 32 and not 0xD800 <= ord(c) < 0xE000))
