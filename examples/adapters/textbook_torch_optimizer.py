@@ -10,7 +10,8 @@ import torch
 class TextbookSETAdam(torch.optim.Optimizer):
     """The paper's algorithm for real float32 and float64 parameters; one tensor is one layer.
 
-    Three lines are not the paper's, and without them it does not conform: see `_gamma` and `step`.
+    Two things are not as printed there, and without them it does not conform: γ is taken of v / max v
+    (`_gamma`), and 1 - βᵗ by expm1 (`_one_minus_power`).
     """
 
     def __init__(
@@ -40,7 +41,7 @@ class TextbookSETAdam(torch.optim.Optimizer):
         for group in self.param_groups:
             lr, (beta1, beta2), eps, tau = (group[key] for key in ("lr", "betas", "eps", "tau"))
             for p in group["params"]:
-                if p.grad is None or p.numel() == 0:
+                if p.grad is None:
                     continue
                 if p.grad.shape != p.shape:
                     raise ValueError(f"grad must have shape {tuple(p.shape)}, got {tuple(p.grad.shape)}")
@@ -48,10 +49,11 @@ class TextbookSETAdam(torch.optim.Optimizer):
                 if not state:
                     state.update(t=0, m=torch.zeros_like(p), v=torch.zeros_like(p))
                 state["t"] += 1
+                if p.numel() == 0:
+                    continue
                 m, v, t = state["m"], state["v"], state["t"]
                 m.mul_(beta1).add_(p.grad, alpha=1 - beta1)
-                # Not `addcmul_(g, g, value=1-β2)`: it forms (1-β2)g·g, and (1-β2)g can underflow where g² does not.
-                v.mul_(beta2).add_(p.grad * p.grad, alpha=1 - beta2)
+                v.mul_(beta2).addcmul_(p.grad, p.grad, value=1 - beta2)
                 w = torch.sqrt(_gamma(v) * v / _one_minus_power(beta2, t) + eps)
                 w = w - tau * w.min()
                 p.sub_(lr / _one_minus_power(beta1, t) * m / w)
@@ -66,7 +68,7 @@ def _gamma(v: torch.Tensor) -> torch.Tensor:
     r = v / torch.where(largest > 0, largest, 1)
     s1, s2 = r.sum(), (r * r).sum()
     gamma = s1 / v.numel() * (s1 / torch.where(largest == 0, 1, s2))
-    return gamma.clamp(max=1)  # rounding can pass 1
+    return gamma.clamp(max=1)  # rounding can pass 1, by less than the bound: for γ's own sake
 
 
 def naive_gamma(v: torch.Tensor) -> torch.Tensor:
@@ -75,5 +77,7 @@ def naive_gamma(v: torch.Tensor) -> torch.Tensor:
 
 
 def _one_minus_power(beta: float, t: int) -> float:
-    """1 - βᵗ without the cancellation of 1 - β**t."""
+    """1 - βᵗ. The plain 1 - β**t is good enough for float32, but in the first steps of float64 it loses
+    as many bits as β has leading ones.
+    """
     return 1.0 if beta == 0 else -math.expm1(t * math.log(beta))

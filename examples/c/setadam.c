@@ -124,9 +124,13 @@ static const char *read_settings(const char *p, int single, Hyperparameters *hp)
         {"lr", &hp->lr, 0, end}, {"beta1", &hp->beta1, 0, 1}, {"beta2", &hp->beta2, 0, 1},
         {"eps", &hp->eps, single ? FLT_MIN : DBL_MIN, end}, {"tau", &hp->tau, 0, 1},
         {"weight_decay", &hp->weight_decay, 0, end}, {"cos_power", &hp->cos_power, 0, INFINITY}};
-    hp->decoupled_weight_decay = is(find(p, "decoupled_weight_decay"), "true");
-    hp->maximize = is(find(p, "maximize"), "true");
-    hp->eps_inside_sqrt = is(find(p, "eps_inside_sqrt"), "true");
+    const char *const names[] = {"decoupled_weight_decay", "maximize", "eps_inside_sqrt"};
+    int *const switches[] = {&hp->decoupled_weight_decay, &hp->maximize, &hp->eps_inside_sqrt};
+    for (int i = 0; i < 3; i++) {
+        snprintf(wrong, sizeof wrong, "%s must be true or false", names[i]);
+        *switches[i] = is(find(p, names[i]), "true");
+        if (!*switches[i] && !is(find(p, names[i]), "false")) return wrong;
+    }
     for (size_t i = 0; i < sizeof rules / sizeof *rules; i++) {
         double x = *rules[i].to = number(find(p, rules[i].name));
         snprintf(wrong, sizeof wrong, "%s must be a number from %g to below %g, got %g", rules[i].name,
@@ -148,17 +152,16 @@ static const char *reply(const char *line, long seq, Hyperparameters *hp) /* why
     for (p = first; p; p = strstr(p + 1, "\"shape\":")) { /* all is checked before anything is computed */
         int fits = read_layer(find(p, "shape"), &layer);
         free_layer(&layer);
-        if (!fits) return "param, grad, m and v must have as many numbers as shape says";
         if (!is(find(p, "axes"), "null")) return "axes are not supported: a layer is a whole array";
         if (!is(find(p, "complex"), "false")) return "complex numbers are not supported";
+        if (!fits) return "param, grad, m and v must have as many numbers as shape says";
     }
     printf("{\"seq\":%ld,\"t\":%.0f,\"layers\":[", seq, t + 1);
     for (p = first; p; p = strstr(p + 1, "\"shape\":")) {
         read_layer(find(p, "shape"), &layer);
         step(layer.x[0], layer.x[1], layer.x[2], layer.x[3], layer.x[4], layer.n, t + 1, hp, single);
         printf(p == first ? "{" : "},{");
-        for (int i = 0; i < 4; i++)
-            if (i != 1) print(i ? "," : "", KEYS[i], layer.x[i], layer.n);
+        for (int i = 0; i < 4; i += i ? 1 : 2) print(i ? "," : "", KEYS[i], layer.x[i], layer.n);
         free_layer(&layer);
     }
     printf(first ? "}]}\n" : "]}\n");
@@ -188,8 +191,7 @@ int main(void)
         } else {
             long seq = strtol(find(line, "seq"), NULL, 10);
             const char *wrong = reply(line, seq, &hp);
-            if (wrong)
-                printf("{\"seq\":%ld,\"error\":{\"kind\":\"ValueError\",\"message\":\"%s\"}}\n", seq, wrong);
+            if (wrong) printf("{\"seq\":%ld,\"error\":{\"kind\":\"ValueError\",\"message\":\"%s\"}}\n", seq, wrong);
         }
         fflush(stdout);
     }

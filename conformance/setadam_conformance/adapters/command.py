@@ -372,7 +372,8 @@ def _encode(
 
 def _hex(x: NumPyArray) -> list[str]:
     """In C order, whatever the array's own order is. Every format is exact in float64."""
-    return [_number(value) for value in x.astype(np.float64).ravel().tolist()]
+    with np.errstate(invalid="ignore"):  # a signalling NaN
+        return [_number(value) for value in x.astype(np.float64).ravel().tolist()]
 
 
 def _number(x: float) -> str:
