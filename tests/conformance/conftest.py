@@ -7,7 +7,22 @@ from setadam_conformance.formats import FORMATS, compute_format
 from setadam_conformance.judge import Score, judge
 from setadam_conformance.protocol import LayerState
 
-_SHAPES = [(), (1,), (2,), (3,), (8,), (17,), (5, 7), (4, 4), (2, 3, 4), (64,), (301,), (1000,), (0,), (3, 0)]
+_SHAPES = [
+    (),
+    (1,),
+    (2,),
+    (3,),
+    (8,),
+    (17,),
+    (5, 7),
+    (4, 4),
+    (2, 3, 4),
+    (64,),
+    (301,),
+    (1000,),
+    (0,),
+    (3, 0),
+]
 _STEPS = [0, 0, 1, 9, 100, 4095, 10**6]
 _DECAYS = [0.0, 1e-2, 0.5]
 
@@ -24,7 +39,9 @@ def _layer(rng, dtype, shape, log10_magnitude):
     theta = rng.normal(size=shape) * rng.choice([0, 1, 1, 1e-6, size])
     fmt, compute = FORMATS[dtype].numpy, compute_format(dtype).numpy
     with np.errstate(all="ignore"):
-        return LayerCase(*(np.asarray(x).astype(t) for x, t in ((theta, fmt), (g, fmt), (m, compute), (v, compute))))
+        return LayerCase(
+            *(np.asarray(x).astype(t) for x, t in ((theta, fmt), (g, fmt), (m, compute), (v, compute)))
+        )
 
 
 def _settings(rng, options):

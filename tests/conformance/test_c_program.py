@@ -102,8 +102,8 @@ def test_refuses_what_it_does_not_support(program):
         program.step([x], [x], [state], DEFAULTS, [(0,)])
     with pytest.raises(RefusedError, match="t must be"):
         program.step([x], [x], [state._replace(t=-1)], DEFAULTS, [None])
+    z = x[:, 0] + 1j * x[:, 1]
     with pytest.raises(RefusedError, match="complex"):
-        z = x[:, 0] + 1j * x[:, 1]
         program.step([z], [z], [state], DEFAULTS, [None])
     half = x.astype(np.float16)
     with pytest.raises(RefusedError, match="dtype must be float32 or float64"):

@@ -69,9 +69,7 @@ def test_gamma_as_printed_conforms_in_the_middle_of_the_range_alone(
     assert judge_cases(adapter, [case])[0] == (not conforms)
 
 
-def test_gamma_as_printed_is_no_number_for_a_layer_of_zeros(
-    adapter, textbook, judge_cases, monkeypatch
-):
+def test_gamma_as_printed_is_no_number_for_a_layer_of_zeros(adapter, textbook, judge_cases, monkeypatch):
     case = Case("float32", (fresh_layer(np.ones(5, np.float32), np.zeros(5, np.float32)),))
     assert judge_cases(adapter, [case])[0] == 0
     monkeypatch.setattr(textbook[1], "_gamma", textbook[1].naive_gamma)
@@ -109,3 +107,8 @@ def test_trains_as_an_optimizer(textbook):
 def test_refuses_settings(textbook, bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
         textbook[1].TextbookSETAdam([torch.nn.Parameter(torch.ones(2))], **bad)
+
+
+def test_the_documentation_shows_the_adapter_as_it_is():
+    page = (FOLDER.parents[1] / "docs/conformance.md").read_text(encoding="utf-8")
+    assert f"```python\n{(FOLDER / 'textbook_torch.py').read_text(encoding='utf-8')}```" in page

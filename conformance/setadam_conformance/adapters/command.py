@@ -130,7 +130,6 @@ class CommandAdapter:
         with contextlib.suppress(OSError):
             if self._process.poll() is None:
                 stdin.write(b'{"cmd":"stop"}\n')
-                stdin.flush()
         with contextlib.suppress(OSError):
             stdin.close()
         try:
@@ -154,8 +153,6 @@ class CommandAdapter:
     def __del__(self) -> None:
         if hasattr(self, "_stderr_reader"):
             self.close()
-
-    # The pipe.
 
     def _exchange(self, message: Mapping[str, Any], values: int) -> dict[str, Any]:
         """Send one line and read one; `values` bounds how long the reply may be."""
@@ -231,8 +228,6 @@ class CommandAdapter:
         said = "\n".join(self._stderr)
         raise ProtocolError(f"{self.name} {what}" + (f"\nits stderr ended with:\n{said}" if said else ""))
 
-    # What replies must be.
-
     def _capabilities(self, reply: dict[str, Any]) -> Capabilities:
         """Capabilities of the reply to start: fields left out have their defaults, but for dtypes."""
         reply = dict(reply)
@@ -290,10 +285,9 @@ class CommandAdapter:
         new_params, states = [], []
         compute = compute_format(dtype).name
         for index, (layer, param) in enumerate(zip(layers, params, strict=True)):
+            real, where = real_view(param), f"layers[{index}]"
             if not isinstance(layer, dict):
-                self._fail(f"must give layers[{index}] as an object, got {_short(json.dumps(layer))}")
-            real = real_view(param)
-            where = f"layers[{index}]"
+                self._fail(f"must give {where} as an object, got {_short(json.dumps(layer))}")
             new = self._array(layer.get("param"), real.shape, dtype, f"{where}.param")
             m, v = (self._array(layer.get(k), real.shape, compute, f"{where}.{k}") for k in "mv")
             new_params.append(new.view(param.dtype).reshape(param.shape))
