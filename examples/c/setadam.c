@@ -140,14 +140,14 @@ static const char *read_settings(const char *p, int single, Hyperparameters *hp)
     return NULL;
 }
 
-static const char *reply(const char *line, long seq, Hyperparameters *hp) /* why it refuses, or NULL */
+static const char *reply(const char *line, long seq) /* why it refuses, or NULL */
 {
     int single = is(find(line, "dtype"), "\"float32\"");
     double t = strtod(find(line, "t"), NULL);
-    const char *first = strstr(line, "\"shape\":"), *wrong = read_settings(line, single, hp), *p;
-    Layer layer;
+    const char *first = strstr(line, "\"shape\":"), *p, *wrong;
+    Layer layer; Hyperparameters hp;
     if (!single && !is(find(line, "dtype"), "\"float64\"")) return "dtype must be float32 or float64";
-    if (wrong) return wrong;
+    if ((wrong = read_settings(line, single, &hp))) return wrong;
     if (t < 0) return "t must be at least 0";
     for (p = first; p; p = strstr(p + 1, "\"shape\":")) { /* all is checked before anything is computed */
         int fits = read_layer(find(p, "shape"), &layer);
@@ -159,7 +159,7 @@ static const char *reply(const char *line, long seq, Hyperparameters *hp) /* why
     printf("{\"seq\":%ld,\"t\":%.0f,\"layers\":[", seq, t + 1);
     for (p = first; p; p = strstr(p + 1, "\"shape\":")) {
         read_layer(find(p, "shape"), &layer);
-        step(layer.x[0], layer.x[1], layer.x[2], layer.x[3], layer.x[4], layer.n, t + 1, hp, single);
+        step(layer.x[0], layer.x[1], layer.x[2], layer.x[3], layer.x[4], layer.n, t + 1, &hp, single);
         printf(p == first ? "{" : "},{");
         for (int i = 0; i < 4; i += i ? 1 : 2) print(i ? "," : "", KEYS[i], layer.x[i], layer.n);
         free_layer(&layer);
@@ -182,18 +182,18 @@ static char *read_line(void)
 
 int main(void)
 {
-    Hyperparameters hp;
-    for (char *line; (line = read_line()) && !is(find(line, "cmd"), "\"stop\""); free(line)) {
+    char *line;
+    for (; (line = read_line()) && !is(find(line, "cmd"), "\"stop\""); free(line)) {
         if (is(find(line, "cmd"), "\"start\"")) {
             printf("{\"protocol\":1,\"name\":\"setadam.c\",\"dtypes\":[\"float64\",\"float32\"],\"options\":["
                    "\"weight_decay\",\"decoupled_weight_decay\",\"maximize\",\"cos_power\",\"eps_inside_sqrt\","
                    "\"empty\",\"many\"],\"reduction\":\"pairwise\"}\n");
         } else {
             long seq = strtol(find(line, "seq"), NULL, 10);
-            const char *wrong = reply(line, seq, &hp);
+            const char *wrong = reply(line, seq);
             if (wrong) printf("{\"seq\":%ld,\"error\":{\"kind\":\"ValueError\",\"message\":\"%s\"}}\n", seq, wrong);
         }
         fflush(stdout);
     }
-    return 0;
+    free(line);
 }
