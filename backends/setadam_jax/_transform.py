@@ -1,0 +1,170 @@
+"""`scale_by_set_adam`: the specification of one step, mapped over the leaves of a pytree."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import setadam_core
+from setadam_core import Hyperparameters
+from setadam_jax._injectable import injectable, not_rounded, unshielded
+
+Tree = Any  # a pytree of arrays
+LayerAxes = Sequence[int] | None | Callable[[Any, Any], Sequence[int] | None]
+
+
+class ScaleBySetAdamState(NamedTuple):
+    """What SET-Adam remembers: optax's ``ScaleByAdamState``, in SET-Adam's dtypes.
+
+    count : int32 scalar, the steps taken; it stays at its largest value rather than overflow.
+    mu, nu : first and second moment, trees like the parameters. Real, float32 (float64 for float64
+        and complex128 parameters), of each parameter's shape s, or s + (2,) where it is complex.
+        ``mu`` is in ``mu_dtype`` if that is given.
+    """
+
+    count: Any
+    mu: Tree
+    nu: Tree
+
+
+@injectable
+def scale_by_set_adam(
+    b1: Any = 0.9,
+    b2: Any = 0.999,
+    eps: Any = 1e-8,
+    tau: Any = 0.5,
+    *,
+    mu_dtype: Any = None,
+    layer_axes: LayerAxes = None,
+    cos_power: float = 2,
+    eps_inside_sqrt: bool = True,
+) -> optax.GradientTransformation:
+    """Scale gradients to m / ((1-β1ᵗ) w̃), the step of SET-Adam (arXiv 2302.01029) before its lr.
+
+    Parameters
+    ----------
+    b1, b2, eps, tau, cos_power, eps_inside_sqrt :
+        beta1, beta2 and their like in `setadam_core.Hyperparameters`. b1, b2, eps and tau may be
+        0-d arrays, traced ones too; those are used unread and therefore unchecked.
+    mu_dtype : dtype in which the first moment is stored between steps; the step itself is computed
+        in the compute dtype. Default: the compute dtype.
+    layer_axes : the axes of a leaf that make one layer, over which γ and the minimum are taken.
+        None: all of them, a leaf is a layer. A tuple: for every leaf. A function of (path, leaf)
+        returning a tuple or None: path as in `jax.tree_util.tree_map_with_path`, leaf an array of
+        the parameter's shape and dtype. Give (1, 2) for matrices stacked along axis 0.
+
+    Returns
+    -------
+    optax.GradientTransformation
+        `update` does not need ``params``; if they are given, their tree and shapes are checked. The
+        updates are in the compute dtype, float32 for 16-bit leaves, so that `optax.apply_updates`
+        rounds a parameter once. Gradients may have the parameters' dtype or the compute dtype.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Here for a hyperparameter; when `init` or `update` is traced for a leaf, naming its path.
+    """
+    mu_dtype = None if mu_dtype is None else jnp.dtype(unshielded(mu_dtype))
+    layer_axes = unshielded(layer_axes)
+    hp = hyperparameters(
+        b1=b1, b2=b2, eps=eps, tau=tau, cos_power=unshielded(cos_power), eps_inside_sqrt=eps_inside_sqrt
+    )
+
+    def init(params: Tree) -> ScaleBySetAdamState:
+        def moments(path: Any, param: Any) -> setadam_core.State:
+            with naming("params", path):
+                return setadam_core.init(jnp.asarray(param))
+
+        zeros = jax.tree_util.tree_map_with_path(moments, params)
+        mu = jax.tree.map(lambda s: s.m.astype(mu_dtype or s.m.dtype), zeros, is_leaf=_is_spec_state)
+        nu = jax.tree.map(lambda s: s.v, zeros, is_leaf=_is_spec_state)
+        return ScaleBySetAdamState(jnp.zeros([], jnp.int32), mu, nu)
+
+    def update(
+        updates: Tree, state: ScaleBySetAdamState, params: Tree | None = None
+    ) -> tuple[Tree, ScaleBySetAdamState]:
+        check_trees(updates, state, params)
+        count = optax.safe_increment(state.count)
+
+        def one_leaf(path: Any, grad: Any, mu: Any, nu: Any) -> tuple[Any, Any, Any]:
+            with naming("updates", path):
+                grad = jnp.asarray(grad)
+                # The update needs no parameter; the gradient stands in for its shape and dtype. The
+                # specification counts up by itself.
+                now = setadam_core.trace(
+                    grad,
+                    grad,
+                    setadam_core.State(mu.astype(nu.dtype), nu, count - 1),
+                    hp,
+                    layer_axes=axes_of(layer_axes, path, grad),
+                )
+            is_complex = jnp.iscomplexobj(grad)
+            new = jax.lax.complex(now.update[..., 0], now.update[..., 1]) if is_complex else now.update
+            return new, now.m.astype(mu.dtype), now.v
+
+        outer = jax.tree.structure(updates)
+        triples = jax.tree_util.tree_map_with_path(one_leaf, updates, state.mu, state.nu)
+        new, mu, nu = jax.tree.transpose(outer, jax.tree.structure((0, 0, 0)), triples)
+        return new, ScaleBySetAdamState(count, mu, nu)
+
+    return optax.GradientTransformation(init, update)
+
+
+def hyperparameters(**by_optax_name: Any) -> Hyperparameters:
+    """Hyperparameters with optax's b1 and b2, also in the errors."""
+    for name, value in by_optax_name.items():
+        not_rounded(name, value)
+    renamed = {name.replace("b1", "beta1").replace("b2", "beta2"): x for name, x in by_optax_name.items()}
+    try:
+        return Hyperparameters(**({"lr": 1.0} | renamed))
+    except (TypeError, ValueError) as error:
+        raise type(error)(str(error).replace("beta", "b", 1)) from None
+
+
+def axes_of(layer_axes: LayerAxes, path: Any, leaf: Any) -> Sequence[int] | None:
+    """The layer axes of one leaf."""
+    return layer_axes(path, leaf) if callable(layer_axes) else layer_axes
+
+
+def check_trees(updates: Tree, state: ScaleBySetAdamState, params: Tree | None) -> None:
+    """Raise ValueError, naming a path, where updates, moments and parameters are not alike."""
+    grads = dict(jax.tree_util.tree_leaves_with_path(updates))
+    others = {"the state": state.nu} | ({} if params is None else {"params": params})
+    for name, other in others.items():
+        leaves = dict(jax.tree_util.tree_leaves_with_path(other))
+        for path in grads.keys() ^ leaves.keys():
+            there, absent = ("updates", name) if path in grads else (name, "updates")
+            raise ValueError(
+                f"updates must have the tree of {name}: {there} has a leaf at "
+                f"{jax.tree_util.keystr(path)}, {absent} has none"
+            )
+        if jax.tree.structure(updates) != jax.tree.structure(other):
+            raise ValueError(
+                f"updates must have the tree of {name}, {jax.tree.structure(other)}, "
+                f"got {jax.tree.structure(updates)}"
+            )
+    for path, param in jax.tree_util.tree_leaves_with_path(params):
+        if jnp.shape(param) != jnp.shape(grads[path]):
+            raise ValueError(
+                f"updates{jax.tree_util.keystr(path)} must have the shape of its parameter, "
+                f"{jnp.shape(param)}, got {jnp.shape(grads[path])}"
+            )
+
+
+@contextmanager
+def naming(tree: str, path: Any) -> Iterator[None]:
+    """Put the leaf's path before the specification's errors."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        if type(error) not in (TypeError, ValueError):  # JAX's own, with arguments of their own
+            raise
+        raise type(error)(f"{tree}{jax.tree_util.keystr(path)}: {error}") from error
+
+
+def _is_spec_state(x: Any) -> bool:
+    return isinstance(x, setadam_core.State)
