@@ -13,6 +13,7 @@ except ImportError as error:
     ) from error
 
 from setadam_jax._alias import set_adam
+from setadam_jax._statistics import LayerStatistics, layer_statistics
 from setadam_jax._transform import ScaleBySetAdamState, scale_by_set_adam
 
-__all__ = ["ScaleBySetAdamState", "scale_by_set_adam", "set_adam"]
+__all__ = ["LayerStatistics", "ScaleBySetAdamState", "layer_statistics", "scale_by_set_adam", "set_adam"]

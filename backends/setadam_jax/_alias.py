@@ -34,12 +34,17 @@ def set_adam(
 
     Parameters
     ----------
-    learning_rate : η ≥ 0, or a schedule: a function of the number of updates before this one.
-    b1, b2, eps, tau, mu_dtype, layer_axes, cos_power, eps_inside_sqrt : as in `scale_by_set_adam`.
-    weight_decay : λ ≥ 0, or a schedule. `update` then needs ``params``.
-    decoupled : True, as in `optax.adamw`: λθ is added to the scaled update, so that θ shrinks by
-        1 - ηλ. False: λθ is added to the gradient and goes through both moments (L2 regularization).
-    mask : which leaves decay: a tree of bools, or a function from the parameters to one.
+    learning_rate :
+        η ≥ 0, or a schedule: a function of the number of updates before this one.
+    b1, b2, eps, tau, mu_dtype, layer_axes, cos_power, eps_inside_sqrt :
+        As in `scale_by_set_adam`.
+    weight_decay :
+        λ ≥ 0, or a schedule. Unless it is 0, `update` needs ``params``.
+    decoupled :
+        True, as in `optax.adamw`: λθ is added to the scaled update, so that θ shrinks by 1 - ηλ.
+        False: λθ is added to the gradient and goes through both moments (L2 regularization).
+    mask :
+        Which leaves decay: a tree of bools, or a function from the parameters to one.
 
     Returns
     -------
@@ -60,10 +65,8 @@ def set_adam(
     >>> updates, state = optimizer.update({"w": jnp.ones(3)}, state, params)
     >>> params = optax.apply_updates(params, updates)
     """
-    numbers = {"lr": learning_rate, "weight_decay": weight_decay}
-    hp = hyperparameters(
-        **{name: x for name, x in numbers.items() if not callable(x)}, decoupled_weight_decay=decoupled
-    )
+    numbers = {"learning_rate": learning_rate, "weight_decay": weight_decay}
+    hp = hyperparameters(**{name: x for name, x in numbers.items() if not callable(x)}, decoupled=decoupled)
     adam = scale_by_set_adam(
         b1,
         b2,

@@ -7,12 +7,14 @@ leaves as they are, and it learns the arguments from the factory's signature: so
 numbers become strong arrays, and what is not a number is shielded from it.
 """
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import optax
 
 _Factory = TypeVar("_Factory", bound=Callable[..., Any])
 _NUMBERS = ("learning_rate", "b1", "b2", "eps", "tau", "weight_decay")
@@ -32,12 +34,28 @@ class _InjectableSignature(inspect.Signature):
         bound = super().bind(*args, **kwargs)
         bound.apply_defaults()
         for name, value in bound.arguments.items():
-            if name in _NUMBERS and isinstance(value, int | float):
-                # The widest float that JAX has now; the step rounds it to its compute dtype.
-                bound.arguments[name] = jnp.asarray(value, dtype=jax.dtypes.canonicalize_dtype(float))
+            if name in _NUMBERS:
+                bound.arguments[name] = _strong(value)
             elif name in _STATIC and value is not None:
                 bound.arguments[name] = _Shielded(value)
         return bound
+
+
+def _strong(value: Any) -> Any:
+    """A number, or what a schedule gives, as a strong array; anything else as it is.
+
+    In the widest float that JAX has now, since the step rounds it to its compute dtype.
+    """
+    if callable(value) and not isinstance(value, optax.schedules.StatefulSchedule):
+
+        @functools.wraps(value)
+        def schedule(*args: Any, **kwargs: Any) -> Any:
+            return _strong(value(*args, **kwargs))
+
+        return schedule
+    if isinstance(value, int | float) or getattr(value, "weak_type", False):
+        return jnp.asarray(value, dtype=jax.dtypes.canonicalize_dtype(float))
+    return value
 
 
 def injectable(factory: _Factory) -> _Factory:

@@ -39,10 +39,13 @@ def layer_statistics(
 
     Parameters
     ----------
-    state : the state of `set_adam`, or any optimizer state that holds one `ScaleBySetAdamState`.
-    params : the parameters, for their tree and dtypes.
-    b2, eps, tau, cos_power, eps_inside_sqrt, layer_axes : as they were given to the optimizer, which
-        does not keep them in its state (those of `optax.inject_hyperparams` are in ``hyperparams``).
+    state :
+        The state of `set_adam`, or any optimizer state that holds one `ScaleBySetAdamState`.
+    params :
+        The parameters, for their tree and dtypes.
+    b2, eps, tau, cos_power, eps_inside_sqrt, layer_axes :
+        As they were given to the optimizer, which does not keep them in its state (those of
+        `optax.inject_hyperparams` are in ``state.hyperparams``).
 
     Returns
     -------

@@ -10,6 +10,7 @@ import optax
 
 import setadam_core
 from setadam_core import Hyperparameters
+from setadam_core.layers import check_layer_axes
 from setadam_jax._injectable import injectable, not_rounded, unshielded
 
 Tree = Any  # a pytree of arrays
@@ -75,13 +76,19 @@ def scale_by_set_adam(
     )
 
     def init(params: Tree) -> ScaleBySetAdamState:
-        def moments(path: Any, param: Any) -> setadam_core.State:
+        def zeros(path: Any, param: Any) -> setadam_core.State:
             with naming("params", path):
-                return setadam_core.init(jnp.asarray(param))
+                param = jnp.asarray(param)
+                like = jax.eval_shape(setadam_core.init, param)
+                check_layer_axes(axes_of(layer_axes, path, param), param.ndim)
+            # zeros_like keeps a sharding, and leaves alone on which device an uncommitted array lies.
+            m, v = (jnp.zeros_like(param, dtype=x.dtype, shape=x.shape) for x in (like.m, like.v))
+            return setadam_core.State(m.astype(mu_dtype or m.dtype), v, None)
 
-        zeros = jax.tree_util.tree_map_with_path(moments, params)
-        mu = jax.tree.map(lambda s: s.m.astype(mu_dtype or s.m.dtype), zeros, is_leaf=_is_spec_state)
-        nu = jax.tree.map(lambda s: s.v, zeros, is_leaf=_is_spec_state)
+        states = jax.tree_util.tree_map_with_path(zeros, params)
+        mu, nu = (
+            jax.tree.map(lambda state, i=i: state[i], states, is_leaf=_is_spec_state) for i in range(2)
+        )
         return ScaleBySetAdamState(jnp.zeros([], jnp.int32), mu, nu)
 
     def update(
@@ -114,15 +121,26 @@ def scale_by_set_adam(
     return optax.GradientTransformation(init, update)
 
 
-def hyperparameters(**by_optax_name: Any) -> Hyperparameters:
-    """Hyperparameters with optax's b1 and b2, also in the errors."""
-    for name, value in by_optax_name.items():
+_SPEC_NAMES = {
+    "learning_rate": "lr",
+    "b1": "beta1",
+    "b2": "beta2",
+    "decoupled": "decoupled_weight_decay",
+}
+
+
+def hyperparameters(**arguments: Any) -> Hyperparameters:
+    """The specification's hyperparameters, from optax's names and with errors that use those."""
+    for name, value in arguments.items():
         not_rounded(name, value)
-    renamed = {name.replace("b1", "beta1").replace("b2", "beta2"): x for name, x in by_optax_name.items()}
     try:
-        return Hyperparameters(**({"lr": 1.0} | renamed))
+        # The update is scaled by the learning rate later, by optax; 1.0 leaves it as it is.
+        return Hyperparameters(**({"lr": 1.0} | {_SPEC_NAMES.get(k, k): x for k, x in arguments.items()}))
     except (TypeError, ValueError) as error:
-        raise type(error)(str(error).replace("beta", "b", 1)) from None
+        message = str(error)
+        for ours, theirs in _SPEC_NAMES.items():
+            message = message.replace(f"{theirs} must", f"{ours} must")
+        raise type(error)(message) from None
 
 
 def axes_of(layer_axes: LayerAxes, path: Any, leaf: Any) -> Sequence[int] | None:

@@ -1,9 +1,9 @@
 """The step itself: the specification's, in every dtype, form and corner.
 
 Tolerances. With gradients of size 1 one float32 step errs by at most, in units of u: m 6; v 8; γ 3H+8 with
-H(12) = 11, which w takes half of (its root); with v's own error, the coefficients (8), division and products (4)
-the update q is within 60 u|q|, and θ within u|θ| + 60 u|q|. N steps take at most N times that here, as
-no operation amplifies an earlier error: |q| ≤ 2 η after bias correction.
+H(12) = 11, which w takes half of (its root); with v's own error, the coefficients (8), division and
+products (4) the update q is within 60 u|q|, and θ within u|θ| + 60 u|q|. N steps take at most N times
+that here, as no operation amplifies an earlier error: |q| ≤ 2 η after bias correction.
 """
 
 import jax
@@ -91,7 +91,9 @@ def test_x64_does_not_widen_float32(reference):
             grads = jax.tree.map(jnp.asarray, gradients[0])
             updates, state = optimizer.update(grads, optimizer.init(params), params)
             moments = adam_state(state)
-            assert {x.dtype for x in jax.tree.leaves((updates, moments.mu, moments.nu))} == {np.dtype("float32")}
+            assert {x.dtype for x in jax.tree.leaves((updates, moments.mu, moments.nu))} == {
+                np.dtype("float32")
+            }
 
 
 @pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, np.float16])
@@ -101,7 +103,9 @@ def test_16_bit_parameters_are_rounded_once(dtype, decoupled, reference, assert_
     optimizer = set_adam(LR, weight_decay=0.1, decoupled=decoupled)
     got, state = train(optimizer, params, [grads])
     assert {x.dtype for x in jax.tree.leaves(got)} == {np.dtype(dtype)}
-    assert {x.dtype for x in jax.tree.leaves((adam_state(state).mu, adam_state(state).nu))} == {np.dtype("float32")}
+    assert {x.dtype for x in jax.tree.leaves((adam_state(state).mu, adam_state(state).nu))} == {
+        np.dtype("float32")
+    }
     theta, _, v = reference.run(params, [grads], lr=LR, weight_decay=0.1, decoupled_weight_decay=decoupled)
     # Half an ulp of the 16-bit θ, and what float32 adds to that: 2⁻¹³ of it or less.
     u = float(ml_dtypes.finfo(dtype).eps) / 2
@@ -135,7 +139,9 @@ def test_complex_is_two_reals(reference):
     as_real, _ = train(set_adam(LR, weight_decay=0.1), {"z": pair[0]}, [{"z": pair[1]}] * 2)
     assert as_complex["z"].dtype == np.complex64
     assert state[0].nu["z"].shape == (4, 2)
-    np.testing.assert_array_max_ulp(np.asarray(as_complex["z"]).view(np.float32).reshape(4, 2), np.asarray(as_real["z"]), 1)
+    np.testing.assert_array_max_ulp(
+        np.asarray(as_complex["z"]).view(np.float32).reshape(4, 2), np.asarray(as_real["z"]), 1
+    )
 
 
 def test_mu_dtype_is_the_first_moment_alone(reference):
@@ -193,8 +199,6 @@ def test_eager_and_jitted_agree(reference, assert_close):
     eager, _ = optimizer.update(grads, optimizer.init(params), params)
     jitted, _ = jax.jit(optimizer.update)(grads, optimizer.init(params), params)
     assert_close(eager, jitted, ulps=2 * 60)
-
-
 
 
 @pytest.mark.parametrize("exponent", [-40, -20, 20, 40])
