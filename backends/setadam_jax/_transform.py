@@ -113,9 +113,10 @@ def scale_by_set_adam(
             new = jax.lax.complex(now.update[..., 0], now.update[..., 1]) if is_complex else now.update
             return new, now.m.astype(mu.dtype), now.v
 
-        outer = jax.tree.structure(updates)
-        triples = jax.tree_util.tree_map_with_path(one_leaf, updates, state.mu, state.nu)
-        new, mu, nu = jax.tree.transpose(outer, jax.tree.structure((0, 0, 0)), triples)
+        grads, tree = jax.tree_util.tree_flatten_with_path(updates)
+        moments = jax.tree.leaves(state.mu), jax.tree.leaves(state.nu)
+        leaves = [one_leaf(*grad, mu, nu) for grad, mu, nu in zip(grads, *moments, strict=True)]
+        new, mu, nu = (tree.unflatten([leaf[i] for leaf in leaves]) for i in range(3))
         return new, ScaleBySetAdamState(count, mu, nu)
 
     return optax.GradientTransformation(init, update)

@@ -21,7 +21,8 @@ def _optimizer(hp: Mapping[str, Any], layer_axes: Sequence[tuple[int, ...] | Non
     """`set_adam` with the kit's names, for parameters that are a list."""
     if hp.get("maximize", False):
         raise ValueError("set_adam has no maximize: flip the gradients with optax.scale(-1)")
-    given = {_RENAMED.get(name, name): x for name, x in hp.items() if name != "maximize"}
+    named = {_RENAMED.get(name, name): x for name, x in hp.items() if name != "maximize"}
+    given = {"learning_rate": 1e-3} | named
     return set_adam(**given, layer_axes=lambda path, leaf: layer_axes[path[0].idx])
 
 

@@ -114,7 +114,9 @@ _alone = jax.jit(scale_by_set_adam().update)
 
 
 @settings(deadline=None, max_examples=50, derandomize=True)
-@given(hnp.arrays(np.float32, (3, 5), elements=st.floats(-1e15, 1e15, width=32, allow_subnormal=False)))
+@given(
+    hnp.arrays(np.float32, (3, 5), elements=st.floats(-(2.0**50), 2.0**50, width=32, allow_subnormal=False))
+)
 def test_stacked_layers_do_not_see_each_other(grads):
     got, _ = _stacked(grads, scale_by_set_adam().init(grads))
     for row, g in zip(got, grads, strict=True):
@@ -137,31 +139,32 @@ def test_errors_name_the_path(trace):
     state = optimizer.init(good)
 
     def call(grads, params=None, optimizer=optimizer):
-        f = lambda g, s, p: optimizer.update(g, s, p)
-        return (jax.eval_shape if trace else lambda f, *a: f(*a))(f, grads, state, params)
+        if trace:
+            return jax.eval_shape(optimizer.update, grads, state, params)
+        return optimizer.update(grads, state, params)
 
     def tree(kernel, **more):
         return {"net": [kernel, jnp.ones(4)]} | more
 
-    with pytest.raises(TypeError, match=r"^params\['net'\]\[0\]: .* got int32$"):
+    with pytest.raises(TypeError, match=r"^params\['net'\]\[0\]: .* got int32"):
         optimizer.init(tree(jnp.ones((3, 4), jnp.int32)))
-    with pytest.raises(TypeError, match=r"^updates\['net'\]\[0\]: .* got int32$"):
+    with pytest.raises(TypeError, match=r"^updates\['net'\]\[0\]: .* got int32"):
         call(tree(jnp.ones((3, 4), jnp.int32)))
     with pytest.raises(
-        ValueError, match=r"^updates\['net'\]\[0\] must have the shape .*\(3, 4\), got \(4, 3\)$"
+        ValueError, match=r"^updates\['net'\]\[0\] must have the shape .*\(3, 4\), got \(4, 3\)"
     ):
         call(tree(jnp.ones((4, 3))), good)
     with pytest.raises(ValueError, match=r"^updates\['net'\]\[0\]: state.m must have shape \(4, 3\) "):
         call(tree(jnp.ones((4, 3))))
-    with pytest.raises(ValueError, match=r"updates has a leaf at \['extra'\], the state has none$"):
+    with pytest.raises(ValueError, match=r"updates has a leaf at \['extra'\], the state has none"):
         call(tree(jnp.ones((3, 4)), extra=jnp.ones(2)))
-    with pytest.raises(ValueError, match=r"the state has a leaf at \['net'\]\[0\], updates has none$"):
+    with pytest.raises(ValueError, match=r"the state has a leaf at \['net'\]\[0\], updates has none"):
         call(tree(None))
-    with pytest.raises(ValueError, match=r"params has a leaf at \['extra'\], updates has none$"):
+    with pytest.raises(ValueError, match=r"params has a leaf at \['extra'\], updates has none"):
         call(good, good | {"extra": jnp.ones(2)})
     with pytest.raises(ValueError, match=r"^updates must have the tree of the state, .*, got "):
         call({"net": tuple(good["net"])})
-    with pytest.raises(ValueError, match=r"^updates\['net'\]\[1\]: layer_axes must be .* got \(1, 2\)$"):
+    with pytest.raises(ValueError, match=r"^updates\['net'\]\[1\]: layer_axes must be .* got \(1, 2\)"):
         call(good, optimizer=set_adam(LR, layer_axes=lambda path, leaf: (1, 2) if leaf.ndim == 1 else None))
     with pytest.raises(ValueError, match=r"^updates\['net'\]\[0\]: eps must be at least 1.175e-38"):
         call(good, optimizer=set_adam(LR, eps=1e-40))
