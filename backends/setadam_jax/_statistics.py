@@ -85,7 +85,7 @@ def _find(state: Any) -> ScaleBySetAdamState:
     def is_ours(x: Any) -> bool:
         return isinstance(x, ScaleBySetAdamState)
 
-    found = [x for x in jax.tree.leaves(state, is_leaf=is_ours) if is_ours(x)]
+    found: list[ScaleBySetAdamState] = [x for x in jax.tree.leaves(state, is_leaf=is_ours) if is_ours(x)]
     if len(found) != 1:
         raise ValueError(
             f"state must hold one ScaleBySetAdamState, got {len(found)} in {type(state).__name__}"

@@ -114,8 +114,8 @@ def scale_by_set_adam(
             return new, now.m.astype(mu.dtype), now.v
 
         grads, tree = jax.tree_util.tree_flatten_with_path(updates)
-        moments = jax.tree.leaves(state.mu), jax.tree.leaves(state.nu)
-        leaves = [one_leaf(*grad, mu, nu) for grad, mu, nu in zip(grads, *moments, strict=True)]
+        mus, nus = jax.tree.leaves(state.mu), jax.tree.leaves(state.nu)
+        leaves = [one_leaf(path, g, mu, nu) for (path, g), mu, nu in zip(grads, mus, nus, strict=True)]
         new, mu, nu = (tree.unflatten([leaf[i] for leaf in leaves]) for i in range(3))
         return new, ScaleBySetAdamState(count, mu, nu)
 
