@@ -155,11 +155,12 @@ def check_trees(updates: Tree, state: ScaleBySetAdamState, params: Tree | None) 
     others = {"the state": state.nu} | ({} if params is None else {"params": params})
     for name, other in others.items():
         leaves = dict(jax.tree_util.tree_leaves_with_path(other))
-        for path in grads.keys() ^ leaves.keys():
-            there, absent = ("updates", name) if path in grads else (name, "updates")
+        alone = [path for path in (*grads, *leaves) if (path in grads) != (path in leaves)]
+        if alone:
+            there, absent = ("updates", name) if alone[0] in grads else (name, "updates")
             raise ValueError(
                 f"updates must have the tree of {name}: {there} has a leaf at "
-                f"{jax.tree_util.keystr(path)}, {absent} has none"
+                f"{jax.tree_util.keystr(alone[0])}, {absent} has none"
             )
         if jax.tree.structure(updates) != jax.tree.structure(other):
             raise ValueError(
