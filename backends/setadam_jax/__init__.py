@@ -1,0 +1,19 @@
+"""SET-Adam for JAX: an optax gradient transformation over `setadam_core`, which has the formulas.
+
+What this package adds to the specification is what tracing needs: pytrees, a traced step count that
+saturates, and hyperparameters that survive `optax.inject_hyperparams`.
+"""
+
+try:
+    import jax as _jax  # noqa: F401
+    import optax as _optax  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        f'setadam_jax needs JAX and optax: pip install "setadam[jax]" ({error.name} is missing)'
+    ) from error
+
+from setadam_jax._alias import set_adam
+from setadam_jax._statistics import LayerStatistics, layer_statistics
+from setadam_jax._transform import ScaleBySetAdamState, scale_by_set_adam
+
+__all__ = ["LayerStatistics", "ScaleBySetAdamState", "layer_statistics", "scale_by_set_adam", "set_adam"]

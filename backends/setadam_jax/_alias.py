@@ -1,0 +1,103 @@
+"""`set_adam`: the optimizer, chained from `scale_by_set_adam` and optax's own parts."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from setadam_core.layers import COMPUTE_DTYPE
+from setadam_jax._injectable import injectable, unshielded
+from setadam_jax._transform import LayerAxes, Tree, hyperparameters, scale_by_set_adam
+
+
+@injectable
+def set_adam(
+    learning_rate: Any,
+    b1: Any = 0.9,
+    b2: Any = 0.999,
+    eps: Any = 1e-8,
+    tau: Any = 0.5,
+    *,
+    weight_decay: Any = 0.0,
+    decoupled: bool = True,
+    mask: Any = None,
+    mu_dtype: Any = None,
+    layer_axes: LayerAxes = None,
+    cos_power: float = 2,
+    eps_inside_sqrt: bool = True,
+) -> optax.GradientTransformationExtraArgs:
+    """SET-Adam: Adam with a smaller range of adaptive stepsizes (arXiv 2302.01029, algorithm 1).
+
+    Mind ``eps``: it is added *under* the square root. The default 1e-8 acts as 1e-4 does in
+    `optax.adam`; with ``cos_power=0, tau=0`` this is ``optax.adam(eps=0, eps_root=eps)``.
+
+    Parameters
+    ----------
+    learning_rate :
+        η ≥ 0, or a schedule: a function of the number of updates before this one.
+    b1, b2, eps, tau, mu_dtype, layer_axes, cos_power, eps_inside_sqrt :
+        As in `scale_by_set_adam`.
+    weight_decay :
+        λ ≥ 0, or a schedule. Unless it is 0, `update` needs ``params``.
+    decoupled :
+        True, as in `optax.adamw`: λθ is added to the scaled update, so that θ shrinks by 1 - ηλ.
+        False: λθ is added to the gradient and goes through both moments (L2 regularization).
+    mask :
+        Which leaves decay: a tree of bools, or a function from the parameters to one.
+
+    Returns
+    -------
+    optax.GradientTransformationExtraArgs
+        Its updates are in the compute dtype: float32 for 16-bit parameters. `optax.apply_updates`
+        adds them in float32 and rounds the parameter once; plain ``p + u`` would leave it float32.
+
+    Raises
+    ------
+    TypeError, ValueError : as in `scale_by_set_adam`.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp, optax
+    >>> params = {"w": jnp.ones(3)}
+    >>> optimizer = set_adam(1e-3, weight_decay=1e-2)
+    >>> state = optimizer.init(params)
+    >>> updates, state = optimizer.update({"w": jnp.ones(3)}, state, params)
+    >>> params = optax.apply_updates(params, updates)
+    """
+    numbers = {"learning_rate": learning_rate, "weight_decay": weight_decay}
+    hp = hyperparameters(**{name: x for name, x in numbers.items() if not callable(x)}, decoupled=decoupled)
+    adam = scale_by_set_adam(
+        b1,
+        b2,
+        eps,
+        tau,
+        mu_dtype=mu_dtype,
+        layer_axes=layer_axes,
+        cos_power=cos_power,
+        eps_inside_sqrt=eps_inside_sqrt,
+    )
+    decay = optax.identity()
+    if callable(weight_decay) or hp.decays:
+        decay = _in_compute_dtype(optax.add_decayed_weights(weight_decay, unshielded(mask)))
+    descend = _in_compute_dtype(optax.scale_by_learning_rate(learning_rate))
+    return optax.chain(*((adam, decay) if decoupled else (decay, adam)), descend)
+
+
+def _in_compute_dtype(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+    """`inner`, computing on updates and parameters in the compute dtype and returning that dtype.
+
+    A 16-bit gradient or parameter is not rounded on the way, and a float64 hyperparameter
+    does not widen float32 updates.
+    """
+
+    def widen(x: Any) -> Any:
+        dtype = jnp.result_type(x)
+        return x if jnp.iscomplexobj(x) else jnp.asarray(x, COMPUTE_DTYPE.get(str(dtype), dtype))
+
+    def update(updates: Tree, state: Any, params: Tree | None = None) -> tuple[Tree, Any]:
+        updates = jax.tree.map(widen, updates)
+        new, state = inner.update(updates, state, jax.tree.map(widen, params))
+        return jax.tree.map(lambda u, old: u.astype(old.dtype), new, updates), state
+
+    return optax.GradientTransformation(inner.init, update)

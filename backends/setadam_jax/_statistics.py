@@ -1,0 +1,93 @@
+"""`layer_statistics`: what the three operations do to each layer, for logs."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from setadam_core.layers import check_layer
+from setadam_core.spec import bias_correction, down_scaling, down_translate, embed_epsilon
+from setadam_jax._transform import LayerAxes, ScaleBySetAdamState, Tree, axes_of, hyperparameters, naming
+
+
+class LayerStatistics(NamedTuple):
+    """Of each layer of one leaf: arrays of the shape that is left when the layer's axes are removed.
+
+    The stepsizes are the paper's 1/w̃; the learning rate and 1/(1-β1ᵗ) are not in them.
+    """
+
+    gamma: Any
+    w_min: Any
+    stepsize_min: Any
+    stepsize_mean: Any
+    stepsize_std: Any  # of the population of the layer's d coordinates
+    stepsize_max: Any
+
+
+def layer_statistics(
+    state: Any,
+    params: Tree,
+    *,
+    b2: Any = 0.999,
+    eps: Any = 1e-8,
+    tau: Any = 0.5,
+    cos_power: float = 2,
+    eps_inside_sqrt: bool = True,
+    layer_axes: LayerAxes = None,
+) -> Tree:
+    """γ, min w and the spread of the stepsizes of each layer, after the last step of `state`.
+
+    Parameters
+    ----------
+    state :
+        The state of `set_adam`, or any optimizer state that holds one `ScaleBySetAdamState`.
+    params :
+        The parameters, for their tree and dtypes.
+    b2, eps, tau, cos_power, eps_inside_sqrt, layer_axes :
+        As they were given to the optimizer, which does not keep them in its state (those of
+        `optax.inject_hyperparams` are in ``state.hyperparams``).
+
+    Returns
+    -------
+    tree of LayerStatistics
+        One for each leaf of ``params``, in the compute dtype. Before the first step the
+        second moment is zero: γ is 1 and every stepsize 1/((1-τ)√ε).
+
+    Raises
+    ------
+    ValueError : no state of SET-Adam, or several, in ``state``; a moment of the wrong shape.
+    TypeError, ValueError : a hyperparameter, as in `scale_by_set_adam`.
+    """
+    hp = hyperparameters(b2=b2, eps=eps, tau=tau, cos_power=cos_power, eps_inside_sqrt=eps_inside_sqrt)
+    adam = _find(state)
+
+    def statistics(path: Any, param: Any, nu: Any) -> LayerStatistics:
+        param, t = jnp.asarray(param), jnp.maximum(adam.count, 1)
+        with naming("params", path):
+            axes = axes_of(layer_axes, path, param)
+            layer = check_layer(param, param, nu, nu, t, hp, axes)
+        gamma = down_scaling(nu, layer, hp.cos_power)
+        v_hat = gamma * nu / bias_correction(hp.beta2, t, layer)
+        w = embed_epsilon(v_hat, layer.coefficient(hp.eps), layer, hp)
+        w_min = layer.min(w)
+        stepsize = 1 / down_translate(w, w_min, layer.coefficient(hp.tau))
+        mean = layer.sum(stepsize) / layer.size
+        std = jnp.sqrt(layer.sum((stepsize - mean) ** 2) / layer.size)
+        kept = (gamma, w_min, layer.min(stepsize), mean, std, layer.max(stepsize))
+        return LayerStatistics(*(jnp.squeeze(x, layer.axes) for x in kept))
+
+    return jax.tree_util.tree_map_with_path(statistics, params, adam.nu)
+
+
+def _find(state: Any) -> ScaleBySetAdamState:
+    """The one state of SET-Adam inside an optimizer's state."""
+
+    def is_ours(x: Any) -> bool:
+        return isinstance(x, ScaleBySetAdamState)
+
+    found: list[ScaleBySetAdamState] = [x for x in jax.tree.leaves(state, is_leaf=is_ours) if is_ours(x)]
+    if len(found) != 1:
+        raise ValueError(
+            f"state must hold one ScaleBySetAdamState, got {len(found)} in {type(state).__name__}"
+        )
+    return found[0]

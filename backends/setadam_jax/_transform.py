@@ -1,0 +1,190 @@
+"""`scale_by_set_adam`: the specification of one step, mapped over the leaves of a pytree."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import setadam_core
+from setadam_core import Hyperparameters
+from setadam_core.layers import check_layer_axes
+from setadam_jax._injectable import injectable, not_rounded, unshielded
+
+Tree = Any  # a pytree of arrays
+LayerAxes = Sequence[int] | None | Callable[[Any, Any], Sequence[int] | None]
+
+
+class ScaleBySetAdamState(NamedTuple):
+    """What SET-Adam remembers: optax's ``ScaleByAdamState``, in SET-Adam's dtypes.
+
+    count : int32 scalar, the steps taken; it stays at its largest value rather than overflow.
+    mu, nu : first and second moment, trees like the parameters. Real, float32 (float64 for float64
+        and complex128 parameters), of each parameter's shape s, or s + (2,) where it is complex.
+        ``mu`` is in ``mu_dtype`` if that is given.
+    """
+
+    count: Any
+    mu: Tree
+    nu: Tree
+
+
+@injectable
+def scale_by_set_adam(
+    b1: Any = 0.9,
+    b2: Any = 0.999,
+    eps: Any = 1e-8,
+    tau: Any = 0.5,
+    *,
+    mu_dtype: Any = None,
+    layer_axes: LayerAxes = None,
+    cos_power: float = 2,
+    eps_inside_sqrt: bool = True,
+) -> optax.GradientTransformation:
+    """Scale gradients to m / ((1-β1ᵗ) w̃), the step of SET-Adam (arXiv 2302.01029) before its lr.
+
+    Parameters
+    ----------
+    b1, b2, eps, tau, cos_power, eps_inside_sqrt :
+        beta1, beta2 and their like in `setadam_core.Hyperparameters`. b1, b2, eps and tau may be
+        0-d arrays, traced ones too; those are used unread and therefore unchecked.
+    mu_dtype : dtype in which the first moment is stored between steps; the step itself is computed
+        in the compute dtype. Default: the compute dtype.
+    layer_axes : the axes of a leaf that make one layer, over which γ and the minimum are taken.
+        None: all of them, a leaf is a layer. A tuple: for every leaf. A function of (path, leaf)
+        returning a tuple or None: path as in `jax.tree_util.tree_map_with_path`, leaf an array of
+        the parameter's shape and dtype. Give (1, 2) for matrices stacked along axis 0.
+
+    Returns
+    -------
+    optax.GradientTransformation
+        `update` does not need ``params``; if they are given, their tree and shapes are checked. The
+        updates are in the compute dtype, float32 for 16-bit leaves, so that `optax.apply_updates`
+        rounds a parameter once. Gradients may have the parameters' dtype or the compute dtype.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Here for a hyperparameter; when `init` or `update` is traced for a leaf, naming its path.
+    """
+    mu_dtype = None if mu_dtype is None else jnp.dtype(unshielded(mu_dtype))
+    layer_axes = unshielded(layer_axes)
+    hp = hyperparameters(
+        b1=b1, b2=b2, eps=eps, tau=tau, cos_power=unshielded(cos_power), eps_inside_sqrt=eps_inside_sqrt
+    )
+
+    def init(params: Tree) -> ScaleBySetAdamState:
+        def zeros(path: Any, param: Any) -> setadam_core.State:
+            with naming("params", path):
+                param = jnp.asarray(param)
+                like = jax.eval_shape(setadam_core.init, param)
+                check_layer_axes(axes_of(layer_axes, path, param), param.ndim)
+            # zeros_like keeps a sharding, and leaves alone on which device an uncommitted array lies.
+            m, v = (jnp.zeros_like(param, dtype=x.dtype, shape=x.shape) for x in (like.m, like.v))
+            return setadam_core.State(m.astype(mu_dtype or m.dtype), v, None)
+
+        states = jax.tree_util.tree_map_with_path(zeros, params)
+        mu, nu = (
+            jax.tree.map(lambda state, i=i: state[i], states, is_leaf=_is_spec_state) for i in range(2)
+        )
+        return ScaleBySetAdamState(jnp.zeros([], jnp.int32), mu, nu)
+
+    def update(
+        updates: Tree, state: ScaleBySetAdamState, params: Tree | None = None
+    ) -> tuple[Tree, ScaleBySetAdamState]:
+        check_trees(updates, state, params)
+        count = optax.safe_increment(state.count)
+
+        def one_leaf(path: Any, grad: Any, mu: Any, nu: Any) -> tuple[Any, Any, Any]:
+            with naming("updates", path):
+                grad = jnp.asarray(grad)
+                # The update needs no parameter; the gradient stands in for its shape and dtype. The
+                # specification counts up by itself.
+                now = setadam_core.trace(
+                    grad,
+                    grad,
+                    setadam_core.State(mu.astype(nu.dtype), nu, count - 1),
+                    hp,
+                    layer_axes=axes_of(layer_axes, path, grad),
+                )
+            is_complex = jnp.iscomplexobj(grad)
+            new = jax.lax.complex(now.update[..., 0], now.update[..., 1]) if is_complex else now.update
+            return new, now.m.astype(mu.dtype), now.v
+
+        grads, tree = jax.tree_util.tree_flatten_with_path(updates)
+        mus, nus = jax.tree.leaves(state.mu), jax.tree.leaves(state.nu)
+        leaves = [one_leaf(path, g, mu, nu) for (path, g), mu, nu in zip(grads, mus, nus, strict=True)]
+        new, mu, nu = (tree.unflatten([leaf[i] for leaf in leaves]) for i in range(3))
+        return new, ScaleBySetAdamState(count, mu, nu)
+
+    return optax.GradientTransformation(init, update)
+
+
+_SPEC_NAMES = {
+    "learning_rate": "lr",
+    "b1": "beta1",
+    "b2": "beta2",
+    "decoupled": "decoupled_weight_decay",
+}
+
+
+def hyperparameters(**arguments: Any) -> Hyperparameters:
+    """The specification's hyperparameters, from optax's names and with errors that use those."""
+    for name, value in arguments.items():
+        not_rounded(name, value)
+    try:
+        # The update is scaled by the learning rate later, by optax; 1.0 leaves it as it is.
+        return Hyperparameters(**({"lr": 1.0} | {_SPEC_NAMES.get(k, k): x for k, x in arguments.items()}))
+    except (TypeError, ValueError) as error:
+        message = str(error)
+        for ours, theirs in _SPEC_NAMES.items():
+            message = message.replace(f"{theirs} must", f"{ours} must")
+        raise type(error)(message) from None
+
+
+def axes_of(layer_axes: LayerAxes, path: Any, leaf: Any) -> Sequence[int] | None:
+    """The layer axes of one leaf."""
+    return layer_axes(path, leaf) if callable(layer_axes) else layer_axes
+
+
+def check_trees(updates: Tree, state: ScaleBySetAdamState, params: Tree | None) -> None:
+    """Raise ValueError, naming a path, where updates, moments and parameters are not alike."""
+    grads = dict(jax.tree_util.tree_leaves_with_path(updates))
+    others = {"the state": state.nu} | ({} if params is None else {"params": params})
+    for name, other in others.items():
+        leaves = dict(jax.tree_util.tree_leaves_with_path(other))
+        alone = [path for path in (*grads, *leaves) if (path in grads) != (path in leaves)]
+        if alone:
+            there, absent = ("updates", name) if alone[0] in grads else (name, "updates")
+            raise ValueError(
+                f"updates must have the tree of {name}: {there} has a leaf at "
+                f"{jax.tree_util.keystr(alone[0])}, {absent} has none"
+            )
+        if jax.tree.structure(updates) != jax.tree.structure(other):
+            raise ValueError(
+                f"updates must have the tree of {name}, {jax.tree.structure(other)}, "
+                f"got {jax.tree.structure(updates)}"
+            )
+    for path, param in jax.tree_util.tree_leaves_with_path(params):
+        if jnp.shape(param) != jnp.shape(grads[path]):
+            raise ValueError(
+                f"updates{jax.tree_util.keystr(path)} must have the shape of its parameter, "
+                f"{jnp.shape(param)}, got {jnp.shape(grads[path])}"
+            )
+
+
+@contextmanager
+def naming(tree: str, path: Any) -> Iterator[None]:
+    """Put the leaf's path before the specification's errors."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        if type(error) not in (TypeError, ValueError):  # JAX's own, with arguments of their own
+            raise
+        raise type(error)(f"{tree}{jax.tree_util.keystr(path)}: {error}") from error
+
+
+def _is_spec_state(x: Any) -> bool:
+    return isinstance(x, setadam_core.State)

@@ -1,0 +1,133 @@
+"""The adapters by which the conformance kit judges this backend: as Python calls it, and compiled."""
+
+import functools
+import pickle
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from setadam_conformance.protocol import OPTIONS, Capabilities, LayerState, Native, NumPyArray
+
+from setadam_jax import ScaleBySetAdamState, set_adam
+
+_RENAMED = {"lr": "learning_rate", "beta1": "b1", "beta2": "b2", "decoupled_weight_decay": "decoupled"}
+_WIDE = ("float64", "complex128")
+
+
+def _optimizer(hp: Mapping[str, Any], layer_axes: Sequence[tuple[int, ...] | None]) -> Any:
+    """`set_adam` with the kit's names, for parameters that are a list."""
+    if hp.get("maximize", False):
+        raise ValueError("set_adam has no maximize: flip the gradients with optax.scale(-1)")
+    named = {_RENAMED.get(name, name): x for name, x in hp.items() if name != "maximize"}
+    given = {"learning_rate": 1e-3} | named
+    return set_adam(**given, layer_axes=lambda path, leaf: layer_axes[path[0].idx])
+
+
+def _step(optimizer: Any, params: Any, grads: Any, adam: ScaleBySetAdamState) -> tuple[Any, Any]:
+    """One step from the given moments; the other states in the chain are empty."""
+    state = _with_moments(optimizer.init(params), adam)
+    updates, state = optimizer.update(grads, state, params)
+    return optax.apply_updates(params, updates), _moments(state)
+
+
+def _is_adam(x: Any) -> bool:
+    return isinstance(x, ScaleBySetAdamState)
+
+
+def _with_moments(state: Any, adam: ScaleBySetAdamState) -> Any:
+    return jax.tree.map(lambda x: adam if _is_adam(x) else x, state, is_leaf=_is_adam)
+
+
+def _moments(state: Any) -> Any:
+    return next(filter(_is_adam, jax.tree.leaves(state, is_leaf=_is_adam)))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _jitted(hp: tuple[tuple[str, Any], ...], layer_axes: Any, params: Any, grads: Any, adam: Any) -> Any:
+    return _step(_optimizer(dict(hp), layer_axes), params, grads, adam)
+
+
+class EagerJAX:
+    """`set_adam` called outside jit, operation by operation."""
+
+    name = "jax:eager"
+    framework = "jax"
+    capabilities = Capabilities(
+        dtypes=("float64", "float32", "bfloat16", "float16"),
+        devices=("cpu", "gpu"),
+        options=OPTIONS - {"maximize"},
+        flushes_subnormals=True,
+        traced_t=True,
+        reloads=("pickle",),
+    )
+
+    def __init__(self, device: str = "cpu") -> None:
+        if device not in self.capabilities.devices:
+            raise RuntimeError(f"{self.name} has no device {device!r}")
+        self.device = jax.local_devices(backend=device)[0]  # RuntimeError if there is none
+
+    def from_numpy(self, x: NumPyArray) -> Native:
+        with jax.enable_x64(str(x.dtype) in _WIDE):
+            return jax.device_put(jnp.array(x, copy=True), self.device)
+
+    def to_numpy(self, x: Native) -> NumPyArray:
+        return np.asarray(x)
+
+    def step(
+        self,
+        params: Sequence[Native],
+        grads: Sequence[Native],
+        states: Sequence[LayerState],
+        hp: Mapping[str, Any],
+        layer_axes: Sequence[tuple[int, ...] | None],
+    ) -> tuple[list[Native], list[LayerState]]:
+        t = {state.t for state in states}
+        if len(t) != 1:
+            raise ValueError(f"states must have one step count between them, got {sorted(t)}")
+        # float64 exists in JAX only where x64 is on; everything else is judged as users run it, off.
+        with jax.enable_x64(any(str(p.dtype) in _WIDE for p in params)), jax.default_device(self.device):
+            adam = ScaleBySetAdamState(
+                jnp.asarray(t.pop(), jnp.int32), [s.m for s in states], [s.v for s in states]
+            )
+            new, after = self._step(hp, tuple(layer_axes), list(params), list(grads), adam)
+        moments = zip(after.mu, after.nu, strict=True)
+        return new, [LayerState(m, v, int(after.count)) for m, v in moments]
+
+    def _step(self, hp: Any, layer_axes: Any, params: Any, grads: Any, adam: Any) -> Any:
+        return _step(_optimizer(hp, layer_axes), params, grads, adam)
+
+    def reload(
+        self, how: str, params: Sequence[Native], states: Sequence[LayerState], hp: Mapping[str, Any]
+    ) -> list[LayerState]:
+        """Pickle the whole optimizer state in mid-run."""
+        if how != "pickle":
+            raise ValueError(f"how must be one of {self.capabilities.reloads}, got {how!r}")
+        with jax.enable_x64(any(str(p.dtype) in _WIDE for p in params)):
+            adam = ScaleBySetAdamState(
+                jnp.asarray(states[0].t, jnp.int32), [s.m for s in states], [s.v for s in states]
+            )
+            state = _with_moments(_optimizer(hp, [None] * len(params)).init(list(params)), adam)
+            after = _moments(pickle.loads(pickle.dumps(state)))
+        return [LayerState(m, v, int(after.count)) for m, v in zip(after.mu, after.nu, strict=True)]
+
+
+class JittedJAX(EagerJAX):
+    """`set_adam` under jit, the hyperparameters constants of the program."""
+
+    name = "jax:jit"
+    capabilities = Capabilities(
+        dtypes=EagerJAX.capabilities.dtypes,
+        devices=EagerJAX.capabilities.devices,
+        options=EagerJAX.capabilities.options,
+        flushes_subnormals=True,
+        recomputes_moments=True,
+        traced_t=True,
+        compiles=True,
+        reloads=EagerJAX.capabilities.reloads,
+    )
+
+    def _step(self, hp: Any, layer_axes: Any, params: Any, grads: Any, adam: Any) -> Any:
+        return _jitted(tuple(sorted(hp.items())), layer_axes, params, grads, adam)
