@@ -38,9 +38,7 @@ def accuracy(model, images, labels):
 def train(epochs: int, seed: int, console: Console) -> float:
     """Train, print each layer's statistics, and return the accuracy on held-out digits."""
     digits = load_digits()
-    split = train_test_split(
-        (digits.data / 16).astype(np.float32), digits.target, test_size=0.25, random_state=seed
-    )
+    split = train_test_split((digits.data / 16).astype(np.float32), digits.target, test_size=0.25, random_state=seed)
     train_x, test_x, train_y, test_y = map(jnp.asarray, split)
 
     model = eqx.nn.MLP(64, 10, width_size=128, depth=2, key=jax.random.key(seed))

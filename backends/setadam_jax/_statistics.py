@@ -87,7 +87,5 @@ def _find(state: Any) -> ScaleBySetAdamState:
 
     found: list[ScaleBySetAdamState] = [x for x in jax.tree.leaves(state, is_leaf=is_ours) if is_ours(x)]
     if len(found) != 1:
-        raise ValueError(
-            f"state must hold one ScaleBySetAdamState, got {len(found)} in {type(state).__name__}"
-        )
+        raise ValueError(f"state must hold one ScaleBySetAdamState, got {len(found)} in {type(state).__name__}")
     return found[0]

@@ -86,9 +86,7 @@ def scale_by_set_adam(
             return setadam_core.State(m.astype(mu_dtype or m.dtype), v, None)
 
         states = jax.tree_util.tree_map_with_path(zeros, params)
-        mu, nu = (
-            jax.tree.map(lambda state, i=i: state[i], states, is_leaf=_is_spec_state) for i in range(2)
-        )
+        mu, nu = (jax.tree.map(lambda state, i=i: state[i], states, is_leaf=_is_spec_state) for i in range(2))
         return ScaleBySetAdamState(jnp.zeros([], jnp.int32), mu, nu)
 
     def update(
@@ -164,8 +162,7 @@ def check_trees(updates: Tree, state: ScaleBySetAdamState, params: Tree | None) 
             )
         if jax.tree.structure(updates) != jax.tree.structure(other):
             raise ValueError(
-                f"updates must have the tree of {name}, {jax.tree.structure(other)}, "
-                f"got {jax.tree.structure(updates)}"
+                f"updates must have the tree of {name}, {jax.tree.structure(other)}, got {jax.tree.structure(updates)}"
             )
     for path, param in jax.tree_util.tree_leaves_with_path(params):
         if jnp.shape(param) != jnp.shape(grads[path]):

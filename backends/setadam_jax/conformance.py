@@ -61,6 +61,8 @@ class EagerJAX:
         options=OPTIONS - {"maximize"},
         flushes_subnormals=True,
         traced_t=True,
+        compiles=True,
+        cost=8,
         reloads=("pickle",),
     )
 
@@ -89,9 +91,7 @@ class EagerJAX:
             raise ValueError(f"states must have one step count between them, got {sorted(t)}")
         # float64 exists in JAX only where x64 is on; everything else is judged as users run it, off.
         with jax.enable_x64(any(str(p.dtype) in _WIDE for p in params)), jax.default_device(self.device):
-            adam = ScaleBySetAdamState(
-                jnp.asarray(t.pop(), jnp.int32), [s.m for s in states], [s.v for s in states]
-            )
+            adam = ScaleBySetAdamState(jnp.asarray(t.pop(), jnp.int32), [s.m for s in states], [s.v for s in states])
             new, after = self._step(hp, tuple(layer_axes), list(params), list(grads), adam)
         moments = zip(after.mu, after.nu, strict=True)
         return new, [LayerState(m, v, int(after.count)) for m, v in moments]
@@ -126,6 +126,7 @@ class JittedJAX(EagerJAX):
         recomputes_moments=True,
         traced_t=True,
         compiles=True,
+        cost=4,
         reloads=EagerJAX.capabilities.reloads,
     )
 

@@ -23,9 +23,7 @@ class Reference:
     def run(params, gradients, layer_axes=None, **hp):
         """θ, m and v after one step for each tree of gradients."""
         checked = Hyperparameters(**hp)
-        wide = {
-            k: np.asarray(p, np.complex128 if np.iscomplexobj(p) else np.float64) for k, p in params.items()
-        }
+        wide = {k: np.asarray(p, np.complex128 if np.iscomplexobj(p) else np.float64) for k, p in params.items()}
         states = {k: init(p) for k, p in wide.items()}
         for grads in gradients:
             for k in wide:

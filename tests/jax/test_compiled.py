@@ -73,9 +73,7 @@ def test_vmap_over_an_ensemble(start):
 def test_scan_over_steps(start, end):
     params, state, gradients = start
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *gradients)
-    scanned, _ = jax.jit(lambda c, xs: jax.lax.scan(lambda c, g: (step(*c, g), None), c, xs))(
-        (params, state), stacked
-    )
+    scanned, _ = jax.jit(lambda c, xs: jax.lax.scan(lambda c, g: (step(*c, g), None), c, xs))((params, state), stacked)
     assert_equal(scanned, end, ulps=120)
 
 
@@ -112,9 +110,7 @@ def test_checkpointed_step_has_the_same_gradient(start):
     def loss(grads, step):
         return sum(jnp.sum(p**2) for p in jax.tree.leaves(step(params, state, grads)[0]))
 
-    plain, again = (
-        jax.jit(jax.grad(loss), static_argnums=1)(gradients[0], f) for f in (step, jax.checkpoint(step))
-    )
+    plain, again = (jax.jit(jax.grad(loss), static_argnums=1)(gradients[0], f) for f in (step, jax.checkpoint(step)))
     assert_equal(again, plain, ulps=120)
 
 

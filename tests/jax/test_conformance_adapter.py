@@ -33,9 +33,7 @@ def test_one_step(adapter, dtype):
     for i, p in enumerate(params):
         wide = np.complex128 if tail else np.float64
         state = State(*(np.float64(m[i]) for m in moments), 6)
-        expected, s = spec_step(
-            p.astype(wide), grads[i].astype(wide), state, Hyperparameters(**HP), layer_axes=axes[i]
-        )
+        expected, s = spec_step(p.astype(wide), grads[i].astype(wide), state, Hyperparameters(**HP), layer_axes=axes[i])
         assert backend.to_numpy(new[i]).dtype == kind
         u, u_param = (float(ml_dtypes.finfo(x).eps) / 2 for x in (compute, kind))
         # θ in its own u, and the update, below 4 η here, within the 60 u of test_step.

@@ -78,9 +78,7 @@ def test_injected_hyperparameters_are_not_rounded(data, dtype):
             np.testing.assert_allclose(a, b, rtol=2 * 2.0**-24, atol=4 * 240 * 2.0**-24 * LR)
         else:  # the same but where a value lies next to the middle between two of dtype
             assert np.mean(np.asarray(a) == np.asarray(b)) > 0.8
-            np.testing.assert_allclose(
-                np.float64(a), np.float64(b), rtol=1.01 * float(jnp.finfo(dtype).eps)
-            )
+            np.testing.assert_allclose(np.float64(a), np.float64(b), rtol=1.01 * float(jnp.finfo(dtype).eps))
 
 
 def test_tau_and_eps_can_be_changed_and_scheduled(data):
@@ -96,9 +94,7 @@ def test_tau_and_eps_can_be_changed_and_scheduled(data):
 
     scheduled = factory(LR, tau=optax.linear_schedule(0.0, 0.5, 2), eps=optax.constant_schedule(1e-3))
     half = jax.tree.map(lambda p: p.astype(jnp.bfloat16), params)
-    _, state = train(
-        scheduled, half, [jax.tree.map(lambda g: g.astype(jnp.bfloat16), g) for g in gradients]
-    )
+    _, state = train(scheduled, half, [jax.tree.map(lambda g: g.astype(jnp.bfloat16), g) for g in gradients])
     assert state.hyperparams["tau"] == 0.5
 
 
@@ -203,9 +199,7 @@ def test_clipping_before_it_in_a_chain(data):
 def test_update_without_params(data):
     params, gradients = data
     state = set_adam(LR).init(params)
-    assert_close(
-        set_adam(LR).update(gradients[0], state)[0], set_adam(LR).update(gradients[0], state, params)[0], 0
-    )
+    assert_close(set_adam(LR).update(gradients[0], state)[0], set_adam(LR).update(gradients[0], state, params)[0], 0)
     decaying = set_adam(LR, weight_decay=0.1)
     with pytest.raises(ValueError, match="params"):
         decaying.update(gradients[0], decaying.init(params))

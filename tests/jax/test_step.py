@@ -91,9 +91,7 @@ def test_x64_does_not_widen_float32(reference):
             grads = jax.tree.map(jnp.asarray, gradients[0])
             updates, state = optimizer.update(grads, optimizer.init(params), params)
             moments = adam_state(state)
-            assert {x.dtype for x in jax.tree.leaves((updates, moments.mu, moments.nu))} == {
-                np.dtype("float32")
-            }
+            assert {x.dtype for x in jax.tree.leaves((updates, moments.mu, moments.nu))} == {np.dtype("float32")}
 
 
 @pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, np.float16])
@@ -103,9 +101,7 @@ def test_16_bit_parameters_are_rounded_once(dtype, decoupled, reference, assert_
     optimizer = set_adam(LR, weight_decay=0.1, decoupled=decoupled)
     got, state = train(optimizer, params, [grads])
     assert {x.dtype for x in jax.tree.leaves(got)} == {np.dtype(dtype)}
-    assert {x.dtype for x in jax.tree.leaves((adam_state(state).mu, adam_state(state).nu))} == {
-        np.dtype("float32")
-    }
+    assert {x.dtype for x in jax.tree.leaves((adam_state(state).mu, adam_state(state).nu))} == {np.dtype("float32")}
     theta, _, v = reference.run(params, [grads], lr=LR, weight_decay=0.1, decoupled_weight_decay=decoupled)
     # Half an ulp of the 16-bit θ, and what float32 adds to that: 2⁻¹³ of it or less.
     u = float(ml_dtypes.finfo(dtype).eps) / 2
@@ -175,9 +171,7 @@ def test_bias_correction_in_float32(t):
     t steps of one gradient: m = (1-β1ᵗ) g, v = (1-β2ᵗ) g²."""
     optimizer = scale_by_set_adam(tau=0.0)
     before1, before2 = (-np.expm1((t - 1) * np.log(beta)) for beta in (0.9, 0.999))
-    state = ScaleBySetAdamState(
-        jnp.int32(t - 1), jnp.full(4, before1, jnp.float32), jnp.full(4, before2, jnp.float32)
-    )
+    state = ScaleBySetAdamState(jnp.int32(t - 1), jnp.full(4, before1, jnp.float32), jnp.full(4, before2, jnp.float32))
     updates, state = jax.jit(optimizer.update)(jnp.ones(4), state)
     assert state.count == t
     # u each from m, 1-β1ᵗ (2, expm1 and its argument), half of v and 1-β2ᵗ, root, division: below 10 u.

@@ -114,9 +114,7 @@ _alone = jax.jit(scale_by_set_adam().update)
 
 
 @settings(deadline=None, max_examples=50, derandomize=True)
-@given(
-    hnp.arrays(np.float32, (3, 5), elements=st.floats(-(2.0**50), 2.0**50, width=32, allow_subnormal=False))
-)
+@given(hnp.arrays(np.float32, (3, 5), elements=st.floats(-(2.0**50), 2.0**50, width=32, allow_subnormal=False)))
 def test_stacked_layers_do_not_see_each_other(grads):
     got, _ = _stacked(grads, scale_by_set_adam().init(grads))
     for row, g in zip(got, grads, strict=True):
@@ -150,9 +148,7 @@ def test_errors_name_the_path(trace):
         optimizer.init(tree(jnp.ones((3, 4), jnp.int32)))
     with pytest.raises(TypeError, match=r"^updates\['net'\]\[0\]: .* got int32"):
         call(tree(jnp.ones((3, 4), jnp.int32)))
-    with pytest.raises(
-        ValueError, match=r"^updates\['net'\]\[0\] must have the shape .*\(3, 4\), got \(4, 3\)"
-    ):
+    with pytest.raises(ValueError, match=r"^updates\['net'\]\[0\] must have the shape .*\(3, 4\), got \(4, 3\)"):
         call(tree(jnp.ones((4, 3))), good)
     with pytest.raises(ValueError, match=r"^updates\['net'\]\[0\]: state.m must have shape \(4, 3\) "):
         call(tree(jnp.ones((4, 3))))

@@ -1,6 +1,6 @@
 """A run as one self-contained page: no script, no request, light and dark."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
@@ -140,7 +140,7 @@ def _plots(cells: list[Cell]) -> Iterable[str]:
         yield scatter(f"θ: error/bound against {axis[0]}", by_dtype, axis)
 
 
-def _thinned(points: list[tuple[int, float]], most: int = 600) -> list[tuple[float, float]]:
+def _thinned(points: Sequence[tuple[float, float]], most: int = 600) -> list[tuple[float, float]]:
     step = max(len(points) // most, 1)
     return [(float(x), y) for x, y in points[::step]]
 
