@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     """Check backends and print a verdict."""
     from setadam_conformance.reporting import print_tables
 
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 110)  # a log has no width of its own
     for name in args.property:
         _property(name)
     excused = expectations.read(args.expect) if args.expect else []

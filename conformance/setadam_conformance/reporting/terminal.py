@@ -60,7 +60,7 @@ def _summary(run: Run) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
     for name in ("backend", "dtype"):
         table.add_column(name, no_wrap=True)
-    for name in ("properties", "examples", "worst ulp", "worst error/bound"):
+    for name in ("passed", "examples", "worst ulp", "error/bound"):
         table.add_column(name, justify="right")
     table.add_column("verdict")
     previous = None
