@@ -21,7 +21,6 @@ BUILT_IN = {
     "spec:strict": f"{_SPEC}:StrictSpec",
     "spec:dask": f"{_SPEC}:DaskSpec",
     "spec:torch": f"{_SPEC}:TorchSpec",
-    "spec:jax": f"{_SPEC}:JaxSpec",
     "spec:jax-jit": f"{_SPEC}:JaxJitSpec",
 }
 _DISTRIBUTIONS = {"strict": "array-api-strict"}

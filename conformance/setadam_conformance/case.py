@@ -5,9 +5,9 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
+
 from setadam_conformance.formats import FORMATS, compute_format
 from setadam_conformance.protocol import NumPyArray
-
 from setadam_core import Hyperparameters
 
 DEFAULTS = {f.name: f.default for f in fields(Hyperparameters)}
@@ -48,6 +48,23 @@ class Case:
     t: int = 0
     hp: dict[str, Any] = field(default_factory=lambda: dict(DEFAULTS))
     extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The options that an implementation must support to be asked (see `protocol.OPTIONS`)."""
+        hp, layers = self.hp, self.layers
+        decay = "decoupled_weight_decay" if hp["decoupled_weight_decay"] else "weight_decay"
+        wanted = {
+            decay: hp["weight_decay"] != 0,
+            "maximize": hp["maximize"],
+            "cos_power": hp["cos_power"] != 2,
+            "eps_inside_sqrt": not hp["eps_inside_sqrt"],
+            "layer_axes": any(layer.axes is not None for layer in layers),
+            "complex": any(layer.is_complex for layer in layers),
+            "empty": any(layer.param.size == 0 for layer in layers),
+            "many": len(layers) > 1,
+        }
+        return frozenset(option for option, is_wanted in wanted.items() if is_wanted)
 
     def with_hp(self, **changes: Any) -> "Case":
         return replace(self, hp={**self.hp, **changes})

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from setadam_conformance._vector_files import CLAIMS, generate, select_bound
 from setadam_conformance._vector_lint import lint
 from setadam_conformance.bench import Answer, Bench, NonconformingError
@@ -38,23 +39,6 @@ class Vector:
     result: str
     case: Case
     out: tuple[Output, ...]
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """The options that an implementation must support to be asked (see `protocol.OPTIONS`)."""
-        hp, layers = self.case.hp, self.case.layers
-        decay = "decoupled_weight_decay" if hp["decoupled_weight_decay"] else "weight_decay"
-        wanted = {
-            decay: hp["weight_decay"] != 0,
-            "maximize": hp["maximize"],
-            "cos_power": hp["cos_power"] != 2,
-            "eps_inside_sqrt": not hp["eps_inside_sqrt"],
-            "layer_axes": any(layer.axes is not None for layer in layers),
-            "complex": any(layer.is_complex for layer in layers),
-            "empty": any(layer.param.size == 0 for layer in layers),
-            "many": len(layers) > 1,
-        }
-        return frozenset(option for option, is_wanted in wanted.items() if is_wanted)
 
 
 @dataclass(frozen=True)
@@ -109,7 +93,7 @@ def check(
     results: list[VectorResult] = []
     for dtype in dtypes:
         bench = Bench(adapter, dtype)
-        chosen = (v for v in load(folder, dtype) if v.needs <= supported and select(v))
+        chosen = (v for v in load(folder, dtype) if v.case.needs <= supported and select(v))
         with np.errstate(all="ignore"):  # NumPy warns of the NaN that some vectors are about
             results.extend(_check(bench, vector) for vector in chosen)
     return results

@@ -161,7 +161,8 @@ def paths_agree(bench: Bench, case: Case) -> None:
     """
     bench.conform(case)
     for peer in bench.peers:
-        needs_compiling = peer.capabilities.compiles and not bench.claims.compiles
-        if case.dtype in peer.capabilities.dtypes and not needs_compiling:
+        claims = peer.capabilities
+        able = case.dtype in claims.dtypes and case.needs <= claims.options
+        if able and (bench.claims.compiles or not claims.compiles):
             other = Bench(peer, case.dtype)
             other.conform(case, other.step(case))

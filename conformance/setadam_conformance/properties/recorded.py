@@ -22,7 +22,7 @@ def _starts(name: str, dtype: str) -> tuple[Case, ...]:
 
 def _stretches(claims: Capabilities, dtype: str) -> st.SearchStrategy[Case]:
     """A recording from its start, or from anywhere in it; dear backends take fewer steps of it."""
-    longest = max(200 // claims.cost, 4)
+    longest = max((20 if claims.compiles else 200) // claims.cost, 4)
 
     def stretch(name: str, start: int) -> Case:
         all_steps = _starts(name, dtype)
