@@ -1,5 +1,6 @@
 """SET-Adam (arXiv 2302.01029) for PyTorch: a `torch.optim.Optimizer`, at home wherever
-`torch.optim.Adam` is. The algorithm is `setadam_core`'s; here it becomes groups, state and speed."""
+`torch.optim.Adam` is. The algorithm is `setadam_core`'s; here it becomes groups, state and speed.
+"""
 
 try:
     import torch  # noqa: F401

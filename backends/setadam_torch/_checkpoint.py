@@ -31,7 +31,8 @@ def keep_dtypes(_: Any, state_dict: dict[str, Any]) -> dict[str, Any]:
 
 def complete(state: dict[str, Any], groups: list[Group] | None, defaults: Group | None) -> None:
     """Make a loaded or unpickled state ours: the options that it lacks, moments in their dtype, `step`
-    where resuming needs it. Raises before the optimizer has changed."""
+    where resuming needs it. Raises before the optimizer has changed.
+    """
     defaults = state.get("defaults", defaults or {})
     for i, group in enumerate(state["param_groups"]):
         own = groups[i] if groups is not None and i < len(groups) else defaults

@@ -40,11 +40,17 @@ def foreach(
             for column, x in zip(bucket, (param, *rest, layer), strict=True):
                 column.append(x)
     for bucket in buckets.values():
-        _update(*bucket, group)
+        _update(*bucket, group)  # type: ignore[call-arg]  # six columns
 
 
 def _update(
-    params: Tensors, grads: Tensors, ms: Tensors, vs: Tensors, steps: Tensors, layers: list[Layer], group: Any
+    params: Tensors,
+    grads: Tensors,
+    ms: Tensors,
+    vs: Tensors,
+    steps: Tensors,
+    layers: list[Layer],
+    group: Any,
 ) -> None:
     dtype, device = compute_dtype(params[0]), params[0].device
     (beta1, beta2), eps, decay = group["betas"], group["eps"], group["weight_decay"]

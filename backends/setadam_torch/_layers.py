@@ -93,7 +93,9 @@ def check_param(param: Tensor, name: str, group: Group, hp: Hyperparameters) -> 
     check_not_sharded(param, name)
     grad = param.grad
     if grad.is_sparse or grad.layout is not torch.strided:
-        raise RuntimeError(f"{name} has a sparse gradient, which SETAdam does not support: it must be dense")
+        raise RuntimeError(
+            f"{name} has a sparse gradient, which SETAdam does not support: it must be dense"
+        )
     try:
         dtype = compute_dtype(param)
         check_layer_axes(group["layer_axes"], param.ndim)

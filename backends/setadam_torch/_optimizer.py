@@ -4,15 +4,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch.optim.optimizer import Optimizer, _use_grad_for_differentiable
+from torch.optim import Optimizer
 
+from setadam_core.layers import check_layer_axes
 from setadam_torch import _checkpoint, _statistics
 from setadam_torch._foreach import foreach as foreach_step
 from setadam_torch._layers import (
     Group,
     Tensor,
     check_group,
-    check_layer_axes,
     check_moments,
     check_not_sharded,
     check_param,
@@ -116,18 +116,23 @@ class SETAdam(Optimizer):  # type: ignore[misc]  # torch is untyped where it is 
             self.param_groups.pop()
             raise
 
-    @_use_grad_for_differentiable  # type: ignore[untyped-decorator, unused-ignore]
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step on all parameters that have a gradient; closure, if given, computes the loss."""
-        self._cuda_graph_capture_health_check()
+        if not torch.compiler.is_compiling():
+            self._cuda_graph_capture_health_check()
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        # torch's decorator for this breaks the graph of a compiled step on purpose; this does not.
+        with torch.set_grad_enabled(any(group["differentiable"] for group in self.param_groups)):
+            self._update()
+        return loss
+
+    def _update(self) -> None:
         work: list[Any] = []
         for group in self.param_groups:  # all is checked before anything is updated
-            lists: list[list[Tensor]] = [[], [], [], [], []]
-            params, grads, exp_avgs, exp_avg_sqs, steps = lists
+            params, grads, exp_avgs, exp_avg_sqs, steps = [], [], [], [], []  # type: ignore[var-annotated]
             self._init_group(group, params, grads, exp_avgs, exp_avg_sqs, steps)
             work.append((group, params, grads, exp_avgs, exp_avg_sqs, steps))
         for group, params, grads, exp_avgs, exp_avg_sqs, steps in work:
@@ -136,7 +141,6 @@ class SETAdam(Optimizer):  # type: ignore[misc]  # torch is untyped where it is 
             else:
                 hp = hyperparameters(group)
                 single_tensor(params, grads, exp_avgs, exp_avg_sqs, steps, hp, group)
-        return loss
 
     def _init_group(
         self,
@@ -173,7 +177,8 @@ class SETAdam(Optimizer):  # type: ignore[misc]  # torch is untyped where it is 
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state_dict of SETAdam, or of torch.optim.Adam or AdamW to switch in the middle of a
-        run. Moments keep float32 for 16-bit parameters. A state that does not fit changes nothing."""
+        run. Moments keep float32 for 16-bit parameters. A state that does not fit changes nothing.
+        """
         hook = self.register_load_state_dict_pre_hook(_checkpoint.keep_dtypes)
         try:
             super().load_state_dict(state_dict)

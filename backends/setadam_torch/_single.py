@@ -19,9 +19,7 @@ def single_tensor(
     for param, grad, m, v, t in zip(params, grads, exp_avgs, exp_avg_sqs, steps, strict=True):
         theta = param.clone() if group["differentiable"] else param  # autograd may have to keep it
         count = t if group["capturable"] else int(t.item())
-        new, state = step(
-            theta, grad, State(real(m), real(v), count), hp, layer_axes=group["layer_axes"]
-        )
+        new, state = step(theta, grad, State(real(m), real(v), count), hp, layer_axes=group["layer_axes"])
         param.copy_(new)
         real(m).copy_(state.m)
         real(v).copy_(state.v)

@@ -9,8 +9,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import torch
-
 from setadam_conformance.protocol import Capabilities, LayerState, Native, NumPyArray
+
 from setadam_torch import SETAdam
 
 _DTYPES = ("float64", "float32", "bfloat16", "float16")
@@ -97,7 +97,8 @@ class TorchForeach(TorchSingle):
 
 class TorchCompiled(TorchSingle):
     """opt.step under torch.compile. One optimizer and graph serve all calls with the same shapes and
-    hyperparameters, on tensors of its own; another kind of call drops them, so graphs do not pile up."""
+    hyperparameters, on tensors of its own; another kind of call drops them, so graphs do not pile up.
+    """
 
     name = "torch:compiled"
     capabilities = Capabilities(
@@ -157,7 +158,9 @@ def _cloned(states: Sequence[LayerState]) -> list[LayerState]:
     return [LayerState(s.m.clone(), s.v.clone(), s.t) for s in states]
 
 
-def _put(optimizer: Any, params: Sequence[Native], grads: Sequence[Native], states: Sequence[LayerState]) -> None:
+def _put(
+    optimizer: Any, params: Sequence[Native], grads: Sequence[Native], states: Sequence[LayerState]
+) -> None:
     """Make the given tensors the optimizer's own gradients and state."""
     for param, grad, state in zip(params, grads, states, strict=True):
         param.grad = grad
