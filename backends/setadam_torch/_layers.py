@@ -40,7 +40,7 @@ def layer_of(param: Tensor, layer_axes: Any) -> Layer:
     shape, axes = real(param).shape, check_layer_axes(layer_axes, param.ndim)
     if param.is_complex():
         axes = (*axes, param.ndim)
-    size = math.prod(shape[axis] for axis in axes)
+    size = math.prod([shape[axis] for axis in axes])  # a list: Dynamo has no generators here
     return Layer(xp, compute_dtype(param), param.dtype, False, axes, size)
 
 
