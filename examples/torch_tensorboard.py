@@ -1,16 +1,15 @@
 """Log SET-Adam's statistics of each layer with TensorBoard: γ, min w, and the spread of 1/w̃.
 
-    python examples/torch_tensorboard.py --logdir runs/setadam
-    tensorboard --logdir runs/setadam
+python examples/torch_tensorboard.py --logdir runs/setadam
+tensorboard --logdir runs/setadam
 """
 
 import argparse
 
 import torch
+from setadam_torch import SETAdam
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
-
-from setadam_torch import SETAdam
 
 
 def main() -> None:

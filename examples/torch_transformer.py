@@ -16,9 +16,8 @@ from typing import Any
 
 import torch
 from rich.progress import track
-from torch import nn
-
 from setadam_torch import SETAdam
+from torch import nn
 
 CONTEXT, BATCH, WIDTH = 64, 8, 64
 
@@ -60,7 +59,9 @@ def train(run: tuple[Transformer, SETAdam, Any], first: int, last: int) -> float
         start = torch.randint(len(text) - CONTEXT, (BATCH,), generator=torch.Generator().manual_seed(i))
         window = text[start[:, None] + torch.arange(CONTEXT + 1)]
         optimizer.zero_grad()
-        loss = nn.functional.cross_entropy(model(window[:, :-1]).float().flatten(0, 1), window[:, 1:].flatten())
+        loss = nn.functional.cross_entropy(
+            model(window[:, :-1]).float().flatten(0, 1), window[:, 1:].flatten()
+        )
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

@@ -119,7 +119,7 @@ class SETAdam(Optimizer):  # type: ignore[misc]  # torch is untyped where it is 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step on all parameters that have a gradient; closure, if given, computes the loss."""
         if not torch.compiler.is_compiling():
-            self._cuda_graph_capture_health_check()
+            self._accelerator_graph_capture_health_check()
         loss = None
         if closure is not None:
             with torch.enable_grad():

@@ -7,7 +7,6 @@ import sys
 
 import pytest
 import torch
-
 from setadam_torch import SETAdam
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64, torch.complex64])
@@ -106,7 +105,9 @@ def test_a_state_that_does_not_fit_changes_nothing():
     bad = copy.deepcopy(opt.state_dict())
     bad["state"][0]["exp_avg"] = torch.zeros(7)
     before = opt.state[params_of(opt)[0]]["exp_avg"].clone()
-    with pytest.raises(ValueError, match=r"exp_avg of 0.0 must have the parameter's shape \(3, 4\), got \(7,\)"):
+    with pytest.raises(
+        ValueError, match=r"exp_avg of 0.0 must have the parameter's shape \(3, 4\), got \(7,\)"
+    ):
         opt.load_state_dict(bad)
     assert torch.equal(opt.state[params_of(opt)[0]]["exp_avg"], before)
 

@@ -5,9 +5,8 @@ import math
 
 import pytest
 import torch
-from torch import nn
-
 from setadam_torch import SETAdam
+from torch import nn
 
 BOTH = pytest.mark.parametrize("foreach", [False, True])
 
@@ -305,6 +304,7 @@ def test_layer_statistics():
     assert list(bias.values()) == pytest.approx([x.item() for x in expected], rel=1e-5)  # float32, d = 5
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch's own imports
 def test_compile_without_graph_breaks_or_recompilation():
     from torch._dynamo.testing import CompileCounterWithBackend
 
