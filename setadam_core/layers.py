@@ -51,7 +51,7 @@ class Layer(NamedTuple):
     size: int  # d, coordinates in one layer
 
     def real(self, x: Array) -> Array:
-        """X in the compute dtype; a complex x of shape s becomes real of shape s + (2,)."""
+        """x in the compute dtype; a complex x of shape s becomes real of shape s + (2,)."""
         if not self.is_complex:
             return self.xp.astype(x, self.dtype, copy=False)
         return self.xp.stack([self.xp.real(x), self.xp.imag(x)], axis=-1)
@@ -65,8 +65,7 @@ class Layer(NamedTuple):
 
     def coefficient(self, x: Scalar) -> Scalar:
         """A coefficient on its way to arrays: a Python number as it is (rounded once, by the first
-        operation), a 0-d array rounded here, so that it does not widen what it meets.
-        """
+        operation), a 0-d array rounded here, so that it does not widen what it meets."""
         return self.xp.astype(x, self.dtype, copy=False) if is_array_scalar(x) else x
 
     def sum(self, x: Array) -> Array:

@@ -25,8 +25,7 @@ from setadam_core.layers import Array, Layer, check_layer, compute_dtype_name, d
 
 class State(NamedTuple):
     """The moments after t steps: m and v real, in the compute dtype (float32 for 16-bit parameters),
-    of the parameter's shape s, or s + (2,) if it is complex; t an int or a 0-d array.
-    """
+    of the parameter's shape s, or s + (2,) if it is complex; t an int or a 0-d array."""
 
     m: Array
     v: Array
@@ -35,8 +34,7 @@ class State(NamedTuple):
 
 class Trace(NamedTuple):
     """Every intermediate of one step. One value a coordinate, but for gamma and w_min: one a layer,
-    with the layer's axes kept as 1. In the compute dtype, complex layers as s + (2,), but for param.
-    """
+    with the layer's axes kept as 1. In the compute dtype, complex layers as s + (2,), but for param."""
 
     g: Array  # the gradient after maximize and coupled weight decay
     m: Array
@@ -128,8 +126,7 @@ def bias_correction(beta: Scalar, t: Any, layer: Layer) -> Scalar:
 
 def down_scaling(v: Array, layer: Layer, power: float) -> Array:
     """S: γ = cosⁿ∠(v, 1). Taken of v / max v, so that it depends on v's direction alone over the whole
-    range of the dtype; rounding can carry it past 1, hence the clamp. 1 where v is all zero.
-    """
+    range of the dtype; rounding can carry it past 1, hence the clamp. 1 where v is all zero."""
     xp, largest = layer.xp, layer.max(v)
     one = xp.ones_like(largest)
     if power == 0 or layer.size == 0:

@@ -15,6 +15,7 @@ import torch
 
 from setadam_core.layers import Layer
 from setadam_core.spec import down_scaling
+from setadam_torch import _blocks
 from setadam_torch._layers import Tensor, compute_dtype, layer_of, real
 
 Tensors = list[Tensor]
@@ -34,7 +35,10 @@ def foreach(
     torch._foreach_add_(steps, 1)
     buckets: dict[Any, tuple[Tensors, ...]] = {}
     for param, *rest in zip(params, grads, exp_avgs, exp_avg_sqs, steps, strict=True):
-        if param.numel() > 0:  # foreach reductions refuse empty tensors
+        if not torch.compiler.is_compiling() and _blocks.serves([param, *rest[:3]], group):
+            if param.numel() > 0:
+                _blocks.step_layer(param, *rest[:3], int(rest[3].item()), group)  # type: ignore[call-arg]
+        elif param.numel() > 0:  # foreach reductions refuse empty tensors
             bucket = buckets.setdefault((param.device, param.dtype), ([], [], [], [], [], []))
             layer = layer_of(param, group["layer_axes"])
             for column, x in zip(bucket, (param, *rest, layer), strict=True):

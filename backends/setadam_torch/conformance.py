@@ -23,7 +23,7 @@ class TorchSingle:
     name = "torch:single"
     framework = "torch"
     capabilities = Capabilities(dtypes=_DTYPES, devices=("cpu", "cuda"), in_place=True, reloads=_RELOADS)
-    _foreach = False
+    _foreach: bool | None = False
 
     def __init__(self, device: str = "cpu") -> None:
         if device not in self.capabilities.devices or (device == "cuda" and not torch.cuda.is_available()):
@@ -93,6 +93,13 @@ class TorchForeach(TorchSingle):
 
     name = "torch:foreach"
     _foreach = True
+
+
+class TorchDefault(TorchSingle):
+    """SETAdam as users make it, with foreach=None: blocks on the CPU, foreach elsewhere."""
+
+    name = "torch:default"
+    _foreach = None
 
 
 class TorchCompiled(TorchSingle):

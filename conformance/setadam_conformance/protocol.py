@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
+import numpy as np
 import numpy.typing as npt
 
 NumPyArray = npt.NDArray[Any]
@@ -32,8 +33,7 @@ OPTIONS = frozenset(
 
 class LayerState(NamedTuple):
     """State of one layer. m and v: real, in the compute dtype (float32 for 16-bit parameters), of the
-    parameter's shape s, or s + (2,) where it is complex. t: the number of steps taken.
-    """
+    parameter's shape s, or s + (2,) where it is complex. t: the number of steps taken."""
 
     m: Any
     v: Any
@@ -110,5 +110,4 @@ class Reloading(Protocol):
         hp: Mapping[str, Any],
     ) -> list[LayerState]:
         """Put the states into an optimizer, send it through `how` ("state_dict", "pickle", "deepcopy",
-        "npz", …) into another optimizer, and return the states as that one has them.
-        """
+        "npz", …) into another optimizer, and return the states as that one has them."""

@@ -53,7 +53,7 @@ def reloaded(opt, how, dtype):
 
 
 @DTYPES
-@pytest.mark.parametrize("foreach", [False, True])
+@pytest.mark.parametrize("foreach", [False, True, None])
 @pytest.mark.parametrize("how", ["state_dict", "pickle", "deepcopy", "torch.save"])
 def test_resuming_is_exact(dtype, foreach, how):
     whole, stopped = fresh(dtype, foreach=foreach), fresh(dtype, foreach=foreach)

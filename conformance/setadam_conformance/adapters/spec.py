@@ -1,13 +1,12 @@
 """The specification itself as a backend, under each namespace: what backends are compared with must
-pass first. One adapter a namespace, and one for JAX's compiler.
-"""
+pass first. One adapter a namespace, and one for JAX's compiler."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from setadam_conformance.protocol import Capabilities, LayerState, Native, NumPyArray
 
+from setadam_conformance.protocol import Capabilities, LayerState, Native, NumPyArray
 from setadam_core import Hyperparameters, State, step
 
 _ALL_DTYPES = ("float64", "float32", "bfloat16", "float16")
