@@ -16,9 +16,10 @@ import optax
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
-from setadam_jax import layer_statistics, set_adam
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
+
+from setadam_jax import layer_statistics, set_adam
 
 BATCH = 64
 

@@ -111,7 +111,8 @@ def trace(
         theta = c(1 - hp.lr * hp.weight_decay) * theta
     param = layer.unreal(theta - update)
     arrays = (g, m, v, gamma, v_scaled, w, w_min, w_shifted, update, param)
-    return Trace._make([*map(layer.xp.asarray, arrays), t])  # NumPy's 0-d results are scalars, not arrays
+    # NumPy's 0-d results are scalars, not arrays; torch's asarray would detach them from autograd.
+    return Trace._make([*(layer.xp.reshape(x, x.shape) for x in arrays), t])
 
 
 def bias_correction(beta: Scalar, t: Any, layer: Layer) -> Scalar:

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from setadam_conformance.protocol import OPTIONS, Capabilities, LayerState, Native, NumPyArray
 
+from setadam_conformance.protocol import OPTIONS, Capabilities, LayerState, Native, NumPyArray
 from setadam_jax import ScaleBySetAdamState, set_adam
 
 _RENAMED = {"lr": "learning_rate", "beta1": "b1", "beta2": "b2", "decoupled_weight_decay": "decoupled"}

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
+
 from setadam_conformance.case import DEFAULTS, Case, LayerCase, dtype_of
 from setadam_conformance.formats import FORMATS, Format, compute_format
 from setadam_conformance.protocol import NumPyArray

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from setadam_conformance import oracle
 from setadam_conformance._vector_cases import FLAGS, Entry, entries
 from setadam_conformance.case import Case, LayerCase, case_to_json, real_view

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import mpmath
 import numpy as np
+
 from setadam_conformance.case import Case, LayerCase, real_view
 
 context = mpmath.MPContext()

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
+
 from setadam_conformance.case import DEFAULTS, Case, LayerCase, fresh_layer
 from setadam_conformance.formats import FORMATS
 from setadam_conformance.protocol import Adapter, LayerState, NumPyArray
-
 from setadam_core import Hyperparameters, State, step
 
 FILE = Path(__file__).parent / "data" / "recorded.npz"

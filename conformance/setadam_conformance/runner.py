@@ -75,17 +75,18 @@ def plan(
     cells = []
     for source, adapter in adapters.items():
         claims = adapter.capabilities
-        for dtype in claims.dtypes:
-            if dtypes and dtype not in dtypes:
+        asked = [dtype for dtype in claims.dtypes if not dtypes or dtype in dtypes]
+        for turn, prop in enumerate(PROPERTIES.values()):
+            if properties and prop.name not in properties:
                 continue
-            for prop in PROPERTIES.values():
-                if (properties and prop.name not in properties) or not prop.concerns(adapter, dtype):
-                    continue
-                n = max(profile.least, round(profile.examples * prop.share / claims.cost))
-                n = min(n, max_examples or n)
-                minimum = max(1, min(profile.least, n) // shard[1])
-                n = max(minimum, n // shard[1])
-                cells.append(Plan(prop.name, source, dtype, device, n, minimum, seed, shard))
+            concerned = [dtype for dtype in asked if prop.concerns(adapter, dtype)]
+            if claims.compiles and (prop.share < 1 or profile.name == "quick"):
+                concerned = _take_turns(concerned, turn, profile.compiled_dtypes)
+            n = max(profile.least, round(profile.examples * prop.share / claims.cost))
+            n = min(n, max_examples or n)
+            minimum = max(1, min(profile.least, n) // shard[1])
+            n = max(minimum, n // shard[1])
+            cells.extend(Plan(prop.name, source, dtype, device, n, minimum, seed, shard) for dtype in concerned)
     return cells
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
+
 from setadam_conformance.case import DEFAULTS, Case, LayerCase, dtype_of, real_view
 from setadam_conformance.formats import FORMATS, compute_format
 from setadam_conformance.protocol import Capabilities, NumPyArray

@@ -1,8 +1,9 @@
 """A complete adapter for a class that knows nothing of the kit: --backend textbook_torch:TextbookTorch."""
 
 import torch
-from setadam_conformance.protocol import Capabilities, LayerState
 from textbook_torch_optimizer import TextbookSETAdam
+
+from setadam_conformance.protocol import Capabilities, LayerState
 
 
 class TextbookTorch:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
+
 from setadam_conformance.adapters.spec import NumPySpec
 from setadam_conformance.backends import Source
 from setadam_conformance.case import DEFAULTS, Case, LayerCase

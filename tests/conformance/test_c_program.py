@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from setadam_conformance.adapters.command import CommandAdapter, RefusedError
 from setadam_conformance.case import DEFAULTS
 from setadam_conformance.protocol import OPTIONS, LayerState

@@ -4,6 +4,7 @@ import json
 from datetime import date, timedelta
 
 import pytest
+
 from setadam_conformance.cli import main
 from setadam_conformance.commands import exit_code
 from setadam_conformance.results import Backend, Cell, Run

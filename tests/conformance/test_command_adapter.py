@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from setadam_conformance.adapters.command import CommandAdapter, RefusedError
 from setadam_conformance.case import DEFAULTS
 from setadam_conformance.formats import FORMATS, compute_format

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from setadam_conformance import oracle
 from setadam_conformance.bench import Bench
 from setadam_conformance.case import Case, LayerCase, case_from_json, case_to_json, fresh_layer

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from setadam_conformance import oracle, strategies
 from setadam_conformance.case import real_view
 from setadam_conformance.exact import context, exact_step

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from setadam_conformance import recorded
 from setadam_conformance.adapters.spec import NumPySpec
 from setadam_conformance.judge import judge
 from setadam_conformance.protocol import Capabilities, LayerState
-
 from setadam_core import Hyperparameters, init, step
 
 SCRIPT = Path(recorded.__file__).parents[1] / "record_gradients.py"

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
 from setadam_conformance.adapters.spec import NumPySpec
 from setadam_conformance.backends import BackendError, known, select
 from setadam_conformance.case import case_from_json

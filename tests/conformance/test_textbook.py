@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from setadam_conformance.case import Case, fresh_layer
 from setadam_conformance.protocol import Adapter
 

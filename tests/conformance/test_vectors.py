@@ -9,13 +9,13 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+
 from setadam_conformance import _vector_files, vectors
 from setadam_conformance._vector_cases import FLAGS
 from setadam_conformance._vector_files import DTYPES, round_up, select_bound, short_hex
 from setadam_conformance.adapters.spec import NumPySpec
 from setadam_conformance.formats import FORMATS
 from setadam_conformance.protocol import LayerState
-
 from setadam_core import Hyperparameters, spec
 from setadam_core.layers import Layer
 

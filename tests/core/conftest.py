@@ -10,11 +10,11 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+
+import setadam_core
 from setadam_conformance.case import Case
 from setadam_conformance.judge import Verdict, judge
 from setadam_conformance.protocol import Capabilities, LayerState
-
-import setadam_core
 from setadam_core import Hyperparameters, State
 
 STANDARD = ("float64", "float32", "complex128", "complex64")

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from setadam_conformance.case import Case, LayerCase, fresh_layer
 
+from setadam_conformance.case import Case, LayerCase, fresh_layer
 from setadam_core import Hyperparameters
 
 REAL = {"complex64": "float32", "complex128": "float64"}

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+
 from setadam_jax import scale_by_set_adam, set_adam
 
 LR = 1e-2

@@ -3,11 +3,11 @@
 import ml_dtypes
 import numpy as np
 import pytest
-from setadam_conformance.protocol import Adapter, LayerState
-from setadam_jax.conformance import EagerJAX, JittedJAX
 
+from setadam_conformance.protocol import Adapter, LayerState
 from setadam_core import Hyperparameters, State
 from setadam_core import step as spec_step
+from setadam_jax.conformance import EagerJAX, JittedJAX
 
 HP = {"lr": 1e-2, "weight_decay": 0.1, "decoupled_weight_decay": True, "tau": 0.25}
 

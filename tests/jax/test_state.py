@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from setadam_jax import LayerStatistics, layer_statistics, set_adam
 
 from setadam_core import Hyperparameters, State, trace
+from setadam_jax import LayerStatistics, layer_statistics, set_adam
 
 OPTIMIZER = set_adam(optax.linear_schedule(1e-2, 0.0, 10), mu_dtype="bfloat16")
 

@@ -10,6 +10,7 @@ import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from setadam_jax import ScaleBySetAdamState, scale_by_set_adam, set_adam
 
 LR = 1e-2

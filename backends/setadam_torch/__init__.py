@@ -1,0 +1,12 @@
+"""SET-Adam (arXiv 2302.01029) for PyTorch: a `torch.optim.Optimizer`, at home wherever
+`torch.optim.Adam` is. The algorithm is `setadam_core`'s; here it becomes groups, state and speed.
+"""
+
+try:
+    import torch  # noqa: F401
+except ImportError as error:
+    raise ImportError('setadam_torch needs PyTorch: pip install "setadam[torch]"') from error
+
+from setadam_torch._optimizer import SETAdam
+
+__all__ = ["SETAdam"]

@@ -1,0 +1,121 @@
+"""Tensors as `setadam_core` sees them: checks before a step, real views, the layer of a parameter."""
+
+import math
+import sys
+from typing import Any
+
+import array_api_compat.torch as xp
+import torch
+
+from setadam_core import Hyperparameters
+from setadam_core.layers import COMPUTE_DTYPE, Layer, check_layer_axes
+
+Tensor = Any  # torch.Tensor; torch is optional for the type checker
+Group = dict[str, Any]
+
+NUMBERS = ("lr", "eps", "tau", "weight_decay", "cos_power")
+SWITCHES = ("decoupled_weight_decay", "maximize", "eps_inside_sqrt")
+
+
+def compute_dtype(param: Tensor) -> Any:
+    """The real dtype of a parameter's arithmetic and moments; TypeError if it has none."""
+    name = str(param.dtype).removeprefix("torch.")
+    if name not in COMPUTE_DTYPE:
+        raise TypeError(f"must have one of the dtypes {', '.join(COMPUTE_DTYPE)}, got {name}")
+    return getattr(torch, COMPUTE_DTYPE[name])
+
+
+def moment_dtype(param: Tensor) -> Any:
+    """The dtype of the stored moments: the compute dtype, or the complex one that is made of it."""
+    return param.dtype if param.is_complex() else compute_dtype(param)
+
+
+def real(x: Tensor) -> Tensor:
+    """A real view: complex of shape s is real of shape s + (2,)."""
+    return torch.view_as_real(x) if x.is_complex() else x
+
+
+def layer_of(param: Tensor, layer_axes: Any) -> Layer:
+    """The specification's description of a parameter, as its real view in the compute dtype."""
+    shape, axes = real(param).shape, check_layer_axes(layer_axes, param.ndim)
+    if param.is_complex():
+        axes = (*axes, param.ndim)
+    size = math.prod([shape[axis] for axis in axes])  # a list: Dynamo has no generators here
+    return Layer(xp, compute_dtype(param), param.dtype, False, axes, size)
+
+
+def hyperparameters(group: Group) -> Hyperparameters:
+    """A group's options, checked: TypeError or ValueError by the name of the option."""
+    betas = group["betas"]
+    if not isinstance(betas, tuple | list) or len(betas) != 2:
+        raise ValueError(f"betas must be a pair of numbers in [0, 1), got {betas!r}")
+    for name in ("eps", "tau", "weight_decay"):
+        if isinstance(group[name], torch.Tensor):
+            raise TypeError(f"{name} must be a number (only lr may be a Tensor), got {group[name]!r}")
+    if any(isinstance(beta, torch.Tensor) for beta in betas):
+        raise TypeError(f"betas must be numbers (only lr may be a Tensor), got {betas!r}")
+    lr = group["lr"]
+    if isinstance(lr, torch.Tensor) and lr.shape != ():
+        raise ValueError(f"lr must be a number or a 0-d Tensor, got shape {tuple(lr.shape)}")
+    options = {name: group[name] for name in (*NUMBERS, *SWITCHES)}
+    return Hyperparameters(beta1=betas[0], beta2=betas[1], **options)
+
+
+def check_group(group: Group) -> None:
+    """Check every option of a group, before anything is made of it."""
+    lr = group["lr"]
+    hyperparameters(group)
+    if isinstance(lr, torch.Tensor) and lr.device.type == "cpu":  # elsewhere reading it would wait
+        hyperparameters({**group, "lr": lr.item()})
+    if group["fused"]:
+        raise RuntimeError(
+            "fused=True is not available in this release: leave it out, use foreach=True, "
+            "or compile the step with torch.compile"
+        )
+    if group["foreach"] and group["differentiable"]:
+        raise ValueError("foreach must be False or None with differentiable=True, got foreach=True")
+
+
+def check_not_sharded(param: Tensor, name: str) -> None:
+    """γ and min w need the whole layer: refuse a parameter of which this process has a part."""
+    dtensor = sys.modules.get("torch.distributed.tensor")  # where there is a DTensor it is imported
+    if dtensor is not None and isinstance(param, dtensor.DTensor):
+        raise TypeError(f"{name} is a DTensor: sharded parameters are not supported yet")
+    if getattr(param, "_is_flat_param", False) or getattr(param, "_fsdp_flattened", False):
+        raise TypeError(
+            f"{name} is flattened by FSDP (fully_sharded_data_parallel), so the layers, over which "
+            "SET-Adam takes statistics, cannot be told apart: it cannot be supported"
+        )
+
+
+def check_param(param: Tensor, name: str, group: Group, hp: Hyperparameters) -> None:
+    """Check a parameter that has a gradient, before any parameter is updated."""
+    check_not_sharded(param, name)
+    grad = param.grad
+    if grad.is_sparse or grad.layout is not torch.strided:
+        raise RuntimeError(f"{name} has a sparse gradient, which SETAdam does not support: it must be dense")
+    try:
+        dtype = compute_dtype(param)
+        check_layer_axes(group["layer_axes"], param.ndim)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{name}: {error}") from None
+    if grad.dtype != param.dtype:
+        raise TypeError(f"the gradient of {name} must have dtype {param.dtype}, got {grad.dtype}")
+    info = torch.finfo(dtype)
+    hp.check_representable(str(dtype).removeprefix("torch."), info.smallest_normal, info.max)
+
+
+def check_moments(param: Tensor, name: str, state: dict[str, Any]) -> None:
+    """Check a state that came from outside against its parameter."""
+    for key in ("exp_avg", "exp_avg_sq", "step"):
+        if key not in state:
+            raise KeyError(f"the state of {name} must have {key}, got {sorted(state)}")
+    for key in ("exp_avg", "exp_avg_sq"):
+        x, dtype = state[key], moment_dtype(param)
+        if x.shape != param.shape:
+            shapes = f"{tuple(param.shape)}, got {tuple(x.shape)}"
+            raise ValueError(f"{key} of {name} must have the parameter's shape {shapes}")
+        if x.dtype != dtype:
+            raise TypeError(f"{key} of {name} must have dtype {dtype}, got {x.dtype}")
+        if x.device != param.device:
+            raise ValueError(f"{key} of {name} must be on its device {param.device}, got {x.device}")

@@ -1,0 +1,218 @@
+"""SETAdam: groups, state, checkpoints, and the choice of a path. The arithmetic is elsewhere."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+from setadam_core.layers import check_layer_axes
+from setadam_torch import _checkpoint, _statistics
+from setadam_torch._foreach import foreach as foreach_step
+from setadam_torch._layers import (
+    Group,
+    Tensor,
+    check_group,
+    check_moments,
+    check_not_sharded,
+    check_param,
+    hyperparameters,
+    moment_dtype,
+)
+from setadam_torch._single import single_tensor
+
+
+class SETAdam(Optimizer):  # type: ignore[misc]  # torch is untyped where it is not installed
+    """SET-Adam (arXiv 2302.01029): Adam whose adaptive stepsizes are held in a smaller range, layer by
+    layer. A layer is one parameter tensor, or with ``layer_axes`` one slice of it.
+
+    Parameters
+    ----------
+    params : tensors, named tensors ``(name, tensor)``, or groups of them with their own options.
+    lr : stepsize η ≥ 0, a number or a 0-d Tensor. Compiled steps that see a schedule need the Tensor.
+    betas : decay rates (β1, β2) of the moments, in [0, 1).
+    eps : ε > 0, in units of the gradient *squared*: it stands under the root, so that 1e-8 is about
+        Adam's 1e-4.
+    tau : τ in [0, 1): the share of a layer's smallest denominator that is taken off.
+    weight_decay, decoupled_weight_decay : λ, added to the gradient as λθ (as Adam), or shrinking θ by
+        1 - ηλ (as AdamW).
+    maximize : ascend.
+    foreach : multi-tensor operations (True), one tensor after the other (False), or by device (None).
+    fused : must not be True in this release.
+    capturable : keep ``step`` on the parameter's device, so that a CUDA graph can hold the step.
+    differentiable : let autograd run through the step (never with foreach).
+    layer_axes : the axes that make one layer of each parameter of the group, None for all: (1, 2) for
+        experts stacked along axis 0.
+    cos_power : n in γ = cosⁿ∠(v, 1); the paper's is 2, 0 switches down-scaling off.
+    eps_inside_sqrt : False adds ε after the root, as Adam.
+
+    Raises
+    ------
+    TypeError, ValueError : an option or parameter that does not fit, by name.
+    RuntimeError : fused=True; in ``step``, a sparse gradient. Nothing has been updated then.
+
+    Notes
+    -----
+    State, as that of torch.optim.Adam: ``exp_avg`` and ``exp_avg_sq`` (float32 for float16 and
+    bfloat16 parameters, whose arithmetic is float32 and which are rounded once), and ``step``, a 0-d
+    float32 tensor. A state_dict of torch.optim.Adam or AdamW loads: the options it lacks keep this
+    optimizer's values, but its ``eps`` comes with it, and means something else here (see eps).
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        tau: float = 0.5,
+        weight_decay: float = 0.0,
+        *,
+        decoupled_weight_decay: bool = False,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        layer_axes: Sequence[int] | None = None,
+        cos_power: float = 2,
+        eps_inside_sqrt: bool = True,
+    ) -> None:
+        # All in the groups and nothing on self: pickle and deepcopy drop other attributes.
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "tau": tau,
+            "weight_decay": weight_decay,
+            "decoupled_weight_decay": decoupled_weight_decay,
+            "maximize": maximize,
+            "foreach": foreach,
+            "fused": fused,
+            "capturable": capturable,
+            "differentiable": differentiable,
+            "layer_axes": layer_axes,
+            "cos_power": cos_power,
+            "eps_inside_sqrt": eps_inside_sqrt,
+        }
+        check_group(defaults)
+        super().__init__(params, defaults)
+
+    def add_param_group(self, param_group: Group) -> None:
+        """Add a group, with its own values of any option. An error leaves the optimizer as it was."""
+        if isinstance(param_group, dict):
+            check_group({**self.defaults, **param_group})
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        try:
+            for i, param in enumerate(group["params"]):
+                name = _name(group, len(self.param_groups) - 1, i)
+                check_not_sharded(param, name)
+                try:
+                    check_layer_axes(group["layer_axes"], param.ndim)
+                except ValueError as error:
+                    raise ValueError(f"{name}: {error}") from None
+        except Exception:
+            self.param_groups.pop()
+            raise
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step on all parameters that have a gradient; closure, if given, computes the loss."""
+        if not torch.compiler.is_compiling():
+            self._accelerator_graph_capture_health_check()
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        # torch's decorator for this breaks the graph of a compiled step on purpose; this does not.
+        with torch.set_grad_enabled(any(group["differentiable"] for group in self.param_groups)):
+            self._update()
+        return loss
+
+    def _update(self) -> None:
+        work: list[Any] = []
+        for group in self.param_groups:  # all is checked before anything is updated
+            params, grads, exp_avgs, exp_avg_sqs, steps = [], [], [], [], []  # type: ignore[var-annotated]
+            self._init_group(group, params, grads, exp_avgs, exp_avg_sqs, steps)
+            work.append((group, params, grads, exp_avgs, exp_avg_sqs, steps))
+        for group, params, grads, exp_avgs, exp_avg_sqs, steps in work:
+            if torch.compiler.is_compiling() or _use_foreach(group):
+                foreach_step(params, grads, exp_avgs, exp_avg_sqs, steps, group)
+            else:
+                hp = hyperparameters(group)
+                single_tensor(params, grads, exp_avgs, exp_avg_sqs, steps, hp, group)
+
+    def _init_group(
+        self,
+        group: Group,
+        params: list[Tensor],
+        grads: list[Tensor],
+        exp_avgs: list[Tensor],
+        exp_avg_sqs: list[Tensor],
+        steps: list[Tensor],
+    ) -> None:
+        """Check a group and collect what has a gradient. torch.compile runs this eagerly, by its name."""
+        check_group(group)
+        hp = hyperparameters(group)
+        index = next(i for i, other in enumerate(self.param_groups) if other is group)
+        for i, param in enumerate(group["params"]):
+            if param.grad is None:
+                continue
+            name = _name(group, index, i)
+            check_param(param, name, group, hp)
+            state = self.state[param]
+            if state:
+                check_moments(param, name, state)
+            else:
+                zeros = {"dtype": moment_dtype(param), "memory_format": torch.preserve_format}
+                on = param.device if group["capturable"] else "cpu"
+                state["step"] = torch.zeros((), dtype=torch.float32, device=on)
+                state["exp_avg"] = torch.zeros_like(param, **zeros)
+                state["exp_avg_sq"] = torch.zeros_like(param, **zeros)
+            params.append(param)
+            grads.append(param.grad)
+            exp_avgs.append(state["exp_avg"])
+            exp_avg_sqs.append(state["exp_avg_sq"])
+            steps.append(state["step"])
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state_dict of SETAdam, or of torch.optim.Adam or AdamW to switch in the middle of a
+        run. Moments keep float32 for 16-bit parameters. A state that does not fit changes nothing.
+        """
+        hook = self.register_load_state_dict_pre_hook(_checkpoint.keep_dtypes)
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            hook.remove()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        _checkpoint.complete(state, self.__dict__.get("param_groups"), self.__dict__.get("defaults"))
+        super().__setstate__(state)
+
+    def layer_statistics(self) -> dict[str, dict[str, Any]]:
+        """Statistics of the adaptive stepsizes, computed from the state when asked for.
+
+        Returns
+        -------
+        dict : for each parameter that has taken a step, by its name (or "group.index" where
+            parameters are not named): ``gamma`` (γ in [0, 1]), ``w_min`` (min w, in units of the
+            gradient), and ``stepsize_min``, ``_mean``, ``_std``, ``_max`` of 1/w̃. Python floats; with
+            ``layer_axes`` that leave several layers, tensors of one value a layer.
+        """
+        return {
+            _name(group, g, i): _statistics.of_param(param, self.state[param], group)
+            for g, group in enumerate(self.param_groups)
+            for i, param in enumerate(group["params"])
+            if param.numel() > 0 and self.state.get(param) and self.state[param]["step"] > 0
+        }
+
+
+def _use_foreach(group: Group) -> bool:
+    if group["foreach"] is not None:
+        return bool(group["foreach"])
+    return not group["differentiable"]
+
+
+def _name(group: Group, group_index: int, index: int) -> str:
+    names = group.get("param_names")
+    return names[index] if names else f"{group_index}.{index}"

@@ -1,0 +1,179 @@
+"""The three paths of SETAdam for the conformance kit: single, foreach, and compiled by torch.compile."""
+
+import copy
+import io
+import pickle
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import torch
+
+from setadam_conformance.protocol import Capabilities, LayerState, Native, NumPyArray
+from setadam_torch import SETAdam
+
+_DTYPES = ("float64", "float32", "bfloat16", "float16")
+_RELOADS = ("state_dict", "pickle", "deepcopy", "torch.save")
+
+
+class TorchSingle:
+    """SETAdam with foreach=False; the base of the other paths."""
+
+    name = "torch:single"
+    framework = "torch"
+    capabilities = Capabilities(dtypes=_DTYPES, devices=("cpu", "cuda"), in_place=True, reloads=_RELOADS)
+    _foreach: bool | None = False
+
+    def __init__(self, device: str = "cpu") -> None:
+        if device not in self.capabilities.devices or (device == "cuda" and not torch.cuda.is_available()):
+            raise RuntimeError(f"{self.name} has no device {device!r}")
+        self._device = torch.device(device)
+
+    def from_numpy(self, x: NumPyArray) -> Native:
+        x = np.array(x, order="K")
+        if x.dtype == ml_dtypes.bfloat16:
+            return torch.from_numpy(x.view(np.uint16)).view(torch.bfloat16).to(self._device)
+        return torch.from_numpy(x).to(self._device)
+
+    def to_numpy(self, x: Native) -> NumPyArray:
+        x = x.detach().cpu()
+        if x.dtype == torch.bfloat16:
+            return x.view(torch.uint16).numpy().view(ml_dtypes.bfloat16)  # type: ignore[no-any-return]
+        return x.numpy()  # type: ignore[no-any-return]
+
+    def step(
+        self,
+        params: Sequence[Native],
+        grads: Sequence[Native],
+        states: Sequence[LayerState],
+        hp: Mapping[str, Any],
+        layer_axes: Sequence[tuple[int, ...] | None],
+    ) -> tuple[list[Native], list[LayerState]]:
+        optimizer = self._optimizer(params, hp, layer_axes)
+        _put(optimizer, params, grads, states)
+        optimizer.step()
+        return list(params), _states(optimizer, params)
+
+    def reload(
+        self, how: str, params: Sequence[Native], states: Sequence[LayerState], hp: Mapping[str, Any]
+    ) -> list[LayerState]:
+        axes = [None] * len(params)
+        optimizer = self._optimizer(params, hp, axes)
+        _put(optimizer, params, [None] * len(params), states)
+        if how == "pickle":
+            other = pickle.loads(pickle.dumps(optimizer))
+        elif how == "deepcopy":
+            other = copy.deepcopy(optimizer)
+        else:
+            state_dict = optimizer.state_dict()
+            if how == "torch.save":
+                file = io.BytesIO()
+                torch.save(state_dict, file)
+                file.seek(0)
+                state_dict = torch.load(file, weights_only=True)
+            elif how != "state_dict":
+                raise ValueError(f"how must be one of {_RELOADS}, got {how!r}")
+            other = self._optimizer([p.clone() for p in params], hp, axes)
+            other.load_state_dict(state_dict)
+        return _states(other, [p for group in other.param_groups for p in group["params"]])
+
+    def _optimizer(self, params: Sequence[Native], hp: Mapping[str, Any], layer_axes: Sequence[Any]) -> Any:
+        options = dict(hp)
+        if "beta1" in options or "beta2" in options:
+            options["betas"] = (options.pop("beta1", 0.9), options.pop("beta2", 0.999))
+        groups = [{"params": [p], "layer_axes": a} for p, a in zip(params, layer_axes, strict=True)]
+        if len(set(layer_axes)) == 1:  # the layers of one group go through foreach together
+            groups = [{"params": list(params), "layer_axes": layer_axes[0]}]
+        return SETAdam(groups, foreach=self._foreach, **options)
+
+
+class TorchForeach(TorchSingle):
+    """SETAdam with foreach=True."""
+
+    name = "torch:foreach"
+    _foreach = True
+
+
+class TorchDefault(TorchSingle):
+    """SETAdam as users make it, with foreach=None: blocks on the CPU, foreach elsewhere."""
+
+    name = "torch:default"
+    _foreach = None
+
+
+class TorchCompiled(TorchSingle):
+    """opt.step under torch.compile. One optimizer and graph serve all calls with the same shapes and
+    hyperparameters, on tensors of its own; another kind of call drops them, so graphs do not pile up.
+    """
+
+    name = "torch:compiled"
+    capabilities = Capabilities(
+        dtypes=_DTYPES,
+        devices=("cpu", "cuda"),
+        recomputes_moments=True,
+        traced_t=True,
+        compiles=True,
+        in_place=True,
+        reloads=_RELOADS,
+    )
+    _foreach = True
+
+    def __init__(self, device: str = "cpu") -> None:
+        super().__init__(device)
+        self._key: Any = None
+
+    def step(
+        self,
+        params: Sequence[Native],
+        grads: Sequence[Native],
+        states: Sequence[LayerState],
+        hp: Mapping[str, Any],
+        layer_axes: Sequence[tuple[int, ...] | None],
+    ) -> tuple[list[Native], list[LayerState]]:
+        shapes = [(tuple(p.shape), p.stride(), p.dtype) for p in params]
+        key = repr((shapes, sorted(hp.items()), list(layer_axes)))
+        if key != self._key:
+            torch.compiler.reset()
+            self._key = None
+            self._params = [p.clone() for p in params]
+            self._compiled_optimizer = self._optimizer(self._params, hp, layer_axes)
+            _put(self._compiled_optimizer, self._params, [g.clone() for g in grads], _cloned(states))
+            self._step = torch.compile(self._compiled_optimizer.step, fullgraph=True)
+            self._key = key
+        mine = self._compiled_optimizer.state
+        for p, own, g, s in zip(params, self._params, grads, states, strict=True):
+            own.copy_(p)
+            own.grad.copy_(g)
+            mine[own]["step"].fill_(s.t)
+            _real(mine[own]["exp_avg"]).copy_(s.m)
+            _real(mine[own]["exp_avg_sq"]).copy_(s.v)
+        self._step()
+        new = _states(self._compiled_optimizer, self._params)
+        for p, own, s, n in zip(params, self._params, states, new, strict=True):
+            p.copy_(own)
+            s.m.copy_(n.m)
+            s.v.copy_(n.v)
+        return list(params), [LayerState(s.m, s.v, n.t) for s, n in zip(states, new, strict=True)]
+
+
+def _real(x: Native) -> Native:
+    return torch.view_as_real(x) if x.is_complex() else x
+
+
+def _cloned(states: Sequence[LayerState]) -> list[LayerState]:
+    return [LayerState(s.m.clone(), s.v.clone(), s.t) for s in states]
+
+
+def _put(optimizer: Any, params: Sequence[Native], grads: Sequence[Native], states: Sequence[LayerState]) -> None:
+    """Make the given tensors the optimizer's own gradients and state."""
+    for param, grad, state in zip(params, grads, states, strict=True):
+        param.grad = grad
+        m, v = (torch.view_as_complex(x) if param.is_complex() else x for x in (state.m, state.v))
+        step = torch.tensor(float(state.t))
+        optimizer.state[param] = {"step": step, "exp_avg": m, "exp_avg_sq": v}
+
+
+def _states(optimizer: Any, params: Sequence[Native]) -> list[LayerState]:
+    entries = [optimizer.state[p] for p in params]
+    return [LayerState(_real(s["exp_avg"]), _real(s["exp_avg_sq"]), int(s["step"])) for s in entries]

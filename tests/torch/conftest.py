@@ -1,0 +1,12 @@
+import hypothesis
+import pytest
+
+torch = pytest.importorskip("torch")
+torch.set_num_threads(2)
+hypothesis.settings.register_profile("torch", max_examples=25, deadline=None, derandomize=True)
+hypothesis.settings.load_profile("torch")
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
