@@ -241,14 +241,14 @@ def bounds_as_derived() -> None:
             _hold(np.all(np.abs(np.asarray(reference.bound, np.float64) / (units * fmt.u) - 1) < 0.01))
         small = replace(layer, grad=layer.grad * 0, m=layer.m * 0, v=layer.v * 0)
         bounds = [np.asarray(r.bound / fmt.smallest_subnormal, np.float64) for r in oracle.moments(case, small, CLAIMS)]
-        _hold(np.all(np.abs(bounds[0] - 5) < 0.01))
-        _hold(np.all(np.abs(bounds[1] - 4) < 0.01))
+        _hold(np.all(np.abs(bounds[0] / 5 - 1) < 0.01))
+        _hold(np.all(np.abs(bounds[1] / 4 - 1) < 0.01))
         still = replace(layer, param=one * 3)
         theta = oracle.parameter(case.with_hp(lr=0.0), still, one, one, CLAIMS)
         _hold(np.all(np.abs(np.asarray(theta.bound, np.float64) / (3 * fmt.u) - 1) < 0.01))
         flushing = replace(CLAIMS, flushes_subnormals=True)
         bounds = [np.asarray(r.bound / fmt.smallest_normal, np.float64) for r in oracle.moments(case, small, flushing)]
-        _hold(np.all(np.abs(bounds[0] - 5) < 0.01))
+        _hold(np.all(np.abs(bounds[0] / 5 - 1) < 0.01))
 
 
 def tightness() -> None:
@@ -263,11 +263,11 @@ def tightness() -> None:
 
 
 def summation_class() -> None:
-    """One chain over 2¹⁸ coordinates leaves the pairwise bound of float32, and not its own; both classes
+    """One chain over 2²⁰ coordinates leaves the pairwise bound of float32, and not its own; both classes
     know the chain of a short layer.
     """
     rng = np.random.default_rng(0)
-    v = (1 + rng.random(2**18)).astype(np.float32)
+    v = (1 + rng.random(2**20)).astype(np.float32)
     zero = np.zeros_like(v)
     case = Case("float32", (LayerCase(zero, np.ones_like(v), np.ones_like(v), v),), 9).with_hp(tau=0.0, eps=1e-30)
     chained = VARIANTS["sum-chain"].adapter()
@@ -298,10 +298,12 @@ CHECKS: dict[str, Callable[[], None]] = {
 }  # fmt: skip
 
 
-def failing() -> list[str]:
-    """The checks that the kit, as it is at the moment, does not pass."""
-    failed = []
+def failing(stop: bool = False) -> list[str]:
+    """The checks that the kit, as it is at the moment, does not pass; the first alone if it is to stop there."""
+    failed: list[str] = []
     for name, check in CHECKS.items():
+        if stop and failed:
+            break
         try:
             with np.errstate(all="ignore"):
                 check()
@@ -311,13 +313,13 @@ def failing() -> list[str]:
 
 
 def check_kit(names: tuple[str, ...] | None = None) -> dict[str, list[str]]:
-    """For each fault of the kit, the checks that caught it: none, if it went unseen. The kit as it is goes by
+    """For each fault of the kit, the check that caught it: none, if it went unseen. The kit as it is goes by
     the empty name, and there no check may fail.
     """
     caught = {"": failing()}
     for name in KIT_FAULTS if names is None else names:
         with KIT_FAULTS[name].applied():
-            caught[name] = failing()
+            caught[name] = failing(stop=True)
     return caught
 
 
