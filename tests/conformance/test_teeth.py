@@ -59,7 +59,9 @@ def test_examples_are_those_of_the_runner(verdicts):
         assert ran.examples == len(examples(cell))
 
 
-@pytest.mark.parametrize("name", ["no-op", "gamma-guard-1e-20", "bias-float32-power", "update-transposed", "half-updated"])
+@pytest.mark.parametrize(
+    "name", ["no-op", "gamma-guard-1e-20", "bias-float32-power", "update-transposed", "half-updated"]
+)
 def test_the_runner_rejects_what_the_selftest_says(name, verdicts):
     """The shortcut through kept examples and the runner, shrinking and all, come to the same verdict."""
     by_runner = {p for p, cell in verdicts(FAULTS[name].adapter()).items() if cell.status == "fail"}

@@ -24,8 +24,13 @@ from setadam_conformance.teeth.reference import Reference as Implementation
 from setadam_conformance.teeth.variants import VARIANTS
 
 CLAIMS = Capabilities(dtypes=tuple(FORMATS))
-_right = {"moments": oracle.moments, "parameter": oracle.parameter, "chain": oracle.chain,
-          "compare": judge.compare, "judge": judge.judge}  # fmt: skip
+_right: dict[str, Callable[..., Any]] = {  # as they are before any fault is applied
+    "moments": oracle.moments,
+    "parameter": oracle.parameter,
+    "chain": oracle.chain,
+    "compare": judge.compare,
+    "judge": judge.judge,
+}
 
 
 @dataclass(frozen=True)
@@ -77,14 +82,31 @@ _of_references("bound-tenth", "every bound ten times too narrow", lambda r: r._r
 _of_references("bound-doubled", "every bound twice too wide", lambda r: r._replace(bound=r.bound * 2))
 _of_references("bound-halved", "every bound half as wide", lambda r: r._replace(bound=r.bound / 2))
 _of_references("bound-infinite", "no bound", lambda r: r._replace(bound=r.bound * 0 + np.inf))
-_of_references("bound-of-layer", "the widest bound of a layer for all its coordinates",
-               lambda r: r._replace(bound=r.bound * 0 + np.max(r.bound, initial=0)))
-_of_references("oracle-in-float32", "reference values rounded to float32", lambda r: r._replace(value=_rounded(r.value, np.float32)))
-_of_references("oracle-in-float64", "reference values rounded to float64", lambda r: r._replace(value=_rounded(r.value, np.float64)))
+_of_references(
+    "bound-of-layer",
+    "the widest bound of a layer for all its coordinates",
+    lambda r: r._replace(bound=r.bound * 0 + np.max(r.bound, initial=0)),
+)
+_of_references(
+    "oracle-in-float32",
+    "reference values rounded to float32",
+    lambda r: r._replace(value=_rounded(r.value, np.float32)),
+)
+_of_references(
+    "oracle-in-float64",
+    "reference values rounded to float64",
+    lambda r: r._replace(value=_rounded(r.value, np.float64)),
+)
 _of_references("nothing-judged", "no coordinate is judged", lambda r: r._replace(judged=np.zeros_like(r.judged)))
 _of_references("all-judged", "the domain is not looked at", lambda r: r._replace(judged=np.ones_like(r.judged)))
 _of_one("class-ignored", "every sum is granted one chain", oracle, "chain", lambda d, reduction: max(d - 1, 0))
-_of_one("class-too-strict", "no sum is granted more than eight roundings", oracle, "chain", lambda d, reduction: min(d - 1, 8))
+_of_one(
+    "class-too-strict",
+    "no sum is granted more than eight roundings",
+    oracle,
+    "chain",
+    lambda d, reduction: min(d - 1, 8),
+)
 
 
 def _without(name: str, *fields: str, default: Any) -> Callable[..., Any]:
@@ -97,15 +119,48 @@ def _without(name: str, *fields: str, default: Any) -> Callable[..., Any]:
 
 
 _of_one("oracle-without-tau", "the oracle leaves T out", oracle, "parameter", _without("parameter", "tau", default=0.0))
-_of_one("oracle-without-gamma", "the oracle leaves S out", oracle, "parameter", _without("parameter", "cos_power", default=0.0))
-_of_one("oracle-eps-outside", "the oracle adds ε after the root", oracle, "parameter", _without("parameter", "eps_inside_sqrt", default=False))
-_of_one("oracle-without-decay", "the oracle leaves weight decay out", oracle, "moments", _without("moments", "weight_decay", default=0.0))
-_of_one("oracle-t-late", "the oracle takes t for t+1", oracle, "parameter",
-        lambda case, *args, **kwargs: _right["parameter"](replace(case, t=case.t + 1), *args, **kwargs))
-_of_one("flush-granted-to-all", "every backend may flush subnormals", oracle, "moments",
-        lambda case, layer, claims, *a: _right["moments"](case, layer, replace(claims, flushes_subnormals=True), *a))
-_of_one("flush-granted-to-none", "no backend may flush subnormals", oracle, "moments",
-        lambda case, layer, claims, *a: _right["moments"](case, layer, replace(claims, flushes_subnormals=False), *a))
+_of_one(
+    "oracle-without-gamma",
+    "the oracle leaves S out",
+    oracle,
+    "parameter",
+    _without("parameter", "cos_power", default=0.0),
+)
+_of_one(
+    "oracle-eps-outside",
+    "the oracle adds ε after the root",
+    oracle,
+    "parameter",
+    _without("parameter", "eps_inside_sqrt", default=False),
+)
+_of_one(
+    "oracle-without-decay",
+    "the oracle leaves weight decay out",
+    oracle,
+    "moments",
+    _without("moments", "weight_decay", default=0.0),
+)
+_of_one(
+    "oracle-t-late",
+    "the oracle takes t for t+1",
+    oracle,
+    "parameter",
+    lambda case, *args, **kwargs: _right["parameter"](replace(case, t=case.t + 1), *args, **kwargs),
+)
+_of_one(
+    "flush-granted-to-all",
+    "every backend may flush subnormals",
+    oracle,
+    "moments",
+    lambda case, layer, claims, *a: _right["moments"](case, layer, replace(claims, flushes_subnormals=True), *a),
+)
+_of_one(
+    "flush-granted-to-none",
+    "no backend may flush subnormals",
+    oracle,
+    "moments",
+    lambda case, layer, claims, *a: _right["moments"](case, layer, replace(claims, flushes_subnormals=False), *a),
+)
 
 
 def _each_alone(choose: Callable[[list[judge.Score]], judge.Score]) -> Callable[..., Any]:
@@ -133,17 +188,56 @@ def _expected(reference: Reference) -> Any:
     return np.asarray(reference.value, np.float64)
 
 
-_of_one("any-for-all", "one coordinate within its bound is enough", judge, "compare", _each_alone(lambda s: min(s, key=lambda x: x.ratio)))
-_of_one("median-for-max", "half the coordinates within their bounds are enough", judge, "compare", _each_alone(
-    lambda s: replace(s[0], ratio=statistics.median(x.ratio for x in s))))
+_of_one(
+    "any-for-all",
+    "one coordinate within its bound is enough",
+    judge,
+    "compare",
+    _each_alone(lambda s: min(s, key=lambda x: x.ratio)),
+)
+_of_one(
+    "median-for-max",
+    "half the coordinates within their bounds are enough",
+    judge,
+    "compare",
+    _each_alone(lambda s: replace(s[0], ratio=statistics.median(x.ratio for x in s))),
+)
 _of_one("first-for-max", "only the first coordinate is looked at", judge, "compare", _each_alone(lambda s: s[0]))
-_of_one("last-left-out", "the last coordinate is not looked at", judge, "compare", _each_alone(lambda s: max(s[:-1] or s, key=lambda x: x.ratio)))
-_of_one("nan-conforms", "NaN compares as equal", judge, "compare", _changed(lambda r, got: np.where(np.isnan(got), _expected(r), got)))
-_of_one("infinity-conforms", "±Inf compares as equal", judge, "compare", _changed(lambda r, got: np.where(np.isinf(got), _expected(r), got)))
-_of_one("sign-of-error-lost", "too small a value conforms: |error| without its bars", judge, "compare",
-        _changed(lambda r, got: np.where(got < _expected(r), _expected(r), got)))
-_of_one("sign-of-value-lost", "absolute values are compared", judge, "compare",
-        lambda r, got, *f: _right["compare"](r._replace(value=np.abs(r.value)), np.abs(got), *f))
+_of_one(
+    "last-left-out",
+    "the last coordinate is not looked at",
+    judge,
+    "compare",
+    _each_alone(lambda s: max(s[:-1] or s, key=lambda x: x.ratio)),
+)
+_of_one(
+    "nan-conforms",
+    "NaN compares as equal",
+    judge,
+    "compare",
+    _changed(lambda r, got: np.where(np.isnan(got), _expected(r), got)),
+)
+_of_one(
+    "infinity-conforms",
+    "±Inf compares as equal",
+    judge,
+    "compare",
+    _changed(lambda r, got: np.where(np.isinf(got), _expected(r), got)),
+)
+_of_one(
+    "sign-of-error-lost",
+    "too small a value conforms: |error| without its bars",
+    judge,
+    "compare",
+    _changed(lambda r, got: np.where(got < _expected(r), _expected(r), got)),
+)
+_of_one(
+    "sign-of-value-lost",
+    "absolute values are compared",
+    judge,
+    "compare",
+    lambda r, got, *f: _right["compare"](r._replace(value=np.abs(r.value)), np.abs(got), *f),
+)
 
 
 def _judging(change: Callable[..., Any]) -> Callable[..., Any]:
@@ -159,13 +253,32 @@ def _truth(case: Case) -> list[LayerState]:
     """The oracle's own moments, rounded."""
     pairs = [_right["moments"](case, layer, CLAIMS) for layer in case.layers]
     dtype = compute_format(case.dtype).numpy
-    return [LayerState(np.asarray(m.value).astype(dtype), np.asarray(v.value).astype(dtype), case.t + 1) for m, v in pairs]
+    return [
+        LayerState(np.asarray(m.value).astype(dtype), np.asarray(v.value).astype(dtype), case.t + 1) for m, v in pairs
+    ]
 
 
-_of_one("first-layer-only", "other layers than the first are not looked at", judge, "judge",
-        _judging(lambda case, p, s, claims: (_only(case, 0), p[:1], s[:1], claims)))
-_of_one("moments-not-judged", "m and v are taken for granted", judge, "judge", _judging(lambda case, p, s, claims: (case, p, _truth(case), claims)))
-_of_one("theta-not-judged", "θ is taken for granted", judge, "judge", lambda case, p, s, claims: _moments_alone(_right["judge"](case, p, s, claims)))
+_of_one(
+    "first-layer-only",
+    "other layers than the first are not looked at",
+    judge,
+    "judge",
+    _judging(lambda case, p, s, claims: (_only(case, 0), p[:1], s[:1], claims)),
+)
+_of_one(
+    "moments-not-judged",
+    "m and v are taken for granted",
+    judge,
+    "judge",
+    _judging(lambda case, p, s, claims: (case, p, _truth(case), claims)),
+)
+_of_one(
+    "theta-not-judged",
+    "θ is taken for granted",
+    judge,
+    "judge",
+    lambda case, p, s, claims: _moments_alone(_right["judge"](case, p, s, claims)),
+)
 
 
 def _moments_alone(verdict: judge.Verdict) -> judge.Verdict:
@@ -186,7 +299,9 @@ def known_ratios() -> None:
                 got[at] += sign * share * bound[at]
                 score, _ = judge.compare(Reference(value, bound, np.ones(4, bool)), got, "float64", "float32")
                 _hold(abs(score.ratio / share - 1) < 1e-6, (sign, at, share, score.ratio))
-    score, _ = judge.compare(Reference(np.ones(2), np.full(2, 1e-6), np.ones(2, bool)), -np.ones(2), "float64", "float32")
+    score, _ = judge.compare(
+        Reference(np.ones(2), np.full(2, 1e-6), np.ones(2, bool)), -np.ones(2), "float64", "float32"
+    )
     _hold(score.ratio > 1)
 
 
@@ -217,8 +332,8 @@ def second_oracle() -> None:
     for case, exact in _cases():
         layer = case.layers[0]
         m, v = oracle.moments(case, layer, CLAIMS)
-        states = (np.array([float(x) for x in xs], layer.m.dtype) for xs in (exact.m, exact.v))
-        theta = oracle.parameter(case, layer, *states, CLAIMS)
+        new_m, new_v = (np.array([float(x) for x in xs], layer.m.dtype) for xs in (exact.m, exact.v))
+        theta = oracle.parameter(case, layer, new_m, new_v, CLAIMS)
         for reference, right in ((m, exact.m), (v, exact.v), (theta, exact.theta)):
             for value, bound, number in zip(reference.value, reference.bound, right, strict=True):
                 _hold(abs(_number(value) - number) <= _number(bound) / 100, case)
@@ -325,7 +440,8 @@ def check_kit(names: tuple[str, ...] | None = None) -> dict[str, list[str]]:
 
 def _one_layer(dtype: str, d: int) -> LayerCase:
     rng = np.random.default_rng(d)
-    return fresh_layer(*(rng.normal(size=d).astype(FORMATS[dtype].numpy) for _ in range(2)))
+    param, grad = (rng.normal(size=d).astype(FORMATS[dtype].numpy) for _ in range(2))
+    return fresh_layer(param, grad)
 
 
 def _answer(case: Case, adapter: Implementation | None = None) -> tuple[list[Any], list[LayerState]]:

@@ -18,7 +18,7 @@ from setadam_conformance.protocol import Capabilities, LayerState, NumPyArray
 from setadam_core import Hyperparameters
 from setadam_core.layers import check_layer, check_layer_axes
 
-Rows = NumPyArray  # (layers, d): each row is what γ and the minimum run over
+Rows = Any  # an array (layers, d): each row is what γ and the minimum run over
 
 
 @dataclass
@@ -37,7 +37,7 @@ class Layer:
 
     @property
     def d(self) -> int:
-        return self.v.shape[1]
+        return int(self.v.shape[1])
 
 
 class Reference:

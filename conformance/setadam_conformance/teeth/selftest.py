@@ -51,7 +51,9 @@ class SelftestResult:
 
     @property
     def sound(self) -> bool:
-        return bool(self.faults and self.variants and self.kit) and not (self.survivors or self.accused or self.unnoticed)
+        return bool(self.faults and self.variants and self.kit) and not (
+            self.survivors or self.accused or self.unnoticed
+        )
 
 
 def try_fault(name: str, profile: str) -> dict[str, Shares]:
@@ -92,7 +94,9 @@ def _task(task: tuple[str, str, str]) -> Any:
     return try_fault(name, profile) if kind == "fault" else try_variant(name, profile)
 
 
-def selftest(profile: str = "quick", progress: Callable[[int, int], None] | None = None, jobs: int | None = None) -> SelftestResult:
+def selftest(
+    profile: str = "quick", progress: Callable[[int, int], None] | None = None, jobs: int | None = None
+) -> SelftestResult:
     """Try every fault, variant and fault of the kit. progress: called with how many are done, and of how many."""
     tasks = [("variant", name, profile) for name in VARIANTS] + [("fault", name, profile) for name in FAULTS]
     tasks += [("kit", "", profile)]
@@ -146,13 +150,26 @@ def markdown(result: SelftestResult) -> str:
             why = f" ({fault.why})" if fault.why else ""
             lines.append(f"| {name} | {fault.what} | {dtypes}{why} | {text} |")
     lines += ["", f"## {len(result.variants)} correct variants", ""]
-    lines += [f"Worst error/bound of m, v, θ, and of θ from 0, over {SAMPLED[result.profile]} layers a dtype; none may pass 1.", ""]
-    lines += ["| variant | what differs | " + " | ".join(ALL_DTYPES) + " | wrongly rejected by |", "|---|---|" + "---|" * (len(ALL_DTYPES) + 1)]
+    lines += [
+        "Worst error/bound of m, v, θ, and of θ from 0: none may pass 1."
+        f" {SAMPLED[result.profile]} layers a variant and dtype.",
+        "",
+    ]
+    lines += [
+        "| variant | what differs | " + " | ".join(ALL_DTYPES) + " | wrongly rejected by |",
+        "|---|---|" + "---|" * (len(ALL_DTYPES) + 1),
+    ]
     for name, wrongly in result.variants.items():
         each = [" ".join(f"{x:.2f}" for x in result.ratios[name][dtype].values()) for dtype in ALL_DTYPES]
         blamed = ", ".join(text.partition(":")[0] for text in wrongly) or "none"
         lines.append(f"| {name} | {VARIANTS[name].what} | " + " | ".join(each) + f" | {blamed} |")
-    lines += ["", f"## {len(KIT_FAULTS)} faults of the kit itself", "", "| fault | what is wrong | noticed by |", "|---|---|---|"]
+    lines += [
+        "",
+        f"## {len(KIT_FAULTS)} faults of the kit itself",
+        "",
+        "| fault | what is wrong | noticed by |",
+        "|---|---|---|",
+    ]
     for name, fault_of_kit in KIT_FAULTS.items():
         lines.append(f"| {name} | {fault_of_kit.what} | {', '.join(result.kit.get(name, [])) or '—'} |")
     return "\n".join(lines) + "\n"

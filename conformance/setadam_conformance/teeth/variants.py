@@ -118,81 +118,189 @@ def _sums(order: Sum) -> Callable[..., Rows]:
 
 
 _variant("plain", "the reference itself")
-_variant("fma", "products contracted into the sums that follow",
-         moment1=lambda s, c, g: fma(_scalar(c, c.hp.beta1), c.m, _scalar(c, 1 - c.hp.beta1) * g),
-         moment2=lambda s, c, g: fma(_scalar(c, c.hp.beta2), c.v, _scalar(c, 1 - c.hp.beta2) * (g * g)),
-         translate=lambda s, c, w: fma(-_scalar(c, c.hp.tau), s.least(c, w) + 0 * w, w))
-_variant("fma-other-side", "the other product contracted",
-         moment1=lambda s, c, g: fma(_scalar(c, 1 - c.hp.beta1), g, _scalar(c, c.hp.beta1) * c.m),
-         moment2=lambda s, c, g: fma(_scalar(c, 1 - c.hp.beta2) * g, g, _scalar(c, c.hp.beta2) * c.v),
-         subtract=lambda s, c, theta, u: fma(-1.0, u, theta))
-_variant("fma-update", "γv/(1-β2ᵗ)+ε and θ - A·(m/w̃) contracted",
-         denominator=lambda s, c, x: np.sqrt(fma(_scalar(c, 1 / s.bias2(c)), x, 0 * x + c.hp.eps)) if c.hp.eps_inside_sqrt
-         else R.denominator(s, c, x),
-         update=lambda s, c, m, w: m / w,
-         subtract=lambda s, c, theta, q: fma(-_scalar(c, c.hp.lr / s.bias1(c)), q, theta))
+_variant(
+    "fma",
+    "products contracted into the sums that follow",
+    moment1=lambda s, c, g: fma(_scalar(c, c.hp.beta1), c.m, _scalar(c, 1 - c.hp.beta1) * g),
+    moment2=lambda s, c, g: fma(_scalar(c, c.hp.beta2), c.v, _scalar(c, 1 - c.hp.beta2) * (g * g)),
+    translate=lambda s, c, w: fma(-_scalar(c, c.hp.tau), s.least(c, w) + 0 * w, w),
+)
+_variant(
+    "fma-other-side",
+    "the other product contracted",
+    moment1=lambda s, c, g: fma(_scalar(c, 1 - c.hp.beta1), g, _scalar(c, c.hp.beta1) * c.m),
+    moment2=lambda s, c, g: fma(_scalar(c, 1 - c.hp.beta2) * g, g, _scalar(c, c.hp.beta2) * c.v),
+    subtract=lambda s, c, theta, u: fma(-1.0, u, theta),
+)
+_variant(
+    "fma-update",
+    "γv/(1-β2ᵗ)+ε and θ - A·(m/w̃) contracted",
+    denominator=lambda s, c, x: (
+        np.sqrt(fma(_scalar(c, 1 / s.bias2(c)), x, 0 * x + c.hp.eps))
+        if c.hp.eps_inside_sqrt
+        else R.denominator(s, c, x)
+    ),
+    update=lambda s, c, m, w: m / w,
+    subtract=lambda s, c, theta, q: fma(-_scalar(c, c.hp.lr / s.bias1(c)), q, theta),
+)
 _variant("sum-tree", "Σ as a binary tree", sum=_sums(_tree))
 _variant("sum-blocks", "Σ in blocks of 128 with eight lanes", sum=_sums(_blocks))
 _variant("sum-lanes", "Σ in 2048 strided lanes", sum=_sums(lambda x: _tree(_lanes(x, 2048))))
 _variant("sum-threads", "Σ in chains of 16, then a tree", sum=_sums(_two_levels))
-_variant("sum-reversed", "NumPy's pairwise Σ, from the end", sum=_sums(
-    lambda x: np.sum(np.ascontiguousarray(x[:, ::-1]), axis=1, keepdims=True, dtype=x.dtype)))
+_variant(
+    "sum-reversed",
+    "NumPy's pairwise Σ, from the end",
+    sum=_sums(lambda x: np.sum(np.ascontiguousarray(x[:, ::-1]), axis=1, keepdims=True, dtype=x.dtype)),
+)
 _variant("sum-sorted", "Σ from the largest down, as a tree", sum=_sums(lambda x: _tree(-np.sort(-x, axis=1))))
 _variant("sum-chain", "Σ in one chain", {"reduction": "any"}, sum=_sums(_chain))
-_variant("sum-chain-descending", "Σ in one chain, from the largest down", {"reduction": "any"}, sum=_sums(lambda x: _chain(-np.sort(-x, axis=1))))
+_variant(
+    "sum-chain-descending",
+    "Σ in one chain, from the largest down",
+    {"reduction": "any"},
+    sum=_sums(lambda x: _chain(-np.sort(-x, axis=1))),
+)
 _variant("sum-compensated", "Kahan's Σ", sum=_sums(lambda x: _kahan(x) if x.shape[1] <= 300 else _tree(x)))
-_variant("sum-wide", "Σ in wider accumulators", sum=_sums(
-    lambda x: np.sum(_wide(x), axis=1, keepdims=True).astype(x.dtype)))
+_variant(
+    "sum-wide", "Σ in wider accumulators", sum=_sums(lambda x: np.sum(_wide(x), axis=1, keepdims=True).astype(x.dtype))
+)
 _variant("all-wide", "all arithmetic wider, rounded at the end", load=lambda s, *args: _widened(R.load(s, *args)))
-_variant("lerp", "m + (1-β)(g-m), for both moments",
-         moment1=lambda s, c, g: c.m + (1 - c.hp.beta1) * (g - c.m),
-         moment2=lambda s, c, g: c.v + (1 - c.hp.beta2) * (g * g - c.v))
-_variant("lerp-turned-round", "g - β(g-m), where β is small, as torch has it",
-         moment1=lambda s, c, g: g - (g - c.m) * (1 - _scalar(c, 1 - c.hp.beta1)) if c.hp.beta1 < 0.5
-         else c.m + _scalar(c, 1 - c.hp.beta1) * (g - c.m))
+_variant(
+    "lerp",
+    "m + (1-β)(g-m), for both moments",
+    moment1=lambda s, c, g: c.m + (1 - c.hp.beta1) * (g - c.m),
+    moment2=lambda s, c, g: c.v + (1 - c.hp.beta2) * (g * g - c.v),
+)
+_variant(
+    "lerp-turned-round",
+    "g - β(g-m), where β is small, as torch has it",
+    moment1=lambda s, c, g: (
+        g - (g - c.m) * (1 - _scalar(c, 1 - c.hp.beta1))
+        if c.hp.beta1 < 0.5
+        else c.m + _scalar(c, 1 - c.hp.beta1) * (g - c.m)
+    ),
+)
 _variant("square-scaled-first", "((1-β2)·g)·g", moment2=lambda s, c, g: c.hp.beta2 * c.v + ((1 - c.hp.beta2) * g) * g)
-_variant("minimum-through-v", "min w from min v, of the smallest v alone",
-         scale=lambda s, c, v: _noting(s, R.scale(s, c, v)),
-         least=lambda s, c, w: R.denominator(s, c, np.min(s.memory["scaled"], axis=1, keepdims=True)))
-_variant("gamma-blue", "Blue's three scaled accumulators for Σv²", gamma=lambda s, c, v: _of_norms(s, c, v, _blue(s, c, v)))
+_variant(
+    "minimum-through-v",
+    "min w from min v, of the smallest v alone",
+    scale=lambda s, c, v: _noting(s, R.scale(s, c, v)),
+    least=lambda s, c, w: R.denominator(s, c, np.min(s.memory["scaled"], axis=1, keepdims=True)),
+)
+_variant(
+    "gamma-blue", "Blue's three scaled accumulators for Σv²", gamma=lambda s, c, v: _of_norms(s, c, v, _blue(s, c, v))
+)
 _variant("gamma-norms", "(Σv/√d/‖v‖)², the norm of v scaled", gamma=lambda s, c, v: _by_norm(s, c, v))
 _variant("gamma-means", "mean² over mean of squares", gamma=lambda s, c, v: _by_means(s, c, v))
-_variant("gamma-dot", "Σ as dot products with ones and with itself", sum=_sums(
-    lambda x: np.einsum("ij,j->i", x, np.ones(x.shape[1], x.dtype))[:, None] if x.shape[1] <= 64 else _tree(x)))
-_variant("gamma-power-of-two", "v scaled by a power of two, not by its maximum", gamma=lambda s, c, v: R.gamma(s, c, v * _two_over(v)))
+_variant(
+    "gamma-dot",
+    "Σ as dot products with ones and with itself",
+    sum=_sums(
+        lambda x: np.einsum("ij,j->i", x, np.ones(x.shape[1], x.dtype))[:, None] if x.shape[1] <= 64 else _tree(x)
+    ),
+)
+_variant(
+    "gamma-power-of-two",
+    "v scaled by a power of two, not by its maximum",
+    gamma=lambda s, c, v: R.gamma(s, c, v * _two_over(v)),
+)
 _variant("gamma-not-clamped", "γ may round past 1", gamma=lambda s, c, v: _unclamped(s, c, v))
-_variant("flushing", "anything below the smallest normal number is zero", {"flushes_subnormals": True},
-         load=lambda s, *args: _flushed_layer(R.load(s, *args)),
-         store=lambda s, c, theta, m, v: R.store(s, c, *map(_flush, (theta, m, v))),
-         **{name: (lambda method: lambda s, c, *x: _flush(method(s, c, *x)))(getattr(R, name))
-            for name in ("gradient", "moment1", "moment2", "scale", "gamma", "sum", "denominator", "translate", "update", "decay")})
-_variant("flushing-inputs", "inputs below the smallest normal number are zero", {"flushes_subnormals": True},
-         load=lambda s, *args: _flushed_layer(R.load(s, *args)))
-_variant("reciprocals", "products with reciprocals for all divisions",
-         denominator=lambda s, c, x: s.embed(c, x * _scalar(c, 1 / s.bias2(c))),
-         update=lambda s, c, m, w: (c.hp.lr / s.bias1(c)) * (m * (1 / w)))
-_variant("reciprocal-root", "1/√ by a correctly rounded root", update=lambda s, c, m, w: m * ((c.hp.lr / s.bias1(c)) * (1 / w)))
+_variant(
+    "flushing",
+    "anything below the smallest normal number is zero",
+    {"flushes_subnormals": True},
+    load=lambda s, *args: _flushed_layer(R.load(s, *args)),
+    store=lambda s, c, theta, m, v: R.store(s, c, *map(_flush, (theta, m, v))),
+    **{
+        name: (lambda method: lambda s, c, *x: _flush(method(s, c, *x)))(getattr(R, name))
+        for name in (
+            "gradient",
+            "moment1",
+            "moment2",
+            "scale",
+            "gamma",
+            "sum",
+            "denominator",
+            "translate",
+            "update",
+            "decay",
+        )
+    },
+)
+_variant(
+    "flushing-inputs",
+    "inputs below the smallest normal number are zero",
+    {"flushes_subnormals": True},
+    load=lambda s, *args: _flushed_layer(R.load(s, *args)),
+)
+_variant(
+    "reciprocals",
+    "products with reciprocals for all divisions",
+    denominator=lambda s, c, x: s.embed(c, x * _scalar(c, 1 / s.bias2(c))),
+    update=lambda s, c, m, w: (c.hp.lr / s.bias1(c)) * (m * (1 / w)),
+)
+_variant(
+    "reciprocal-root",
+    "1/√ by a correctly rounded root",
+    update=lambda s, c, m, w: m * ((c.hp.lr / s.bias1(c)) * (1 / w)),
+)
 _variant("update-A-over-D", "A/D·m", update=lambda s, c, m, w: (c.hp.lr / s.bias1(c)) / w * m)
 _variant("update-m-over-D", "m/D·A", update=lambda s, c, m, w: m / w * (c.hp.lr / s.bias1(c)))
 _variant("update-lr-last", "η·((m/(1-β1ᵗ))/D)", update=lambda s, c, m, w: c.hp.lr * ((m / s.bias1(c)) / w))
-_variant("moments-corrected-first", "m̂ and v̂ before γ", scale=lambda s, c, v: s.gamma(c, v) * (v / s.bias2(c)),
-         denominator=lambda s, c, x: s.embed(c, x), update=lambda s, c, m, w: c.hp.lr * (m / s.bias1(c)) / w)
-_variant("gamma-over-bias", "γ/(1-β2ᵗ) as one factor", scale=lambda s, c, v: (s.gamma(c, v) / s.bias2(c)) * v,
-         denominator=lambda s, c, x: s.embed(c, x))
-_variant("decay-subtracted", "θ - ηλθ", decay=lambda s, c, theta: theta - (c.hp.lr * c.hp.weight_decay) * theta
-         if c.hp.decoupled_weight_decay else theta)
-_variant("decay-with-update", "θ - (ηλθ + u)", decay=lambda s, c, theta: theta, subtract=lambda s, c, theta, u:
-         theta - ((c.hp.lr * c.hp.weight_decay) * theta + u) if c.hp.decoupled_weight_decay and c.hp.weight_decay else theta - u)
-_variant("bias-traced", "bias corrections in the compute dtype, from a t that is an array", {"traced_t": True},
-         bias1=lambda s, c: _traced(c, c.hp.beta1), bias2=lambda s, c: _traced(c, c.hp.beta2))
-_variant("moments-recomputed", "the update has moments of its own, contracted", {"recomputes_moments": True},
-         store=lambda s, c, theta, m, v: R.store(s, c, theta, R.moment1(s, c, s.gradient(c)), R.moment2(s, c, s.gradient(c))),
-         moment1=lambda s, c, g: fma(_scalar(c, c.hp.beta1), c.m, _scalar(c, 1 - c.hp.beta1) * g),
-         moment2=lambda s, c, g: c.v + (1 - c.hp.beta2) * (g * g - c.v))
-_variant("blocked-in-place", "blocks of 16 coordinates, written where they lie", {"in_place": True},
-         update=lambda s, c, m, w: np.concatenate([R.update(s, c, m[:, i : i + 16], w[:, i : i + 16])
-                                                   for i in range(0, c.d, 16)], axis=1),
-         step_layer=lambda s, c: _in_place(s, c))
+_variant(
+    "moments-corrected-first",
+    "m̂ and v̂ before γ",
+    scale=lambda s, c, v: s.gamma(c, v) * (v / s.bias2(c)),
+    denominator=lambda s, c, x: s.embed(c, x),
+    update=lambda s, c, m, w: c.hp.lr * (m / s.bias1(c)) / w,
+)
+_variant(
+    "gamma-over-bias",
+    "γ/(1-β2ᵗ) as one factor",
+    scale=lambda s, c, v: (s.gamma(c, v) / s.bias2(c)) * v,
+    denominator=lambda s, c, x: s.embed(c, x),
+)
+_variant(
+    "decay-subtracted",
+    "θ - ηλθ",
+    decay=lambda s, c, theta: theta - (c.hp.lr * c.hp.weight_decay) * theta if c.hp.decoupled_weight_decay else theta,
+)
+_variant(
+    "decay-with-update",
+    "θ - (ηλθ + u)",
+    decay=lambda s, c, theta: theta,
+    subtract=lambda s, c, theta, u: (
+        theta - ((c.hp.lr * c.hp.weight_decay) * theta + u)
+        if c.hp.decoupled_weight_decay and c.hp.weight_decay
+        else theta - u
+    ),
+)
+_variant(
+    "bias-traced",
+    "bias corrections in the compute dtype, from a t that is an array",
+    {"traced_t": True},
+    bias1=lambda s, c: _traced(c, c.hp.beta1),
+    bias2=lambda s, c: _traced(c, c.hp.beta2),
+)
+_variant(
+    "moments-recomputed",
+    "the update has moments of its own, contracted",
+    {"recomputes_moments": True},
+    store=lambda s, c, theta, m, v: R.store(
+        s, c, theta, R.moment1(s, c, s.gradient(c)), R.moment2(s, c, s.gradient(c))
+    ),
+    moment1=lambda s, c, g: fma(_scalar(c, c.hp.beta1), c.m, _scalar(c, 1 - c.hp.beta1) * g),
+    moment2=lambda s, c, g: c.v + (1 - c.hp.beta2) * (g * g - c.v),
+)
+_variant(
+    "blocked-in-place",
+    "blocks of 16 coordinates, written where they lie",
+    {"in_place": True},
+    update=lambda s, c, m, w: np.concatenate(
+        [R.update(s, c, m[:, i : i + 16], w[:, i : i + 16]) for i in range(0, c.d, 16)], axis=1
+    ),
+    step_layer=lambda s, c: _in_place(s, c),
+)
 
 
 def _widened(c: Layer) -> Layer:
@@ -225,8 +333,10 @@ def _blue(self: Reference, c: Layer, v: Rows) -> Rows:
     low, high = 2.0 ** (info.minexp // 2 + info.nmant), 2.0 ** (info.maxexp // 2 - info.nmant)
     up, down = 2.0 ** (-(info.minexp // 2) + info.nmant + 8), 2.0 ** (-(info.maxexp // 2) - info.nmant)
     small, large = v < low, v > high
-    s, m, b = (self.sum(c, (np.where(mask, v, 0) * k).astype(v.dtype) ** 2)
-               for mask, k in ((small, up), (~small & ~large, 1.0), (large, down)))
+    s, m, b = (
+        self.sum(c, (np.where(mask, v, 0) * k).astype(v.dtype) ** 2)
+        for mask, k in ((small, up), (~small & ~large, 1.0), (large, down))
+    )
     big = np.sqrt(b + (m * down) * down) / down
     middle = np.where(m == 0, np.sqrt(s) / up, np.sqrt(m + (s / up) / up))
     return np.where(b == 0, middle, big).astype(v.dtype)
