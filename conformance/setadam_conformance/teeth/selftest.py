@@ -1,0 +1,198 @@
+"""`setadam-conformance selftest`: every seeded fault is rejected, no correct variant is, and every fault of
+the kit itself is noticed; with the share of examples that reject each fault, property by property.
+"""
+
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from setadam_conformance.teeth import FAULTS, KIT_FAULTS, VARIANTS, check_kit
+from setadam_conformance.teeth.examples import cells, examples, rejected
+from setadam_conformance.teeth.sampler import worst
+from setadam_conformance.teeth.seeded import ALL_DTYPES
+
+# Every property is tried in the first of these that a fault concerns; in the others it is enough that
+# one property rejects it.
+_FIRST = ("float32", "float64", "bfloat16", "float16")
+# Layers a variant and dtype, beside the profile's own examples.
+SAMPLED = {"quick": 300, "default": 5_000, "deep": 100_000}
+
+Shares = dict[str, float]  # of a property's examples, how many reject; properties that reject none are absent
+
+
+@dataclass
+class SelftestResult:
+    """What was found. faults: fault → dtype → property → share. variants: what rejected one wrongly."""
+
+    profile: str
+    faults: dict[str, dict[str, Shares]] = field(default_factory=dict)
+    variants: dict[str, list[str]] = field(default_factory=dict)
+    ratios: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)  # variant → dtype → stage
+    kit: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def survivors(self) -> list[str]:
+        """Faults that no property rejected in any of their dtypes."""
+        return [name for name, found in self.faults.items() if not any(found.values())]
+
+    @property
+    def accused(self) -> list[str]:
+        """Correct variants that were rejected."""
+        return [name for name, found in self.variants.items() if found]
+
+    @property
+    def unnoticed(self) -> list[str]:
+        """Faults of the kit that no check noticed, and "" if the kit itself fails a check."""
+        return [name for name, found in self.kit.items() if bool(found) is (name == "")]
+
+    @property
+    def sound(self) -> bool:
+        return bool(self.faults and self.variants and self.kit) and not (
+            self.survivors or self.accused or self.unnoticed
+        )
+
+
+def try_fault(name: str, profile: str) -> dict[str, Shares]:
+    """The shares of examples that reject a fault, by dtype and property."""
+    fault = FAULTS[name]
+    found: dict[str, Shares] = {}
+    order = [dtype for dtype in _FIRST if dtype in fault.dtypes]
+    for dtype in order:
+        shares: Shares = {}
+        for cell in cells(profile, dtype):
+            count, _ = rejected(fault.adapter(), cell)
+            if count:
+                shares[cell.property] = count / len(examples(cell))
+                if dtype != order[0]:
+                    break
+        found[dtype] = shares
+    return found
+
+
+def try_variant(name: str, profile: str) -> tuple[list[str], dict[str, dict[str, float]]]:
+    """What rejected a correct variant, and its worst error/bound by dtype and stage."""
+    variant, wrongly, ratios = VARIANTS[name], [], {}
+    for dtype in ALL_DTYPES:
+        for cell in cells(profile, dtype):
+            count, message = rejected(variant.adapter(), cell)
+            if count:
+                wrongly.append(f"{cell.property} {dtype}: {count} of {len(examples(cell))}: {message}")
+        ratios[dtype], beyond = worst(variant.adapter(), dtype, SAMPLED[profile])
+        if beyond:
+            wrongly.append(f"sampler {dtype}: {len(beyond)} batches, {ratios[dtype]}")
+    return wrongly, ratios
+
+
+def _task(task: tuple[str, str, str]) -> Any:
+    kind, name, profile = task
+    if kind == "kit":
+        return check_kit()
+    return try_fault(name, profile) if kind == "fault" else try_variant(name, profile)
+
+
+def selftest(
+    profile: str = "quick", progress: Callable[[int, int], None] | None = None, jobs: int | None = None
+) -> SelftestResult:
+    """Try every fault, variant and fault of the kit. progress: called with how many are done, and of how many."""
+    tasks = [("variant", name, profile) for name in VARIANTS] + [("fault", name, profile) for name in FAULTS]
+    tasks += [("kit", "", profile)]
+    result = SelftestResult(profile)
+    for done, (task, found) in enumerate(zip(tasks, _map(tasks, jobs or min(os.cpu_count() or 1, 8)), strict=True), 1):
+        kind, name, _ = task
+        if kind == "fault":
+            result.faults[name] = found
+        elif kind == "variant":
+            result.variants[name], result.ratios[name] = found
+        else:
+            result.kit = found
+        if progress:
+            progress(done, len(tasks))
+    return result
+
+
+def _map(tasks: list[tuple[str, str, str]], jobs: int) -> Iterable[Any]:
+    if jobs == 1:
+        yield from map(_task, tasks)
+        return
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        yield from pool.map(_task, tasks, chunksize=1)
+
+
+def markdown(result: SelftestResult) -> str:
+    """The tables of the documentation: fault × property × share, variants, faults of the kit."""
+    lines = [
+        "# Teeth",
+        "",
+        f"Written by `setadam-conformance selftest --profile {result.profile} --markdown docs/teeth.md`.",
+        "",
+        f"## {len(result.faults)} seeded faults",
+        "",
+        "The share of a property's examples that reject the fault, in the first dtype named; of the other dtypes,",
+        "whether any property does.",
+        "",
+        "| fault | what is wrong | dtypes | rejected by (share of its examples) |",
+        "|---|---|---|---|",
+    ]
+    for kind in dict.fromkeys(fault.kind for fault in FAULTS.values()):
+        lines.append(f"| **{kind}** | | | |")
+        for name, found in result.faults.items():
+            fault = FAULTS[name]
+            if fault.kind != kind:
+                continue
+            first = next(iter(found))
+            shares = sorted(found[first].items(), key=lambda item: -item[1])
+            dtypes = ", ".join(dtype if found[dtype] else f"({dtype}: unseen)" for dtype in found)
+            text = ", ".join(f"{name} {share:.2f}" for name, share in shares) or "—"
+            why = f" ({fault.why})" if fault.why else ""
+            lines.append(f"| {name} | {fault.what} | {dtypes}{why} | {text} |")
+    lines += ["", f"## {len(result.variants)} correct variants", ""]
+    lines += [
+        "Worst error/bound of m, v, θ, and of θ from 0: none may pass 1."
+        f" {SAMPLED[result.profile]} layers a variant and dtype.",
+        "",
+    ]
+    lines += [
+        "| variant | what differs | " + " | ".join(ALL_DTYPES) + " | wrongly rejected by |",
+        "|---|---|" + "---|" * (len(ALL_DTYPES) + 1),
+    ]
+    for name, wrongly in result.variants.items():
+        each = [" ".join(f"{x:.2f}" for x in result.ratios[name][dtype].values()) for dtype in ALL_DTYPES]
+        blamed = ", ".join(text.partition(":")[0] for text in wrongly) or "none"
+        lines.append(f"| {name} | {VARIANTS[name].what} | " + " | ".join(each) + f" | {blamed} |")
+    lines += [
+        "",
+        f"## {len(KIT_FAULTS)} faults of the kit itself",
+        "",
+        "| fault | what is wrong | noticed by |",
+        "|---|---|---|",
+    ]
+    for name, fault_of_kit in KIT_FAULTS.items():
+        lines.append(f"| {name} | {fault_of_kit.what} | {', '.join(result.kit.get(name, [])) or '—'} |")
+    return "\n".join(lines) + "\n"
+
+
+def main(profile: str = "quick", to: Path | None = None) -> bool:
+    """Run the self-test, print what it found, and write the tables; True if the kit is sound."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    console = Console()
+    with Progress(TextColumn("selftest"), BarColumn(), MofNCompleteColumn(), console=console, transient=True) as bar:
+        task = bar.add_task("selftest")
+        result = selftest(profile, lambda done, total: bar.update(task, completed=done, total=total))
+    for kind, names, many in (
+        ("seeded faults rejected", result.survivors, len(result.faults)),
+        ("correct variants left alone", result.accused, len(result.variants)),
+        ("faults of the kit noticed", result.unnoticed, len(KIT_FAULTS)),
+    ):
+        print(f"{many - len(names):4} of {many} {kind}" + (f"; not: {', '.join(names)}" if names else ""))
+    for name in result.accused:
+        print(*(f"  {name}: {text}" for text in result.variants[name]), sep="\n")
+    if to:
+        to.parent.mkdir(parents=True, exist_ok=True)
+        to.write_text(markdown(result))
+    return result.sound
