@@ -55,4 +55,4 @@ def _complete_entry(param: Tensor, entry: dict[str, Any], group: Group) -> None:
             entry[name] = kept.to(device=param.device, dtype=moment_dtype(param), copy=True)
     if "step" in entry:
         device = param.device if group["capturable"] else "cpu"
-        entry["step"] = torch.as_tensor(entry["step"], dtype=torch.float32, device=device).clone()
+        entry["step"] = torch.as_tensor(entry["step"], dtype=torch.float64, device=device).clone()

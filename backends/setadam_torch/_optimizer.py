@@ -55,8 +55,9 @@ class SETAdam(Optimizer):  # type: ignore[misc]  # torch is untyped where it is 
     -----
     State, as that of torch.optim.Adam: ``exp_avg`` and ``exp_avg_sq`` (float32 for float16 and
     bfloat16 parameters, whose arithmetic is float32 and which are rounded once), and ``step``, a 0-d
-    float32 tensor. A state_dict of torch.optim.Adam or AdamW loads: the options it lacks keep this
-    optimizer's values, but its ``eps`` comes with it, and means something else here (see eps).
+    float64 tensor (float32 cannot count past 2²⁴). A state_dict of torch.optim.Adam or AdamW loads:
+    the options it lacks keep this optimizer's values, but its ``eps`` comes with it, and means
+    something else here (see eps).
     """
 
     def __init__(
@@ -166,7 +167,7 @@ class SETAdam(Optimizer):  # type: ignore[misc]  # torch is untyped where it is 
             else:
                 zeros = {"dtype": moment_dtype(param), "memory_format": torch.preserve_format}
                 on = param.device if group["capturable"] else "cpu"
-                state["step"] = torch.zeros((), dtype=torch.float32, device=on)
+                state["step"] = torch.zeros((), dtype=torch.float64, device=on)
                 state["exp_avg"] = torch.zeros_like(param, **zeros)
                 state["exp_avg_sq"] = torch.zeros_like(param, **zeros)
             params.append(param)
