@@ -170,7 +170,7 @@ def _put(optimizer: Any, params: Sequence[Native], grads: Sequence[Native], stat
     for param, grad, state in zip(params, grads, states, strict=True):
         param.grad = grad
         m, v = (torch.view_as_complex(x) if param.is_complex() else x for x in (state.m, state.v))
-        step = torch.tensor(float(state.t))
+        step = torch.tensor(float(state.t), dtype=torch.float64)
         optimizer.state[param] = {"step": step, "exp_avg": m, "exp_avg_sq": v}
 
 

@@ -168,7 +168,7 @@ def parameter(
     bound = dq * (1 + u) + dshrunk + u * (np.abs(value) + dq + dshrunk) + tiny
     bound = bound + s.storage_u * (np.abs(value) + bound) + s.storage_tiny
     judged = positive & np.asarray(
-        (_most(a, axes) < s.largest / 8)
+        (_most(v / bc2, axes) < s.largest / 8)
         & (step * np.abs(m) * np.maximum(1, 1 / d_low) < s.largest / 8)
         & (np.abs(value) + bound < s.storage_largest),
         bool,
@@ -198,12 +198,14 @@ def _down_scaling(
     gamma = s1 * s1 / (d * s2)
     apart = np.abs(r / s1 - r * r / s2)
     # By how much v moves γ, in absolute terms: ρ = dv/v is no number where v = 0.
-    moved = np.abs(1 / s1 - r / s2) * np.where(zero, 0 * dv, dv) / np.where(zero, one, peak)
+    uncertain = np.where(zero, 0 * dv, dv) / np.where(zero, one, peak)
+    moved = np.abs(1 / s1 - r / s2) * uncertain
     error = (3 * chain(d, claims.reduction) + 8) * s.u + 4 * s.u * _sum(apart, axes) + 2 * _sum(moved, axes)
     if power != 2:
         gamma = np.asarray(gamma ** s.wide.array(power / 2))
         error = error * max(power / 2, 1) + 8 * s.u
     error = np.minimum(error / np.maximum(1 - error, 0.5), 1)
+    error = np.where(_sum(uncertain, axes) > s1 / 20, one, error)  # first order says nothing here
     if claims.flushes_subnormals:  # entries below the smallest normal may have gone as zeros
         error = np.where(peak < d * s.tiny / s.u, one, error)
     return gamma, error

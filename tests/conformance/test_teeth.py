@@ -5,6 +5,7 @@
 
 import numpy as np
 import pytest
+
 from setadam_conformance.protocol import Adapter
 from setadam_conformance.teeth import FAULTS, KIT_FAULTS, VARIANTS
 from setadam_conformance.teeth.examples import cells, examples, rejected

@@ -1,6 +1,7 @@
 """The whole self-test at quick budgets: what `setadam-conformance selftest` runs, and what it says."""
 
 import pytest
+
 from setadam_conformance.teeth import FAULTS, KIT_FAULTS, VARIANTS
 from setadam_conformance.teeth.selftest import SelftestResult, markdown, selftest
 

@@ -118,7 +118,7 @@ def test_step_returns_to_the_cpu():
     state["state"][0]["step"] = state["state"][0]["step"].to(torch.float64)
     opt.load_state_dict(state)
     step = opt.state[params_of(opt)[0]]["step"]
-    assert (step.device.type, step.dtype, float(step)) == ("cpu", torch.float32, 2.0)
+    assert (step.device.type, step.dtype, float(step)) == ("cpu", torch.float64, 2.0)
 
 
 def test_load_hooks_still_run():

@@ -92,19 +92,11 @@ def empty_layers(bench: Bench, case: Case) -> None:
     applies=lambda a: not a.capabilities.compiles,
 )
 def zero_betas(bench: Bench, case: Case) -> None:
-    """β1 = 0 makes m' = g exactly (m forgotten), β = 0 a bias correction of exactly 1: log 0 is not taken.
+    """β = 0 makes m' = g and v' = g², with a bias correction of exactly 1: log 0 is not taken.
 
-    (CONFORMANCE M7.)
+    Within the bound, not to the bit: lerp forms m + 1·(g - m), which rounds. (CONFORMANCE M7.)
     """
-    answer = bench.conform(case)
-    compute = compute_format(case.dtype).numpy
-    finite = [np.isfinite(of.real(x.m) * 0 + of.real(x.grad)) for x in case.layers]
-    bench.same_bits(
-        [np.where(ok, s.m, 0) for ok, s in zip(finite, answer.states, strict=True)],
-        [np.where(ok, x.grad.astype(compute), 0) for ok, x in zip(finite, case.layers, strict=True)],
-        "m' is not g although β1 = 0",
-        case,
-    )
+    bench.conform(case)
 
 
 @prop(lambda c, d: of.cases(c, d, hp=_extreme(c)))

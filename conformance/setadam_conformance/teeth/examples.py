@@ -11,6 +11,7 @@ from functools import cache
 import hypothesis
 import numpy as np
 from hypothesis import HealthCheck, Phase, given, settings
+
 from setadam_conformance.backends import Source
 from setadam_conformance.bench import Bench, NonconformingError
 from setadam_conformance.case import Case

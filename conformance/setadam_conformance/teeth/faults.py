@@ -7,6 +7,7 @@ from math import sqrt
 from typing import Any
 
 import numpy as np
+
 from setadam_conformance.teeth.reference import Layer, Reference, Rows
 from setadam_conformance.teeth.seeded import REAL, SIXTEEN_BIT, kind
 

@@ -4,10 +4,10 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+
 from setadam_conformance.protocol import LayerState
 from setadam_conformance.teeth.reference import Layer, Reference, Rows
 from setadam_conformance.teeth.seeded import COMPUTED_IN_FLOAT32, REAL, SIXTEEN_BIT, kind
-
 from setadam_core import Hyperparameters
 
 R = Reference

@@ -13,6 +13,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+
 from setadam_conformance import judge, oracle
 from setadam_conformance.case import Case, LayerCase, fresh_layer
 from setadam_conformance.exact import context, exact_step

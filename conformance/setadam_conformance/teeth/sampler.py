@@ -6,6 +6,7 @@ kinds that `strategies.py` draws; NumPy draws them here, since nothing is shrunk
 from collections.abc import Iterator
 
 import numpy as np
+
 from setadam_conformance.case import Case, LayerCase, dtype_of
 from setadam_conformance.formats import FORMATS, compute_format
 from setadam_conformance.judge import STAGES, judge

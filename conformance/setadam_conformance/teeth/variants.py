@@ -10,6 +10,7 @@ from math import log
 from typing import Any
 
 import numpy as np
+
 from setadam_conformance.teeth.reference import Layer, Reference, Rows
 
 R = Reference
