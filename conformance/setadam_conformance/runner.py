@@ -72,7 +72,7 @@ def plan(
     max_examples: int | None = None,
 ) -> list[Plan]:
     """The cells that the backends' claims call for."""
-    cells = []
+    cells: list[Plan] = []
     for source, adapter in adapters.items():
         claims = adapter.capabilities
         asked = [dtype for dtype in claims.dtypes if not dtypes or dtype in dtypes]

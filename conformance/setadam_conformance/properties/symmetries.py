@@ -172,6 +172,9 @@ def permutation_reshape_stride(bench: Bench, case: Case) -> None:
     def permuted(x: NumPyArray) -> NumPyArray:
         return np.asarray(x.ravel()[order].reshape(x.shape))
 
+    def descending(x: NumPyArray) -> NumPyArray:  # the smallest v comes last: in a block's tail
+        return np.asarray(x.ravel()[np.argsort(-layer.v.ravel())].reshape(x.shape))
+
     def strided(x: NumPyArray) -> NumPyArray:
         wide = np.zeros((*x.shape, 2), x.dtype)
         wide[..., 0] = x
@@ -184,7 +187,7 @@ def permutation_reshape_stride(bench: Bench, case: Case) -> None:
         return np.asarray(x.reshape(-1))
 
     compiled = bench.claims.compiles
-    for view in (permuted,) if compiled else (permuted, strided, fortran, flat):
+    for view in (permuted,) if compiled else (permuted, descending, strided, fortran, flat):
         bench.conform(replace(case, layers=(map_layer(view, layer),)))
 
 

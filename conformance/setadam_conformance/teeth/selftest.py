@@ -22,6 +22,9 @@ _FIRST = ("float32", "float64", "bfloat16", "float16")
 # Layers a variant and dtype, beside the profile's own examples.
 SAMPLED = {"quick": 300, "default": 5_000, "deep": 100_000}
 
+# These cost as much as all others together: they are tried on what no other property rejects.
+_DEAR = ("large-layer", "recorded-training")
+
 Shares = dict[str, float]  # of a property's examples, how many reject; properties that reject none are absent
 
 
@@ -64,7 +67,9 @@ def try_fault(name: str, profile: str) -> dict[str, Shares]:
     order = [dtype for dtype in _FIRST if dtype in fault.dtypes]
     for dtype in order:
         shares: Shares = {}
-        for cell in _central_first(cells(profile, dtype)):
+        for cell in _in_order(cells(profile, dtype)):
+            if shares and cell.property in _DEAR:
+                continue
             count, _ = rejected(fault.adapter(), cell)
             if count:
                 shares[cell.property] = count / len(examples(cell))
@@ -74,9 +79,9 @@ def try_fault(name: str, profile: str) -> dict[str, Shares]:
     return found
 
 
-def _central_first(plans: tuple[Plan, ...]) -> list[Plan]:
-    """The cells with that property in front which rejects most faults."""
-    return sorted(plans, key=lambda cell: cell.property != "one-step")
+def _in_order(plans: tuple[Plan, ...]) -> list[Plan]:
+    """The cells with that property in front which rejects most faults, and the dear ones last."""
+    return sorted(plans, key=lambda cell: (cell.property != "one-step", cell.property in _DEAR))
 
 
 def try_variant(name: str, profile: str) -> tuple[list[str], dict[str, dict[str, float]]]:
