@@ -88,7 +88,7 @@ def try_variant(name: str, profile: str) -> tuple[list[str], dict[str, dict[str,
     """What rejected a correct variant, and its worst error/bound by dtype and stage."""
     variant, wrongly, ratios = VARIANTS[name], [], {}
     for dtype in ALL_DTYPES:
-        every = _central_first(cells(profile, dtype))
+        every = _in_order(cells(profile, dtype))
         for cell in every[:1] if profile == "quick" and dtype != _FIRST[0] else every:
             count, message = rejected(variant.adapter(), cell)
             if count:
