@@ -24,7 +24,7 @@ from setadam_conformance.bench import Bench, NonconformingError
 from setadam_conformance.case import Case, case_to_json
 from setadam_conformance.judge import STAGES
 from setadam_conformance.properties import PROPERTIES, Property
-from setadam_conformance.protocol import Adapter, ProtocolError
+from setadam_conformance.protocol import Adapter, Capabilities, ProtocolError
 from setadam_conformance.results import Cell, Failure
 from setadam_conformance.snippet import snippet
 
@@ -36,12 +36,12 @@ class Profile:
     name: str
     examples: int
     least: int  # examples of any property, however dear
-    compiled_dtypes: int = 4  # in how many dtypes, taking turns, a backend that compiles is tried
+    dear_dtypes: int = 4  # in how many dtypes, taking turns, what is dear is tried
 
 
 PROFILES = {
-    "quick": Profile("quick", 12, 2, compiled_dtypes=1),
-    "default": Profile("default", 60, 3, compiled_dtypes=1),
+    "quick": Profile("quick", 12, 2, dear_dtypes=1),
+    "default": Profile("default", 60, 3, dear_dtypes=1),
     "deep": Profile("deep", 4000, 40),
 }
 
@@ -80,14 +80,22 @@ def plan(
             if properties and prop.name not in properties:
                 continue
             concerned = [dtype for dtype in asked if prop.concerns(adapter, dtype)]
-            if claims.compiles and (prop.share < 1 or profile.name == "quick"):
-                concerned = _take_turns(concerned, turn, profile.compiled_dtypes)
+            if _is_dear(prop, claims, profile):
+                concerned = _take_turns(concerned, turn, profile.dear_dtypes)
             n = max(profile.least, round(profile.examples * prop.share / claims.cost))
             n = min(n, max_examples or n)
             minimum = max(1, min(profile.least, n) // shard[1])
             n = max(minimum, n // shard[1])
             cells.extend(Plan(prop.name, source, dtype, device, n, minimum, seed, shard) for dtype in concerned)
     return cells
+
+
+def _is_dear(prop: Property, claims: Capabilities, profile: Profile) -> bool:
+    """Backends that compile or are slow are; in the quick profile, so are large layers and whole trainings."""
+    slow = claims.compiles or claims.cost >= 10
+    if profile.name == "quick":
+        return slow or prop.share <= 0.1
+    return slow and prop.share < 1
 
 
 def _take_turns(dtypes: list[str], turn: int, count: int) -> list[str]:

@@ -40,6 +40,8 @@ class TextbookSETAdam(torch.optim.Optimizer):
                 loss = closure()
         for group in self.param_groups:
             lr, (beta1, beta2), eps, tau = (group[key] for key in ("lr", "betas", "eps", "tau"))
+            if any(eps < torch.finfo(p.dtype).tiny for p in group["params"]):
+                raise ValueError(f"eps must not underflow in the parameters' dtype, got {eps!r}")
             for p in group["params"]:
                 if p.grad is None:
                     continue

@@ -108,3 +108,9 @@ def test_refuses_what_it_does_not_support(program):
     with pytest.raises(RefusedError, match="dtype must be float32 or float64"):
         program.step([half], [half], [state], DEFAULTS, [None])
     assert program.step([x], [x], [state], DEFAULTS, [None])[1][0].t == 1  # and goes on
+
+
+def test_keeps_every_property_of_the_kit(program, verdicts):
+    """What `run --backend cmd:./setadam` would say."""
+    cells = verdicts(program, max_examples=2)
+    assert {name: cell.failure or cell.reason for name, cell in cells.items() if cell.status != "pass"} == {}

@@ -111,3 +111,15 @@ def test_refuses_settings(textbook, bad):
 def test_the_documentation_shows_the_adapter_as_it_is():
     page = (FOLDER.parents[1] / "docs/conformance.md").read_text(encoding="utf-8")
     assert f"```python\n{(FOLDER / 'textbook_torch.py').read_text(encoding='utf-8')}```" in page
+
+
+def test_keeps_every_property_of_the_kit(adapter, verdicts):
+    """What `run --backend textbook_torch:TextbookTorch` would say."""
+    cells = verdicts(adapter, max_examples=3)
+    assert {name: cell.failure or cell.reason for name, cell in cells.items() if cell.status != "pass"} == {}
+
+
+def test_contributing_shows_the_adapter_as_it_is():
+    text = (FOLDER.parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    code = (FOLDER / "textbook_torch.py").read_text(encoding="utf-8")
+    assert code in "\n".join(line.removeprefix("   ") for line in text.splitlines())
