@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from numbers import Integral
 from typing import Any, NamedTuple
 
+import numpy as np
 from array_api_compat import array_namespace, device
 
 from setadam_core.hyperparameters import Hyperparameters, Scalar, is_array_scalar
@@ -38,6 +39,11 @@ def compute_dtype_name(param: Array) -> str:
     if name not in COMPUTE_DTYPE:
         raise TypeError(f"param must have one of the dtypes {', '.join(COMPUTE_DTYPE)}, got {name}")
     return COMPUTE_DTYPE[name]
+
+
+def as_array(x: Array) -> Array:
+    """The array itself; a NumPy scalar, which is what NumPy's 0-d arithmetic returns, as a 0-d array."""
+    return np.asarray(x) if isinstance(x, np.generic) else x
 
 
 class Layer(NamedTuple):

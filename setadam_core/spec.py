@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from array_api_compat import array_namespace, device
 
 from setadam_core.hyperparameters import Hyperparameters, Scalar, is_array_scalar
-from setadam_core.layers import Array, Layer, check_layer, compute_dtype_name, dtype_name
+from setadam_core.layers import Array, Layer, as_array, check_layer, compute_dtype_name, dtype_name
 
 
 class State(NamedTuple):
@@ -111,8 +111,7 @@ def trace(
         theta = c(1 - hp.lr * hp.weight_decay) * theta
     param = layer.unreal(theta - update)
     arrays = (g, m, v, gamma, v_scaled, w, w_min, w_shifted, update, param)
-    # NumPy's 0-d results are scalars, not arrays; torch's asarray would detach them from autograd.
-    return Trace._make([*(layer.xp.reshape(x, x.shape) for x in arrays), t])
+    return Trace._make([*map(as_array, arrays), t])
 
 
 def bias_correction(beta: Scalar, t: Any, layer: Layer) -> Scalar:

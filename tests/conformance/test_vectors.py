@@ -245,7 +245,7 @@ def test_options_that_a_backend_lacks_are_not_asked_for():
     assert 0 < len(results) < len(vectors.load(FOLDER, "float32"))
     assert all(result.conforms for result in results)
     asked = {result.id for result in results}
-    assert not [v.slug for v in vectors.load(FOLDER, "float32") if v.needs and v.id in asked]
+    assert not [v.slug for v in vectors.load(FOLDER, "float32") if v.case.needs and v.id in asked]
     chosen = vectors.check(Plain(), FOLDER, ["float32"], select=lambda v: "tau" in v.flags)
     assert 0 < len(chosen) < len(results)
 
