@@ -41,7 +41,7 @@ class Profile:
 
 PROFILES = {
     "quick": Profile("quick", 12, 2, dear_dtypes=1),
-    "default": Profile("default", 60, 3, dear_dtypes=1),
+    "default": Profile("default", 40, 2, dear_dtypes=1),
     "deep": Profile("deep", 4000, 40),
 }
 
