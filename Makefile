@@ -12,7 +12,7 @@ space := $(empty) $(empty)
 BIN := .venv/bin
 # Of the names in BACKENDS these are extras of the distribution; the others come with the kit. Each has
 # a twin of what its tests need beside it.
-FRAMEWORKS := $(filter torch jax cupy,$(BACKENDS))
+FRAMEWORKS := $(filter torch jax,$(BACKENDS))
 stamp = .venv/.installed-$(subst $(space),-,$(sort $(1)))
 FOR_CONFORMANCE := $(call stamp,conformance $(FRAMEWORKS))
 FOR_TESTS := $(call stamp,dev $(FRAMEWORKS) $(patsubst %,test_%,$(filter torch jax,$(FRAMEWORKS))))
