@@ -8,8 +8,10 @@ restates `setadam_core.spec.trace`. Memory: temporaries of one block.
 import math
 from typing import Any
 
+import numpy as np
 import torch
 
+from setadam_core.parts import Parts, combine
 from setadam_torch._layers import Tensor, compute_dtype, real
 
 BLOCK = 1 << 18  # coordinates: 1 MB a float32 array; smaller blocks cost more in calls than the cache saves
@@ -29,7 +31,7 @@ def step_layer(param: Tensor, grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor,
     """Update one layer and its moments in place; t counts this step."""
     dtype, (beta1, beta2), decay = compute_dtype(param), group["betas"], group["weight_decay"]
     columns = [real(x).view(-1).split(BLOCK) for x in (param, grad, exp_avg, exp_avg_sq)]
-    lows, sums = [], []
+    parts = []
     for theta, g, m, v in zip(*columns, strict=True):
         g = g.to(dtype)
         if group["maximize"]:
@@ -40,11 +42,11 @@ def step_layer(param: Tensor, grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor,
         v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
         low, high = (x.item() for x in torch.aminmax(v))
         r = v / high if high != 0 else v  # each block by its own maximum: no square under- or overflows
-        lows.append(low)
-        sums.append((high, r.sum().item(), torch.dot(r, r).item()))
+        parts.append((high, r.sum().item(), torch.dot(r, r).item(), low))
 
-    scale = _gamma(sums, real(param).numel(), group["cos_power"]) / _bias_correction(beta2, t)
-    least = _root(torch.tensor(min(lows), dtype=dtype), scale, group).item()
+    gamma, low = combine(Parts(*np.array(parts).T), real(param).numel(), group["cos_power"])
+    scale = float(gamma) / _bias_correction(beta2, t)
+    least = _root(torch.tensor(low, dtype=dtype), scale, group).item()
     lr = float(group["lr"])
     rate = lr / _bias_correction(beta1, t)
     for theta, _, m, v in zip(*columns, strict=True):
@@ -62,17 +64,6 @@ def _root(v: Tensor, scale: float, group: Any) -> Tensor:
     """The denominator √(cv + ε), or √(cv) + ε, in fresh memory."""
     w = v * scale
     return w.add_(group["eps"]).sqrt_() if group["eps_inside_sqrt"] else w.sqrt_().add_(group["eps"])
-
-
-def _gamma(sums: list[tuple[float, float, float]], size: int, power: float) -> float:
-    """γ from (max v, Σr, Σr²) of each block, put on one scale in double."""
-    if power == 0 or all(high == 0 for high, _, _ in sums):
-        return 1.0
-    largest = max(high for high, _, _ in sums)
-    s1 = sum(part * (high / largest) for high, part, _ in sums)
-    s2 = sum(part * (high / largest) ** 2 for high, _, part in sums)
-    cos2 = (s1 / size) * (s1 / s2)
-    return float(min(cos2, 1.0) ** (power / 2))  # a NaN stays: min returns its first argument
 
 
 def _bias_correction(beta: float, t: int) -> float:
