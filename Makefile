@@ -1,6 +1,7 @@
 # Every target sets itself up: it makes .venv and installs what it needs, once for each choice of BACKENDS.
 #   make conformance                          check every backend that can run on this machine
 #   make conformance BACKENDS="numpy jax"     install and check these alone (torch's Linux build is large)
+#   make conformance BACKENDS=cupy ARGS="--device cuda:0"   on a GPU
 #   make test                                 the project's own tests
 BACKENDS ?= numpy strict dask torch jax
 PYTHON ?= python3
@@ -12,7 +13,7 @@ space := $(empty) $(empty)
 BIN := .venv/bin
 # Of the names in BACKENDS these are extras of the distribution; the others come with the kit. Each has
 # a twin of what its tests need beside it.
-FRAMEWORKS := $(filter torch jax,$(BACKENDS))
+FRAMEWORKS := $(filter torch jax cupy,$(BACKENDS))
 stamp = .venv/.installed-$(subst $(space),-,$(sort $(1)))
 FOR_CONFORMANCE := $(call stamp,conformance $(FRAMEWORKS))
 FOR_TESTS := $(call stamp,dev $(FRAMEWORKS) $(patsubst %,test_%,$(filter torch jax,$(FRAMEWORKS))))

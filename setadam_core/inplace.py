@@ -254,8 +254,9 @@ class InPlaceOptimizer(ABC):
             raise TypeError(f"there is no option {unknown[0]!r}, only {', '.join(self.defaults)}")
         if group["fused"] not in (None, True, False):
             raise TypeError(f"fused must be None, True or False, got {group['fused']!r}")
-        if group["fused"] and (reason := self._why_not_fused()):
-            raise RuntimeError(f"fused=True: {reason}")
+        for name, param in group.get("params", {}).items():
+            if group["fused"] and (reason := self._why_not_fused(param)):
+                raise RuntimeError(f"fused=True for param {name!r}: {reason}")
         return hyperparameters(group)
 
     def _task(self, name: str, param: Array, grad: Array, hp: Hyperparameters, group: Group) -> Task:
@@ -299,8 +300,8 @@ class InPlaceOptimizer(ABC):
         """Update theta, m and v of all tasks, in place."""
 
     @abstractmethod
-    def _why_not_fused(self) -> str | None:
-        """None where the compiled kernel is there; else what is missing."""
+    def _why_not_fused(self, param: Array) -> str | None:
+        """None where there is a compiled kernel for the parameter's dtype; else what is missing."""
 
     @abstractmethod
     def _as_leaf(self, x: Any) -> Array | None:

@@ -10,14 +10,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from setadam_core.inplace import Task
+from setadam_core.layers import Array
+from setadam_core.layout import Arrays, arranged
 from setadam_core.parts import Parts, combine
 from setadam_core.spec import bias_correction
-
-Array = NDArray[Any]
-Arrays = list[Array]  # theta, grad, m, v, or the same block of each
 
 BLOCK = 1 << 16  # coordinates: smaller blocks cost more in calls than the cache saves
 
@@ -38,7 +36,7 @@ class Scratch:
 
 def step_layers(task: Task, scratch: Scratch) -> None:
     """Update theta, m and v of a parameter, one layer after the other or, of small layers, some at once."""
-    arrays, outer = _arranged(task)
+    arrays, outer = arranged(task)
     shape = arrays[0].shape
     if outer == 0:
         _step([_at(arrays, cut) for cut in _cuts(shape, BLOCK)], 0, task, scratch)
@@ -50,23 +48,6 @@ def step_layers(task: Task, scratch: Scratch) -> None:
         for cut in _cuts(shape[:outer], BLOCK // task.layer.size):
             some = _at(arrays, cut)
             _step([some], some[0].ndim - (len(shape) - outer), task, scratch)
-
-
-def _arranged(task: Task) -> tuple[Arrays, int]:
-    """The arrays with the axes that tell layers apart in front, their number, and within a layer the axes
-    as they lie in memory; flat, if there is one layer without gaps.
-    """
-    arrays: Arrays = [task.theta, task.grad, task.m, task.v]
-    strides = task.theta.strides
-    inner = sorted(task.layer.axes, key=lambda axis: -abs(strides[axis]))
-    outer = [axis for axis in range(task.theta.ndim) if axis not in inner]
-    if task.layer.size == task.theta.size:  # what axes of length 1 tell apart is one layer
-        inner, outer = sorted(inner + outer, key=lambda axis: -abs(strides[axis])), []
-    if outer + inner != list(range(task.theta.ndim)):
-        arrays = [x.transpose(outer + inner) for x in arrays]
-    if not outer and all(x.flags.c_contiguous for x in arrays):
-        arrays = [x.reshape(-1) for x in arrays]
-    return arrays, len(outer)
 
 
 def _cuts(shape: Sequence[int], limit: int) -> Iterator[tuple[Any, ...]]:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from setadam_core.inplace import InPlaceOptimizer, Task
-from setadam_numpy import _blocks
+from setadam_numpy import _blocks, _fused
 
 Array = np.ndarray[Any, Any]
 
@@ -19,11 +19,11 @@ class SETAdam(InPlaceOptimizer):
     def _update(self, tasks: list[Task]) -> None:
         # Overflow gives ∞ and NaN, as in any framework: an error in the midst would leave half a step.
         with np.errstate(all="ignore"):
-            for task in tasks:
+            for task in _fused.step_layers(tasks):
                 _blocks.step_layers(task, self._scratch)
 
-    def _why_not_fused(self) -> str | None:
-        return "there is no compiled kernel in this release"
+    def _why_not_fused(self, param: Array) -> str | None:
+        return _fused.why_not(param.dtype)
 
     def _forget(self) -> None:
         super()._forget()
