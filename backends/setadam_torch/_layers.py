@@ -90,19 +90,23 @@ def check_not_sharded(param: Tensor) -> None:
         )
 
 
-def check_param(param: Tensor, group: Group, hp: Hyperparameters) -> None:
+def check_representable(params: Tensors, hp: Hyperparameters) -> None:
+    """Check the hyperparameters against the dtypes in which they will be used."""
+    for dtype in {compute_dtype(param) for param in params}:
+        info = torch.finfo(dtype)
+        hp.check_representable(_bare(dtype), info.smallest_normal, info.max)
+
+
+def check_param(param: Tensor, grad: Tensor, group: Group) -> None:
     """Check a parameter that has a gradient, before any parameter is updated."""
     check_not_sharded(param)
-    grad = param.grad
     if grad.layout is not torch.strided:
         raise RuntimeError("it has a sparse gradient, which SETAdam does not support: it must be dense")
-    dtype = compute_dtype(param)
+    compute_dtype(param)
     if group["layer_axes"] is not None:
         check_layer_axes(group["layer_axes"], param.ndim)
     if grad.dtype != param.dtype:
         raise TypeError(f"its gradient must have dtype {_bare(param.dtype)}, got {_bare(grad.dtype)}")
-    info = torch.finfo(dtype)
-    hp.check_representable(_bare(dtype), info.smallest_normal, info.max)
 
 
 def check_moments(param: Tensor, state: dict[str, Any]) -> None:
@@ -110,15 +114,15 @@ def check_moments(param: Tensor, state: dict[str, Any]) -> None:
     for key in ("exp_avg", "exp_avg_sq", "step"):
         if key not in state:
             raise KeyError(f"its state must have {key}, got {sorted(state)}")
-    dtype = moment_dtype(param)
+    shape, dtype, device = param.shape, moment_dtype(param), param.device
     for key in ("exp_avg", "exp_avg_sq"):
         x = state[key]
-        if x.shape != param.shape:
-            raise ValueError(f"{key} must have the parameter's shape {tuple(param.shape)}, got {tuple(x.shape)}")
+        if x.shape != shape:
+            raise ValueError(f"{key} must have the parameter's shape {tuple(shape)}, got {tuple(x.shape)}")
         if x.dtype != dtype:
             raise TypeError(f"{key} must have dtype {_bare(dtype)}, got {_bare(x.dtype)}")
-        if x.device != param.device:
-            raise ValueError(f"{key} must be on the parameter's device {param.device}, got {x.device}")
+        if x.device != device:
+            raise ValueError(f"{key} must be on the parameter's device {device}, got {x.device}")
 
 
 def parameter_name(group: Group, group_index: int, index: int) -> str:

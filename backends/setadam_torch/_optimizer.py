@@ -19,6 +19,7 @@ from setadam_torch._layers import (
     check_moments,
     check_not_sharded,
     check_param,
+    check_representable,
     moment_dtype,
     named,
     parameter_name,
@@ -159,11 +160,12 @@ class SETAdam(Optimizer):  # type: ignore[misc]  # torch is untyped where it is 
         hp = check_group(group)
         index = next(i for i, other in enumerate(self.param_groups) if other is group)
         for i, param in enumerate(group["params"]):
-            if param.grad is None:
+            grad = param.grad
+            if grad is None:
                 continue
             state = self.state[param]
             try:
-                check_param(param, group, hp)
+                check_param(param, grad, group)
                 if state:
                     check_moments(param, state)
             except (TypeError, ValueError, KeyError, RuntimeError) as error:
@@ -175,10 +177,11 @@ class SETAdam(Optimizer):  # type: ignore[misc]  # torch is untyped where it is 
                 state["exp_avg"] = torch.zeros_like(param, **zeros)
                 state["exp_avg_sq"] = torch.zeros_like(param, **zeros)
             params.append(param)
-            grads.append(param.grad)
+            grads.append(grad)
             exp_avgs.append(state["exp_avg"])
             exp_avg_sqs.append(state["exp_avg_sq"])
             steps.append(state["step"])
+        check_representable(params, hp)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state_dict of SETAdam, or of torch.optim.Adam or AdamW to switch in the middle of a
