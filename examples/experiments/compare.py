@@ -66,8 +66,8 @@ def main(arguments: list[str] | None = None) -> None:
         ]
         text += f"\n## {task}\n\n{tables.markdown(header, rows)}\n" + "\n".join(f"- {line}" for line in said) + "\n"
     text += (
-        f"\nMean ± standard deviation over {len(seeds)} seeds; intervals are Student's, of the paired differences, and not "
-        "corrected for asking four questions a task. Small models on small data: this says nothing of large ones.\n"
+        f"\nMean ± standard deviation over {len(seeds)} seeds; intervals are Student's, of the paired differences, and "
+        "not corrected for asking four questions a task. Small models on small data: this says nothing of large ones.\n"
     )
     tables.write(options.results / "compare.md", text)
     _plot(options.results / "compare.svg", pairs, over_seeds)

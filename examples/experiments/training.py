@@ -6,12 +6,11 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import torch
-from torch import nn
-
 import data
 import models
 import optimizers
+import torch
+from torch import nn
 
 
 class Run(NamedTuple):

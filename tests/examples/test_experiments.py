@@ -136,7 +136,10 @@ def write_cifar(folder, classes, n=6):
 
 
 def write_multi30k(folder):
-    words = {"de": "ein hund läuft . zwei katzen schlafen".split(), "en": "a dog runs . two cats sleep".split()}
+    words = {
+        "de": ["ein", "hund", "läuft", ".", "zwei", "katzen", "schlafen"],
+        "en": ["a", "dog", "runs", ".", "two", "cats", "sleep"],
+    }
     random = np.random.default_rng(0)
     for part, n in (("train", 12), ("val", 4)):
         lines = [random.integers(0, 7, random.integers(2, 6)) for _ in range(n)]
