@@ -75,9 +75,9 @@ def main(arguments: list[str] | None = None) -> None:
         text += f"\n## {task}: {group}\n\n{tables.markdown((group, 'lr chosen', 'test, %'), rows)}\n"
         text += "\n".join(f"- {line}" for line in said) + "\n"
     text += (
-        f"\nMean ± standard deviation over {len(seeds)} seeds; 95 % intervals are Student's, of the paired differences, "
-        "not corrected for the number of comparisons: of twenty true ties, one would look like a difference. Without E, "
-        "ε stands outside the root at √ε = 1e-4, the same floor.\n"
+        f"\nMean ± standard deviation over {len(seeds)} seeds; 95 % intervals are Student's, of the paired "
+        "differences, not corrected for the number of comparisons: of twenty true ties, one would look like a "
+        "difference. Without E, ε stands outside the root at √ε = 1e-4, the same floor.\n"
     )
     tables.write(options.results / "ablation.md", text)
     _plot(options.results / "ablation.svg", tasks, test_accuracies)
