@@ -2,6 +2,8 @@
 #   make conformance                          check every backend that can run on this machine
 #   make conformance BACKENDS="numpy jax"     install and check these alone (torch's Linux build is large)
 #   make test                                 the project's own tests
+#   make docs                                 the documentation, into site/; warnings are errors
+#   make figures                              its pictures and tables anew, from the code
 BACKENDS ?= numpy strict dask torch jax
 PYTHON ?= python3
 ARGS ?=
@@ -15,10 +17,11 @@ BIN := .venv/bin
 FRAMEWORKS := $(filter torch jax,$(BACKENDS))
 stamp = .venv/.installed-$(subst $(space),-,$(sort $(1)))
 FOR_CONFORMANCE := $(call stamp,conformance $(FRAMEWORKS))
+FOR_DOCS := $(call stamp,docs jax torch)
 FOR_TESTS := $(call stamp,dev $(FRAMEWORKS) $(patsubst %,test_%,$(filter torch jax,$(FRAMEWORKS))))
 
 .DEFAULT_GOAL := help
-.PHONY: help conformance test lint format clean
+.PHONY: help conformance test docs figures lint format clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -36,6 +39,13 @@ conformance: $(FOR_CONFORMANCE)
 test: $(FOR_TESTS)
 	$(BIN)/python -m pytest $(ARGS)
 
+docs: $(FOR_DOCS)
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -b html docs site
+
+figures: $(FOR_DOCS)
+	$(BIN)/python docs/figures.py
+	$(BIN)/python docs/tables.py
+
 lint: $(FOR_TESTS)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -46,4 +56,4 @@ format: $(FOR_TESTS)
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf .venv reports build dist
+	rm -rf .venv reports build dist site

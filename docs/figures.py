@@ -6,7 +6,7 @@ byte; on another, the last digits of a training run may differ, and a few points
 
 import argparse
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -179,15 +179,19 @@ FIGURES: dict[str, Callable[[], Any]] = {
 }
 
 
-def main() -> None:
+def path_of(name: str, folder: Path = FOLDER) -> Path:
+    return folder / f"{name.replace('_', '-')}.svg"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=FOLDER)
-    out = parser.parse_args().out
+    parser.add_argument("--out", type=Path, default=FOLDER, help="folder, %(default)s")
+    out = parser.parse_args(argv).out
     out.mkdir(exist_ok=True)
     torch.set_num_threads(1)  # so that sums have one order
     with rc_context({"svg.hashsalt": "setadam", "font.size": 9, "figure.facecolor": "white"}):
         for name, make in FIGURES.items():
-            path = out / f"{name.replace('_', '-')}.svg"
+            path = path_of(name, out)
             make().savefig(path, metadata={"Date": None, "Creator": None})
             print(path)
 
