@@ -9,12 +9,12 @@ version = release = version_of("setadam")
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["figures/**"]
-suppress_warnings = ["toc.empty_glob"]  # index.md takes what it does not name, which may be nothing
 nitpicky = False  # types in signatures are not all documented here
 
 myst_heading_anchors = 3
 napoleon_google_docstring = False
-napoleon_use_rtype = False
+napoleon_use_param = napoleon_use_rtype = False  # what stands in the place of types is prose
+napoleon_use_ivar = True
 default_role = "code"  # as docstrings use single backticks
 autodoc_typehints = "none"  # arrays are Any to mypy; docstrings say what they are
 autodoc_member_order = "bysource"
