@@ -4,6 +4,7 @@
 #   make test                                 the project's own tests
 #   make docs                                 the documentation, into site/; warnings are errors
 #   make figures                              its pictures and tables anew, from the code
+#   make study STUDY=compare                  a study of examples/experiments: compare, ablation or angles
 BACKENDS ?= numpy strict dask torch jax
 PYTHON ?= python3
 ARGS ?=
@@ -21,7 +22,7 @@ FOR_DOCS := $(call stamp,docs jax torch)
 FOR_TESTS := $(call stamp,dev $(FRAMEWORKS) $(patsubst %,test_%,$(filter torch jax,$(FRAMEWORKS))))
 
 .DEFAULT_GOAL := help
-.PHONY: help conformance test docs figures lint format clean
+.PHONY: help conformance test docs figures lint format clean study
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -45,6 +46,9 @@ docs: $(FOR_DOCS)
 figures: $(FOR_DOCS)
 	$(BIN)/python docs/figures.py
 	$(BIN)/python docs/tables.py
+
+study: $(call stamp,experiments)
+	$(BIN)/python examples/experiments/$(or $(STUDY),$(error name a study: make study STUDY=compare)).py $(ARGS)
 
 lint: $(FOR_TESTS)
 	$(BIN)/ruff format --check .
