@@ -12,6 +12,7 @@ so that the page reads well wherever it is shown, and tests/docs holds it to the
 import contextlib
 import inspect
 import io
+import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -21,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from setadam_core import Hyperparameters, demo, init, spec, step, trace
+from setadam_core.layers import check_layer
 from setadam_core.operations import stepsizes_by_operation
 
 ROOT = Path(__file__).parents[1]
@@ -150,11 +152,40 @@ def placement(eps: float = 1e-8) -> str:
     return table(["denominator", *(f"g ~ {power_of_ten(size)}" for size in SIZES)], rows)
 
 
+def gamma_by_scale() -> str:
+    """γ of the first step on a hundred normal gradients in float32, by scale and by formula."""
+    draw = np.random.RandomState(0).normal(size=100)
+    rows = []
+    for size in (1e-17, 1e-11, 1e-8, 1e-5, 1e-3, 1.0, 1e10, 1e12):
+        v = np.float32(1e-3) * np.float32(size * draw) ** 2
+        layer = check_layer(v, v, v, v, 0, Hyperparameters(), None)
+        with np.errstate(all="ignore"):
+            square, squares = np.sum(v) ** 2, np.sum(v * v)
+            printed = square / (v.size * squares)
+            guarded = square / (v.size * (squares + np.float32(1e-20)))
+        values = (float(spec.down_scaling(v, layer, 2)[0]), float(printed), float(guarded))
+        rows.append([power_of_ten(size), *(f"{x:.3f}" for x in values)])
+    return table(["g ~", "`setadam_core`", "(Σv)²/(dΣv²)", "(Σv)²/(d(Σv² + 1e-20))"], rows)
+
+
+def correction_by_step() -> str:
+    """The relative error of 1-β2ᵗ in float32, by step and by form."""
+    beta, rows = 0.999, []
+    for t in (1, 10, 100, 1000, 10_000):
+        exact = -math.expm1(t * math.log(beta))
+        power = float(np.float32(1) - np.float32(beta) ** np.float32(t))
+        rounded = float(np.float32(exact))
+        rows.append([str(t), *(f"{abs(x - exact) / exact:.0e}" for x in (rounded, power))])
+    return table(["t", "`setadam_core`, rounded to float32", "1 - float32(β2)ᵗ"], rows)
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "demonstration": demonstration,
     "after-each-operation": after_each_operation,
     "first-step": first_step,
     "placement": placement,
+    "gamma-by-scale": gamma_by_scale,
+    "correction-by-step": correction_by_step,
     "line-moments": partial(line, ("m", "v"), ("g", "m before", "m", "v before", "v")),
     "line-s": partial(line, ("gamma", "v_scaled"), ("v", "γ", "γv"), spec.down_scaling),
     "line-e": partial(line, ("w",), ("γv", "w"), spec.embed_epsilon),

@@ -11,7 +11,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from setadam_core import demo
+from setadam_core import Hyperparameters, demo, init, step
 
 ROOT = Path(__file__).parents[2]
 
@@ -146,6 +146,18 @@ def test_table_of_placements_has_optax_in_its_rows() -> None:
             ours = tables.adam_with(tables.PLACEMENTS[name], grads, 1e-8)
             # optax's powers of β are float32 where x64 is off; here they are double, and cancel as ours do.
             np.testing.assert_allclose(theta, ours, rtol=1e-12, atol=1e-13)
+
+
+def test_smallest_eps_is_as_the_table_of_dtypes_says() -> None:
+    printed = re.findall(r"^\| [\w ,]+ \| (float\d\d).* \| (\S+) \|$", PAGES["docs/numerics.md"], flags=re.MULTILINE)
+    assert len(printed) == 3
+    for dtype, smallest in printed:
+        info = np.finfo(dtype)
+        assert f"{info.smallest_normal:.1e}" == smallest
+        Hyperparameters(eps=float(info.smallest_normal)).check_representable(dtype, float(info.smallest_normal), 1e9)
+        param = np.ones(2, dtype)
+        with pytest.raises(ValueError, match="eps must be at least"):
+            step(param, param, init(param), Hyperparameters(eps=float(info.smallest_normal) / 2))
 
 
 def test_the_demonstrations_layer_is_a_real_one(figures: ModuleType) -> None:
