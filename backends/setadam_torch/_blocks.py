@@ -74,7 +74,7 @@ def blocks(
         elif size > 0:
             alike.setdefault((t, param.dtype, param.shape), []).append(tuple(layer))
     for (t, _, shape), layers in alike.items():
-        together = BLOCK // shape.numel()
+        together = max(1, BLOCK // shape.numel())
         for i in range(0, len(layers), together):
             _step_small(layers[i : i + together], t, group, scratch)
 
