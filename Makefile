@@ -15,7 +15,7 @@ BIN := .venv/bin
 FRAMEWORKS := $(filter torch jax,$(BACKENDS))
 stamp = .venv/.installed-$(subst $(space),-,$(sort $(1)))
 FOR_CONFORMANCE := $(call stamp,conformance $(FRAMEWORKS))
-FOR_TESTS := $(call stamp,dev $(FRAMEWORKS) $(patsubst %,test_%,$(filter torch jax,$(FRAMEWORKS))))
+FOR_TESTS := $(call stamp,dev $(FRAMEWORKS) $(patsubst %,test%,$(filter torch jax,$(FRAMEWORKS))))
 
 .DEFAULT_GOAL := help
 .PHONY: help conformance test lint format clean
