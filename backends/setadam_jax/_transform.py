@@ -12,6 +12,7 @@ import setadam_core
 from setadam_core import Hyperparameters
 from setadam_core.layers import check_layer_axes
 from setadam_jax._injectable import injectable, not_rounded, unshielded
+from setadam_jax._passes import gamma_and_min, in_turn, is_large
 
 Tree = Any  # a pytree of arrays
 LayerAxes = Sequence[int] | None | Callable[[Any, Any], Sequence[int] | None]
@@ -97,7 +98,11 @@ def scale_by_set_adam(
         check_trees(updates, state, params)
         count = optax.safe_increment(state.count)
 
+        after = None  # min w of the last large leaf
+
         def one_leaf(path: Any, grad: Any, mu: Any, nu: Any) -> tuple[Any, Any, Any]:
+            nonlocal after
+            mu, nu = in_turn(mu, after), in_turn(nu, after)
             with naming("updates", path):
                 grad = jnp.asarray(grad)
                 # The update needs no parameter; the gradient stands in for its shape and dtype. The
@@ -108,7 +113,9 @@ def scale_by_set_adam(
                     setadam_core.State(mu.astype(nu.dtype), nu, count - 1),
                     hp,
                     layer_axes=axes_of(layer_axes, path, grad),
+                    gamma_and_min=gamma_and_min,
                 )
+            after = now.w_min if is_large(nu) else after
             is_complex = jnp.iscomplexobj(grad)
             new = jax.lax.complex(now.update[..., 0], now.update[..., 1]) if is_complex else now.update
             return new, now.m.astype(mu.dtype), now.v
