@@ -173,9 +173,12 @@ def replay(args: argparse.Namespace) -> int:
 @_reporting_errors
 def selftest(args: argparse.Namespace) -> int:
     """Show that the kit rejects every seeded fault and no correct variant: 5 if it does not."""
-    from setadam_conformance.teeth.selftest import main
+    from setadam_conformance.teeth.selftest import PARTS, main
 
-    return 0 if main(args.profile, args.markdown) else 5
+    if args.markdown and args.only:
+        raise UsageError("--markdown writes all tables: not with --only")
+    parts = args.only or PARTS
+    return 0 if main(args.profile, args.markdown, parts=parts, layers=args.layers, jobs=args.jobs) else 5
 
 
 @_reporting_errors
