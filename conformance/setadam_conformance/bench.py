@@ -1,6 +1,5 @@
 """The bench: one backend under test. It passes bits in and out, judges, and keeps the scores."""
 
-import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, NoReturn
@@ -37,7 +36,7 @@ class Bench:
         self.adapter, self.dtype, self.peers = adapter, dtype, tuple(peers)
         self.claims: Capabilities = adapter.capabilities
         self.score = {stage: Score() for stage in STAGES}
-        self.medians: list[float] = []
+        self.medians: dict[str, list[float]] = {stage: [] for stage in STAGES}
         self.sample: list[tuple[int, int, float, float, float]] = []
 
     def step(self, case: Case, adapter: Adapter | None = None) -> Answer:
@@ -129,16 +128,11 @@ class Bench:
     def _record(self, case: Case, verdict: Verdict) -> None:
         for stage in STAGES:
             self.score[stage].absorb(verdict.scores[stage])
-        self.medians.extend(verdict.medians)
+            self.medians[stage].extend(verdict.medians[stage])
         if len(self.sample) < SAMPLE:
             m, v, theta = (min(verdict.scores[stage].ratio, 1e300) for stage in STAGES)
             d = max(layer.m.size for layer in case.layers)
             self.sample.append((d, case.t + 1, m, v, theta))
-
-    @property
-    def median(self) -> float | None:
-        """The median over layers of the median error/bound of θ."""
-        return statistics.median(self.medians) if self.medians else None
 
 
 def native(adapter: Adapter, case: Case) -> tuple[list[Any], list[Any], list[LayerState]]:
