@@ -244,6 +244,10 @@ class CommandAdapter:
                 if not isinstance(value, bool):
                     self._fail(f"{key} must be true or false, got {value!r}")
                 continue
+            if key == "cost":
+                if type(value) is not int or value < 1:
+                    self._fail(f"cost must be a whole number ≥ 1, got {value!r}")
+                continue
             if key == "reduction":
                 if value not in get_args(_TYPES[key]):
                     self._fail(f"reduction must be one of {get_args(_TYPES[key])}, got {value!r}")
