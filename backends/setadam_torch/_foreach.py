@@ -56,30 +56,48 @@ def _update(
     layers: list[Layer],
     group: Any,
 ) -> None:
+    moments(params, grads, ms, vs, group)
+    real_vs = [real(v) for v in vs]
+    gammas, v_mins = _gammas(real_vs, layers, group["cos_power"]), _minima(real_vs, layers)
+    descend(params, ms, vs, steps, gammas, v_mins, group)
+
+
+def moments(params: Tensors, grads: Tensors, ms: Tensors, vs: Tensors, group: Any) -> None:
+    """The first phase, up to the statistics of v: update the moments of layers of one device and dtype."""
+    dtype, (beta1, beta2), decay = compute_dtype(params[0]), group["betas"], group["weight_decay"]
+    params, grads, ms, vs = ([real(x) for x in xs] for xs in (params, grads, ms, vs))
+    own = grads if grads[0].dtype == dtype else _cast(grads, dtype)  # p.grad itself is never written
+    if group["maximize"]:
+        own = torch._foreach_neg(own)
+    if decay and not group["decoupled_weight_decay"]:
+        theta = params if params[0].dtype == dtype else _cast(params, dtype)
+        own = torch._foreach_add(own, theta, alpha=decay)
+    torch._foreach_lerp_(ms, own, 1 - beta1)
+    torch._foreach_mul_(vs, beta2)
+    torch._foreach_addcmul_(vs, own, own, 1 - beta2)
+
+
+def descend(
+    params: Tensors,
+    ms: Tensors,
+    vs: Tensors,
+    steps: Tensors,
+    gammas: Tensors,
+    v_mins: Tensors,
+    group: Any,
+) -> None:
+    """The second phase: update the parameters, given γ and min v of each layer; steps count this one."""
     dtype, device = compute_dtype(params[0]), params[0].device
     (beta1, beta2), eps, decay = group["betas"], group["eps"], group["weight_decay"]
     lr = group["lr"]
     if isinstance(lr, torch.Tensor):
         lr = lr.to(device=device, dtype=dtype)
-    params, grads, ms, vs = ([real(x) for x in xs] for xs in (params, grads, ms, vs))
-    theta = params if params[0].dtype == dtype else _cast(params, dtype)
-
-    own = grads if grads[0].dtype == dtype else _cast(grads, dtype)  # p.grad itself is never written
-    if group["maximize"]:
-        own = torch._foreach_neg(own)
-    if decay and not group["decoupled_weight_decay"]:
-        own = torch._foreach_add(own, theta, alpha=decay)
-    torch._foreach_lerp_(ms, own, 1 - beta1)
-    torch._foreach_mul_(vs, beta2)
-    torch._foreach_addcmul_(vs, own, own, 1 - beta2)
-    del own  # before w is allocated, so that they are never there together
+    params, ms, vs = ([real(x) for x in xs] for xs in (params, ms, vs))
 
     traced = group["capturable"] or torch.compiler.is_compiling()
     bc1, bc2 = (_bias_corrections(beta, steps, traced) for beta in (beta1, beta2))
-    gammas = _gammas(vs, layers, group["cos_power"])
-    scales = [gamma / bc for gamma, bc in zip(gammas, bc2, strict=True)]
-    scales = [scale.to(dtype) for scale in scales]
-    w, v_mins = _scaled(vs, layers, scales)
+    scales = [(gamma / bc).to(dtype) for gamma, bc in zip(gammas, bc2, strict=True)]
+    w = [v * scale for v, scale in zip(vs, scales, strict=True)]
     if group["eps_inside_sqrt"]:
         torch._foreach_add_(w, eps)
     torch._foreach_sqrt_(w)
@@ -91,6 +109,7 @@ def _update(
             least = (least + eps).sqrt() if group["eps_inside_sqrt"] else least.sqrt() + eps
             x.sub_(least, alpha=group["tau"])
 
+    theta = params if params[0].dtype == dtype else _cast(params, dtype)
     if decay and group["decoupled_weight_decay"]:
         torch._foreach_mul_(theta, 1 - lr * decay)
     if traced or isinstance(lr, torch.Tensor):  # addcdiv's scalars must be host numbers
@@ -117,16 +136,11 @@ def _bias_corrections(beta: float, steps: Tensors, traced: bool) -> Any:
     return [-math.expm1(t.item() * math.log(beta)) for t in steps]
 
 
-def _scaled(vs: Tensors, layers: list[Layer], scales: Tensors) -> tuple[Tensors, Tensors]:
-    """c·v, in fresh memory, and min v, for each layer."""
-    if _multi_tensor_reductions(vs, layers):
-        w = torch._foreach_neg(vs)
-        v_mins = torch._foreach_neg(torch._foreach_max(w))  # there is no foreach minimum
-        for x, scale in zip(w, scales, strict=True):
-            x.mul_(-scale)
-        return w, v_mins
-    w = [v * scale for v, scale in zip(vs, scales, strict=True)]
-    return w, [layer.min(v) for v, layer in zip(vs, layers, strict=True)]
+def _minima(vs: Tensors, layers: list[Layer]) -> Tensors:
+    """The least v of each layer."""
+    if _multi_tensor_reductions(vs, layers):  # there is no foreach minimum
+        return torch._foreach_neg(torch._foreach_max(torch._foreach_neg(vs)))  # type: ignore[no-any-return]
+    return [layer.min(v) for v, layer in zip(vs, layers, strict=True)]
 
 
 def _gammas(vs: Tensors, layers: list[Layer], power: float) -> Tensors:

@@ -1,7 +1,6 @@
 """Tensors as `setadam_core` sees them: checks before a step, real views, the layer of a parameter."""
 
 import math
-import sys
 from typing import Any
 
 import array_api_compat.torch as xp
@@ -9,6 +8,7 @@ import torch
 
 from setadam_core import Hyperparameters
 from setadam_core.layers import COMPUTE_DTYPE, Layer, check_layer_axes
+from setadam_torch import _mesh
 
 Tensor = Any  # torch.Tensor; torch is optional for the type checker
 Group = dict[str, Any]
@@ -76,21 +76,19 @@ def check_group(group: Group) -> None:
         raise ValueError("foreach must be False or None with differentiable=True, got foreach=True")
 
 
-def check_not_sharded(param: Tensor, name: str) -> None:
-    """γ and min w need the whole layer: refuse a parameter of which this process has a part."""
-    dtensor = sys.modules.get("torch.distributed.tensor")  # where there is a DTensor it is imported
-    if dtensor is not None and isinstance(param, dtensor.DTensor):
-        raise TypeError(f"{name} is a DTensor: sharded parameters are not supported yet")
-    if getattr(param, "_is_flat_param", False) or getattr(param, "_fsdp_flattened", False):
-        raise TypeError(
-            f"{name} is flattened by FSDP (fully_sharded_data_parallel), so the layers, over which "
-            "SET-Adam takes statistics, cannot be told apart: it cannot be supported"
-        )
+def check_whole(param: Tensor, name: str, group: Group) -> None:
+    """γ and min w need to know what a layer is: refuse a parameter in which layers are mixed up."""
+    try:
+        _mesh.check_not_flattened(param, group["params"])
+        if _mesh.is_dtensor(param):
+            _mesh.check(param, group["differentiable"])
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{name}: {error}") from None
 
 
 def check_param(param: Tensor, name: str, group: Group, hp: Hyperparameters) -> None:
     """Check a parameter that has a gradient, before any parameter is updated."""
-    check_not_sharded(param, name)
+    check_whole(param, name, group)
     grad = param.grad
     if grad.is_sparse or grad.layout is not torch.strided:
         raise RuntimeError(f"{name} has a sparse gradient, which SETAdam does not support: it must be dense")
@@ -115,6 +113,7 @@ def check_moments(param: Tensor, name: str, state: dict[str, Any]) -> None:
         if x.shape != param.shape:
             shapes = f"{tuple(param.shape)}, got {tuple(x.shape)}"
             raise ValueError(f"{key} of {name} must have the parameter's shape {shapes}")
+        _mesh.check_placed_alike(param, x, f"{key} of {name}")
         if x.dtype != dtype:
             raise TypeError(f"{key} of {name} must have dtype {dtype}, got {x.dtype}")
         if x.device != param.device:

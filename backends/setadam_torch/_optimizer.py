@@ -7,15 +7,15 @@ import torch
 from torch.optim import Optimizer
 
 from setadam_core.layers import check_layer_axes
-from setadam_torch import _checkpoint, _statistics
+from setadam_torch import _checkpoint, _sharded
 from setadam_torch._foreach import foreach as foreach_step
 from setadam_torch._layers import (
     Group,
     Tensor,
     check_group,
     check_moments,
-    check_not_sharded,
     check_param,
+    check_whole,
     hyperparameters,
     moment_dtype,
 )
@@ -108,7 +108,7 @@ class SETAdam(Optimizer):  # type: ignore[misc]  # torch is untyped where it is 
         try:
             for i, param in enumerate(group["params"]):
                 name = _name(group, len(self.param_groups) - 1, i)
-                check_not_sharded(param, name)
+                check_whole(param, name, group)
                 try:
                     check_layer_axes(group["layer_axes"], param.ndim)
                 except ValueError as error:
@@ -135,8 +135,8 @@ class SETAdam(Optimizer):  # type: ignore[misc]  # torch is untyped where it is 
         for group in self.param_groups:  # all is checked before anything is updated
             params, grads, exp_avgs, exp_avg_sqs, steps = [], [], [], [], []  # type: ignore[var-annotated]
             self._init_group(group, params, grads, exp_avgs, exp_avg_sqs, steps)
-            work.append((group, params, grads, exp_avgs, exp_avg_sqs, steps))
-        for group, params, grads, exp_avgs, exp_avg_sqs, steps in work:
+            work.append((group, [params, grads, exp_avgs, exp_avg_sqs, steps]))
+        for group, (params, grads, exp_avgs, exp_avg_sqs, steps) in _sharded.step(work):
             if torch.compiler.is_compiling() or _use_foreach(group):
                 foreach_step(params, grads, exp_avgs, exp_avg_sqs, steps, group)
             else:
@@ -199,13 +199,19 @@ class SETAdam(Optimizer):  # type: ignore[misc]  # torch is untyped where it is 
             parameters are not named): ``gamma`` (γ in [0, 1]), ``w_min`` (min w, in units of the
             gradient), and ``stepsize_min``, ``_mean``, ``_std``, ``_max`` of 1/w̃. Python floats; with
             ``layer_axes`` that leave several layers, tensors of one value a layer.
+
+        Notes
+        -----
+        Where parameters are sharded (DTensors) this is a collective, of a few words a layer: every
+        process must call it.
         """
-        return {
-            _name(group, g, i): _statistics.of_param(param, self.state[param], group)
+        asked = [
+            (_name(group, g, i), (param, self.state[param], group))
             for g, group in enumerate(self.param_groups)
             for i, param in enumerate(group["params"])
             if param.numel() > 0 and self.state.get(param) and self.state[param]["step"] > 0
-        }
+        ]
+        return dict(zip((name for name, _ in asked), _sharded.statistics([x for _, x in asked]), strict=True))
 
 
 def _use_foreach(group: Group) -> bool:
