@@ -1,0 +1,96 @@
+"""Steps of sharded parameters, judged by the conformance kit on the gathered tensors.
+
+Lockstep: each step is judged from the state that the run itself has, against the oracle's bound, as a
+step of one process would be. So whatever the shards, it is within the bound of the one-process step.
+"""
+
+import hashlib
+
+import ml_dtypes
+import numpy as np
+import torch
+import torch.distributed as dist
+from setadam_conformance.case import Case, LayerCase
+from setadam_conformance.judge import judge
+from setadam_conformance.protocol import Capabilities, LayerState
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor.debug import CommDebugMode
+
+CLAIMS = Capabilities(dtypes=("float64", "float32", "bfloat16", "float16"), in_place=True)
+_NAMES = ("lr", "eps", "tau", "weight_decay", "cos_power", "decoupled_weight_decay", "maximize", "eps_inside_sqrt")
+
+
+def whole(x):
+    """All of a tensor, on every process, as NumPy bits."""
+    x = x.detach()
+    x = (x.full_tensor() if isinstance(x, DTensor) else x).cpu().contiguous()
+    if x.dtype == torch.bfloat16:
+        return x.view(torch.uint16).numpy().view(ml_dtypes.bfloat16).copy()
+    return x.numpy().copy()
+
+
+class Lockstep:
+    """An optimizer whose every step is judged. Nothing else may change its parameters and state."""
+
+    def __init__(self, optimizer):
+        self.optimizer = optimizer
+        self._known = {}  # of each parameter: what the last step left, as (param, m, v)
+
+    def step(self, collectives=None):
+        """One step, judged; with the number of collectives that it may take."""
+        optimizer = self.optimizer
+        cases = [case for group in optimizer.param_groups for case in self._before(group)]
+        with CommDebugMode() as counted:
+            optimizer.step()
+        if collectives is not None:
+            counts = dict(counted.get_comm_counts())
+            assert counted.get_total_counts() == collectives, f"{counts}, but {collectives} were due"
+        for case, params in cases:
+            entries = [optimizer.state[p] for p in params]
+            states = [LayerState(_moment(s["exp_avg"]), _moment(s["exp_avg_sq"]), int(s["step"])) for s in entries]
+            news = [whole(p) for p in params]
+            for p, new, state in zip(params, news, states, strict=True):
+                self._known[p] = (new, state.m, state.v)
+            if dist.get_rank() == 0:
+                verdict = judge(case, news, states, CLAIMS)
+                assert all(s.t == case.t + 1 for s in states)
+                assert verdict.conforms, (verdict.parted_at, params[verdict.parted_layer].shape, verdict.scores)
+                assert verdict.scores["param"].judged > 0 or all(x.size == 0 for x in news)
+
+    def _before(self, group):
+        """The steps that a group is about to take, as the kit's cases: one for each dtype."""
+        by_dtype = {}
+        for p in group["params"]:
+            if p.grad is None:
+                continue
+            state = self.optimizer.state.get(p)
+            param, m, v = self._known.get(p) or (whole(p), *_moments(p, state))
+            dtype = str(param.dtype)
+            key = {"complex64": "float32", "complex128": "float64"}.get(dtype, dtype), int(state["step"]) if state else 0
+            layers, params = by_dtype.setdefault(key, ([], []))
+            layers.append(LayerCase(param, whole(p.grad), m, v, group["layer_axes"]))
+            params.append(p)
+        hp = {name: group[name] for name in _NAMES} | dict(zip(("beta1", "beta2"), group["betas"], strict=True))
+        hp["lr"] = float(hp["lr"])
+        return [(Case(dtype, tuple(layers), t, hp), params) for (dtype, t), (layers, params) in by_dtype.items()]
+
+
+def _moment(x):
+    x = whole(x)
+    return np.ascontiguousarray(x).view(x.real.dtype).reshape(*x.shape, 2) if x.dtype.kind == "c" else x
+
+
+def _moments(p, state):
+    if state:
+        return _moment(state["exp_avg"]), _moment(state["exp_avg_sq"])
+    wide = p.dtype in (torch.float64, torch.complex128)
+    zeros = np.zeros((*p.shape, 2) if p.is_complex() else tuple(p.shape), np.float64 if wide else np.float32)
+    return zeros, zeros.copy()
+
+
+def same_on_all(tensors):
+    """Whether every process has the same bits of all of these, replicas included."""
+    digest = hashlib.sha256(b"".join(whole(x).tobytes() for x in tensors)).hexdigest()
+    digests = [None] * dist.get_world_size()
+    dist.all_gather_object(digests, digest)
+    return len(set(digests)) == 1
