@@ -2,6 +2,7 @@
 #   make conformance                          check every backend that can run on this machine
 #   make conformance BACKENDS="numpy jax"     install and check these alone (torch's Linux build is large)
 #   make test                                 the project's own tests
+#   make study STUDY=compare                  a study of examples/experiments: compare, ablation or angles
 BACKENDS ?= numpy strict dask torch jax
 PYTHON ?= python3
 ARGS ?=
@@ -18,7 +19,7 @@ FOR_CONFORMANCE := $(call stamp,conformance $(FRAMEWORKS))
 FOR_TESTS := $(call stamp,dev $(FRAMEWORKS) $(patsubst %,test_%,$(filter torch jax,$(FRAMEWORKS))))
 
 .DEFAULT_GOAL := help
-.PHONY: help conformance test lint format clean
+.PHONY: help conformance test lint format clean study
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -35,6 +36,9 @@ conformance: $(FOR_CONFORMANCE)
 
 test: $(FOR_TESTS)
 	$(BIN)/python -m pytest $(ARGS)
+
+study: $(call stamp,experiments)
+	$(BIN)/python examples/experiments/$(or $(STUDY),$(error name a study: make study STUDY=compare)).py $(ARGS)
 
 lint: $(FOR_TESTS)
 	$(BIN)/ruff format --check .

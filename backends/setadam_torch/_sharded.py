@@ -16,11 +16,10 @@ from setadam_core.layers import Layer, check_layer_axes
 from setadam_core.parts import Parts, combine
 from setadam_core.spec import bias_correction, down_translate, embed_epsilon
 from setadam_torch import _foreach, _statistics
-from setadam_torch._layers import Tensor, compute_dtype, hyperparameters, layer_of, real
+from setadam_torch._layers import Group, Tensor, Tensors, compute_dtype, hyperparameters, layer_of, real
 from setadam_torch._mesh import Holders, holders_of, is_dtensor, local_part
 
-Group = dict[str, Any]
-Columns = list[list[Tensor]]  # params, grads, exp_avgs, exp_avg_sqs, steps
+Columns = list[Tensors]  # params, grads, exp_avgs, exp_avg_sqs, steps
 Work = list[tuple[Group, Columns]]
 
 
@@ -74,7 +73,7 @@ def _update(shards: list[_Shard]) -> None:
     filled = [shard for shard in shards if shard.columns[0].numel() > 0]
     for bucket in _buckets(filled):
         params, grads, ms, vs, _ = _columns(bucket)
-        _foreach.moments(params, grads, ms, vs, bucket[0].group)
+        _foreach.moments(bucket[0].group, params, grads, ms, vs)
     statistics = combined(
         [real(shard.columns[3]) for shard in shards],
         [shard.layer for shard in shards],
@@ -86,7 +85,7 @@ def _update(shards: list[_Shard]) -> None:
         params, _, ms, vs, steps = _columns(bucket)
         gammas = [of[id(shard)][0] for shard in bucket]
         v_mins = [of[id(shard)][1].to(compute_dtype(params[0])) for shard in bucket]
-        _foreach.descend(params, ms, vs, steps, gammas, v_mins, bucket[0].group)
+        _foreach.descend(bucket[0].group, params, ms, vs, steps, gammas, v_mins)
 
 
 def _columns(shards: list[_Shard]) -> list[list[Tensor]]:

@@ -65,7 +65,7 @@ def test_options_are_checked(options, error, words):
 @pytest.mark.parametrize(
     ("spoil", "error", "words"),
     [
-        (lambda p, g: setattr(p[1], "grad", torch.randn(5).to_sparse()), RuntimeError, "0.1 has a sparse"),
+        (lambda p, g: setattr(p[1], "grad", torch.randn(5).to_sparse()), RuntimeError, "0.1: it has a sparse"),
         (lambda p, g: g.update(lr=math.inf), ValueError, "lr must be finite"),
         (lambda p, g: g.update(eps=1e-39), ValueError, "eps must be at least .* float32"),
         (lambda p, g: g.update(layer_axes=(1,)), ValueError, "0.1: layer_axes"),
