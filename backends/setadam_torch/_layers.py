@@ -95,6 +95,7 @@ def check_representable(params: Tensors, hp: Hyperparameters) -> None:
 def check_param(param: Tensor, grad: Tensor, group: Group) -> None:
     """Check a parameter that has a gradient, before any parameter is updated."""
     check_whole(param, group)
+    _mesh.check_gradient(param, grad)
     if grad.layout is not torch.strided:
         raise RuntimeError("it has a sparse gradient, which SETAdam does not support: it must be dense")
     compute_dtype(param)

@@ -93,18 +93,20 @@ def _axis(placement: Any) -> int | None:
 
 
 def check(param: Tensor, differentiable: bool) -> None:
-    """Refuse a DTensor whose layers cannot be put together, and a gradient that does not belong to it."""
+    """Refuse a DTensor whose layers cannot be put together."""
     for placement in param.placements:
         if placement.is_partial() or not (placement.is_replicate() or isinstance(_axis(placement), int)):
             raise TypeError(f"it must be placed by Shard and Replicate, got {placement}")
     if differentiable:
         raise ValueError("differentiable must be False for a sharded parameter, got True")
-    grad = param.grad
-    if grad is None:
-        return
-    if not is_dtensor(grad):
-        raise TypeError(f"its gradient must be a DTensor, as it is itself, got {type(grad).__name__}")
-    if grad.device_mesh != param.device_mesh:
+
+
+def check_gradient(param: Tensor, grad: Tensor) -> None:
+    """Refuse a gradient that cannot be brought to where its parameter is."""
+    if is_dtensor(param) != is_dtensor(grad):
+        what = "a DTensor" if is_dtensor(param) else "a plain tensor"
+        raise TypeError(f"its gradient must be {what}, as it is itself, got {type(grad).__name__}")
+    if is_dtensor(param) and grad.device_mesh != param.device_mesh:
         raise ValueError(f"its gradient must be on its mesh {param.device_mesh}, got {grad.device_mesh}")
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 
+import pytest
 import torch
 import torch.distributed as dist
 from lockstep import Lockstep, same_on_all, whole
@@ -12,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from setadam_torch import SETAdam
 
-SHAPES = [(5, 3), (1, 7), (4, 6), (), (0, 3), (16,), (3, 2, 4), (130, 9)]
+SHAPES = [(5, 3), (1, 7), (), (0, 3), (130, 9)]
 OPTIONS = [
     {},
     {"foreach": False, "lr": 0.1, "weight_decay": 0.1},
@@ -144,7 +145,9 @@ def statistics_are_those_of_one_process(_):
     for name, expected in theirs.layer_statistics().items():
         for key, value in expected.items():
             # γ, sums and roots of up to 1170 float32 numbers: some dozen roundings, and v's own.
-            assert abs(found[name][key] - value) <= 200 * 2**-24 * max(abs(value), expected["stepsize_max"] * (key == "stepsize_std")), (name, key)
+            assert abs(found[name][key] - value) <= 200 * 2**-24 * max(
+                abs(value), expected["stepsize_max"] * (key == "stepsize_std")
+            ), (name, key)
 
 
 class _NothingReadByTheHost(TorchDispatchMode):
@@ -169,45 +172,30 @@ def capturable_steps_read_nothing(_):
 
 def what_does_not_fit_is_refused(_):
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
-    (p,) = parameters([(6,)], mesh, [[Shard(0)]])[:-1]
-
-    def refused(words, error=TypeError, make=lambda: SETAdam([("head", p)]), change=lambda optimizer: None):
-        try:
-            optimizer = make()
-            fill([p], 0)
-            optimizer.step()
-            before = whole(p)
-            change(optimizer)
-            optimizer.step()
-        except error as raised:
-            assert words in str(raised), raised
-            assert "head" in str(raised)
-        else:
-            raise AssertionError(f"accepted, but {words!r} was due")
-        if change.__code__.co_names:
-            assert (whole(p) == before).all()
-
     partial = DTensor.from_local(torch.ones(6), mesh, [Partial()]).requires_grad_()
-    refused("placed by Shard and Replicate, got P", make=lambda: SETAdam([("head", partial)]))
-    refused("differentiable must be False", ValueError, lambda: SETAdam([("head", p)], differentiable=True))
+    with pytest.raises(TypeError, match="head: it must be placed by Shard and Replicate, got P"):
+        SETAdam([("head", partial)])
+
+    (p,) = parameters([(6,)], mesh, [[Shard(0)]])[:-1]
+    fill([p], 0)
+    with pytest.raises(ValueError, match="head: differentiable must be False"):
+        SETAdam([("head", p)], differentiable=True)
+
+    optimizer = SETAdam([("head", p)])
+    optimizer.step()
+    before, grad, state = whole(p), p.grad, dict(optimizer.state[p])
     other = DeviceMesh("cpu", torch.arange(dist.get_world_size()).flip(0))
-
-    def plain(optimizer):
-        p.grad = torch.ones(6)
-
-    def elsewhere(optimizer):
-        p.grad = placed(torch.ones(6), other, [Shard(0)])
-
-    def moved(optimizer):
-        optimizer.state[p]["exp_avg"] = placed(torch.ones(6), mesh, [Replicate()])
-
-    def gathered(optimizer):
-        optimizer.state[p]["exp_avg"] = torch.ones(6)
-
-    refused("its gradient must be a DTensor", change=plain)
-    refused("its gradient must be on its mesh", ValueError, change=elsewhere)
-    refused("must be placed as its parameter", ValueError, change=moved)
-    refused("set_optimizer_state_dict", ValueError, change=gathered)
+    for change, error, words in [
+        ({"grad": torch.ones(6)}, TypeError, "its gradient must be a DTensor"),
+        ({"grad": placed(torch.ones(6), other, [Shard(0)])}, ValueError, "its gradient must be on its mesh"),
+        ({"exp_avg": placed(torch.ones(6), mesh, [Replicate()])}, ValueError, "must be placed as its parameter"),
+        ({"exp_avg": torch.ones(6)}, ValueError, "set_optimizer_state_dict"),
+    ]:
+        p.grad = change.pop("grad", grad)
+        optimizer.state[p] = state | change
+        with pytest.raises(error, match=f"head: .*{words}"):
+            optimizer.step()
+        assert (whole(p) == before).all()
 
 
 def meshes_of_two_dimensions(_):
@@ -215,7 +203,7 @@ def meshes_of_two_dimensions(_):
     mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("a", "b"))
     cuts = [Shard(0), Shard(1), Replicate()]
     all_placements = list(itertools.product(cuts, cuts))
-    params = parameters([(5, 3), (1, 7), (2, 2), (9, 10)], mesh, all_placements)
+    params = parameters([(5, 3), (1, 70)], mesh, all_placements)
     optimizer = SETAdam(params, lr=0.01)
     run = Lockstep(optimizer)
     for t in range(50):

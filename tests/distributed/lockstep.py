@@ -10,11 +10,13 @@ import ml_dtypes
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor.debug import CommDebugMode
+
+from setadam_conformance import oracle
 from setadam_conformance.case import Case, LayerCase
 from setadam_conformance.judge import judge
 from setadam_conformance.protocol import Capabilities, LayerState
-from torch.distributed.tensor import DTensor
-from torch.distributed.tensor.debug import CommDebugMode
 
 CLAIMS = Capabilities(dtypes=("float64", "float32", "bfloat16", "float16"), in_place=True)
 _NAMES = ("lr", "eps", "tau", "weight_decay", "cos_power", "decoupled_weight_decay", "maximize", "eps_inside_sqrt")
@@ -35,6 +37,7 @@ class Lockstep:
     def __init__(self, optimizer):
         self.optimizer = optimizer
         self._known = {}  # of each parameter: what the last step left, as (param, m, v)
+        self.bounds = {}  # of each parameter: the sum of its steps' bounds, in the first process
 
     def step(self, collectives=None):
         """One step, judged; with the number of collectives that it may take."""
@@ -56,6 +59,9 @@ class Lockstep:
                 assert all(s.t == case.t + 1 for s in states)
                 assert verdict.conforms, (verdict.parted_at, params[verdict.parted_layer].shape, verdict.scores)
                 assert verdict.scores["param"].judged > 0 or all(x.size == 0 for x in news)
+                for p, layer, state in zip(params, case.layers, states, strict=True):
+                    bound = oracle.parameter(case, layer, state.m, state.v, CLAIMS).bound
+                    self.bounds[p] = self.bounds.get(p, 0) + np.asarray(bound, np.float64)
 
     def _before(self, group):
         """The steps that a group is about to take, as the kit's cases: one for each dtype."""
@@ -66,7 +72,10 @@ class Lockstep:
             state = self.optimizer.state.get(p)
             param, m, v = self._known.get(p) or (whole(p), *_moments(p, state))
             dtype = str(param.dtype)
-            key = {"complex64": "float32", "complex128": "float64"}.get(dtype, dtype), int(state["step"]) if state else 0
+            key = (
+                {"complex64": "float32", "complex128": "float64"}.get(dtype, dtype),
+                int(state["step"]) if state else 0,
+            )
             layers, params = by_dtype.setdefault(key, ([], []))
             layers.append(LayerCase(param, whole(p.grad), m, v, group["layer_axes"]))
             params.append(p)

@@ -1,0 +1,60 @@
+"""See checks_wrappers."""
+
+import sys
+import types
+
+import pytest
+
+torch = pytest.importorskip("torch")
+import launch  # noqa: E402
+
+from setadam_torch import SETAdam  # noqa: E402
+
+ANY = [
+    "fsdp2_for_50_steps",
+    "fsdp2_with_mixed_precision_and_offload",
+    "tensor_parallel_layers",
+    "sequence_parallel_norms",
+    "state_dicts",
+    "wrappers_with_whole_layers",
+    "compiled_steps",
+]
+TWO = ["flattened_parameters_are_refused"]
+FOUR = ["fsdp2_over_tensor_parallelism", "hybrid_sharding"]
+CASES = [(2, check) for check in (*ANY, *TWO)] + [(4, check) for check in (*ANY, *FOUR)]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("wrappers")
+    both = {n: launch.run("checks_wrappers", n, folder / str(n), [c for m, c in CASES if m == n])[0] for n in (2, 4)}
+    return {(n, check): said for n, of in both.items() for check, said in of.items()}
+
+
+@pytest.mark.parametrize(("world", "check"), CASES)
+def test_wrapped_models(results, world, check):
+    assert results[world, check] is None, results[world, check]
+
+
+@pytest.mark.parametrize(("stage", "wrapper"), [(1, "ZeRO 1 or 2"), (3, "ZeRO 3")])
+def test_deepspeeds_partitions_are_refused(monkeypatch, stage, wrapper):
+    """What DeepSpeed does to a client's optimizer: flat float32 slices in place of its parameters."""
+    monkeypatch.setitem(sys.modules, "deepspeed", types.ModuleType("deepspeed"))
+    net = torch.nn.Linear(3, 2)
+    optimizer = SETAdam(net.parameters())
+    flat = torch.cat([p.detach().reshape(-1) for p in net.parameters()])[:4].clone().float().detach()
+    flat.requires_grad = True
+    if stage == 3:
+        flat.ds_id = "0_1"
+    optimizer.param_groups[0]["params"] = [flat]
+    flat.grad = torch.ones(4)
+    with pytest.raises(TypeError, match=rf"0\.0: it is flattened by DeepSpeed's {wrapper}.*fully_shard"):
+        optimizer.step()
+    assert torch.equal(flat.detach()[:3], net.weight.detach().reshape(-1)[:3])
+
+
+def test_a_parameter_beside_deepspeed_is_accepted(monkeypatch):
+    monkeypatch.setitem(sys.modules, "deepspeed", types.ModuleType("deepspeed"))
+    optimizer = SETAdam([torch.nn.Parameter(torch.ones(4))])
+    optimizer.param_groups[0]["params"][0].grad = torch.ones(4)
+    optimizer.step()
