@@ -12,6 +12,7 @@ import setadam_core
 from setadam_core import Hyperparameters
 from setadam_core.layers import check_layer_axes
 from setadam_jax._injectable import injectable, not_rounded, unshielded
+from setadam_jax._spread import AxisName, across_of
 
 Tree = Any  # a pytree of arrays
 LayerAxes = Sequence[int] | None | Callable[[Any, Any], Sequence[int] | None]
@@ -40,6 +41,7 @@ def scale_by_set_adam(
     *,
     mu_dtype: Any = None,
     layer_axes: LayerAxes = None,
+    axis_name: AxisName = None,
     cos_power: float = 2,
     eps_inside_sqrt: bool = True,
 ) -> optax.GradientTransformation:
@@ -56,6 +58,11 @@ def scale_by_set_adam(
         None: all of them, a leaf is a layer. A tuple: for every leaf. A function of (path, leaf)
         returning a tuple or None: path as in `jax.tree_util.tree_map_with_path`, leaf an array of
         the parameter's shape and dtype. Give (1, 2) for matrices stacked along axis 0.
+    axis_name : inside `jax.shard_map`, the names of the mesh axes over which the layers of a leaf are
+        spread: a name, a tuple of names, None where each layer is whole (replicated, or a stack that is
+        cut between its layers), or a function of (path, leaf) returning one of these. γ and the minimum
+        are then taken by `jax.lax.psum`, `pmax` and `pmin` over these axes. Under `jax.jit` alone arrays
+        are whole, whatever their sharding, and this must be None.
 
     Returns
     -------
@@ -70,7 +77,7 @@ def scale_by_set_adam(
         Here for a hyperparameter; when `init` or `update` is traced for a leaf, naming its path.
     """
     mu_dtype = None if mu_dtype is None else jnp.dtype(unshielded(mu_dtype))
-    layer_axes = unshielded(layer_axes)
+    layer_axes, axis_name = unshielded(layer_axes), unshielded(axis_name)
     hp = hyperparameters(
         b1=b1, b2=b2, eps=eps, tau=tau, cos_power=unshielded(cos_power), eps_inside_sqrt=eps_inside_sqrt
     )
@@ -106,6 +113,7 @@ def scale_by_set_adam(
                     setadam_core.State(mu.astype(nu.dtype), nu, count - 1),
                     hp,
                     layer_axes=axes_of(layer_axes, path, grad),
+                    across=across_of(axis_name, path, grad),
                 )
             is_complex = jnp.iscomplexobj(grad)
             new = jax.lax.complex(now.update[..., 0], now.update[..., 1]) if is_complex else now.update
