@@ -6,6 +6,7 @@ to the rounding of its own steps, and two runs end within the sum of their steps
 
 import os
 import signal
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from setadam_torch import SETAdam
 
 STEPS, EVERY, KILLED_AT = 50, 10, 27
+ROOT = Path(os.environ["SETADAM_RESUME"])  # what one run leaves for another
 
 
 def _fresh():
@@ -42,37 +44,37 @@ def _state(net, optimizer, scheduler):
     return {"weights": weights, "moments": moments, "schedule": scheduler.state_dict()}
 
 
-def killed(folder):
+def killed(_):
     """Writes a checkpoint every ten steps. One process is killed between two of them."""
     net, optimizer, scheduler = _fresh()
     for t in _train(net, optimizer, scheduler, range(STEPS)):
         if t % EVERY == 0:
-            dcp.save(_state(net, optimizer, scheduler), checkpoint_id=folder / f"step{t}")
+            dcp.save(_state(net, optimizer, scheduler), checkpoint_id=ROOT / "killed" / f"step{t}")
         if t == KILLED_AT and dist.get_rank() == 1:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def uninterrupted(folder):
+def uninterrupted(_):
     net, optimizer, scheduler = _fresh()
-    run = Lockstep(optimizer)
+    run = Lockstep(optimizer, bounds=True)
     for t in _train(net, optimizer, scheduler, range(STEPS), run):
         if t == KILLED_AT // EVERY * EVERY:
             run.bounds.clear()  # what comes later is what a resumed run may differ by
-    _save(folder.parent / "uninterrupted.npz", net, optimizer, run)
+    _save(ROOT / "uninterrupted.npz", net, optimizer, run)
 
 
-def resumed(folder):
+def resumed(_):
     net, optimizer, scheduler = _fresh()
-    checkpoints = sorted(int(path.name.removeprefix("step")) for path in (folder.parent / "killed").glob("step*"))
+    checkpoints = sorted(int(path.name.removeprefix("step")) for path in (ROOT / "killed").glob("step*"))
     assert checkpoints == [10, 20]
     state = _state(net, optimizer, scheduler)
-    dcp.load(state, checkpoint_id=folder.parent / "killed" / f"step{checkpoints[-1]}")
+    dcp.load(state, checkpoint_id=ROOT / "killed" / f"step{checkpoints[-1]}")
     set_state_dict(net, optimizer, model_state_dict=state["weights"], optim_state_dict=state["moments"])
     scheduler.load_state_dict(state["schedule"])
     assert {int(entry["step"]) for entry in optimizer.state.values()} == {20}
-    run = Lockstep(optimizer)
+    run = Lockstep(optimizer, bounds=True)
     list(_train(net, optimizer, scheduler, range(checkpoints[-1], STEPS), run))
-    _save(folder / "resumed.npz", net, optimizer, run)
+    _save(ROOT / f"resumed{dist.get_world_size()}.npz", net, optimizer, run)
 
 
 def _save(path, net, optimizer, run):

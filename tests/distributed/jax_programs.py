@@ -108,7 +108,9 @@ def uneven_shapes_under_jit():
     spread = functools.partial(jax.lax.with_sharding_constraint, shardings=NamedSharding(mesh, P("data")))
     optimizer = set_adam(LR)
 
-    @functools.partial(jax.jit, out_shardings=NamedSharding(mesh, P()))  # what leaves must divide, or be whole
+    whole = NamedSharding(mesh, P())  # what enters or leaves must divide, or be whole
+
+    @functools.partial(jax.jit, in_shardings=whole, out_shardings=whole)
     def update(params, state, grads):
         params, grads = jax.tree.map(spread, params), jax.tree.map(spread, grads)
         state = jax.tree.map(lambda x: spread(x) if x.ndim else x, state)
@@ -230,17 +232,18 @@ def two_processes(process, folder):
 
     optimizer = set_adam(LR)
     params = place(tree(shapes, 0))
-    state = jax.jit(optimizer.init)(params)
-    follow(jax.jit(stepper(optimizer)), params, state, [place(tree(shapes, t)) for t in range(1, 4)])
+    of_params = {f"leaf{i}": spec for i, spec in enumerate(specs)}
+    adam, *others = jax.eval_shape(optimizer.init, params)
+    of_state = (adam._replace(count=P(), mu=of_params, nu=of_params), *others)
+    shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), of_state, is_leaf=lambda x: isinstance(x, P))
+    state = jax.jit(optimizer.init, out_shardings=shardings)(params)
+    gradients = [place(tree(shapes, t)) for t in range(1, 4)]
+    follow(jax.jit(stepper(optimizer)), params, state, gradients)
 
-    named = set_adam(LR, axis_name=lambda path, leaf: _spread(path[0].key))
-    in_specs = {f"leaf{i}": spec for i, spec in enumerate(specs)}
-    of_state = jax.tree.map(lambda x: P(), state)
-    of_state = (of_state[0]._replace(mu=in_specs, nu=in_specs), *of_state[1:])
-    update = jax.shard_map(
-        stepper(named), mesh=mesh, in_specs=(in_specs, of_state, in_specs), out_specs=(in_specs, of_state)
-    )
-    follow(jax.jit(update), params, state, [place(tree(shapes, t)) for t in range(1, 4)])
+    named = stepper(set_adam(LR, axis_name=lambda path, leaf: _spread(path[0].key)))
+    specs_in = (of_params, of_state, of_params)
+    update = jax.shard_map(named, mesh=mesh, in_specs=specs_in, out_specs=(of_params, of_state))
+    follow(jax.jit(update), params, state, gradients)
 
 
 if __name__ == "__main__":

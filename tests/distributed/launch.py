@@ -1,7 +1,7 @@
 """Starts the processes of a test, and collects what they found. A deadlock fails; it does not hang.
 
 `run` is for the test; the lower half is the program that each process runs:
-`python launch.py MODULE RANK WORLD FOLDER CHECK…`.
+`python launch.py RANK WORLD FOLDER CHECK…`.
 """
 
 import json
@@ -15,24 +15,35 @@ from importlib import import_module
 from pathlib import Path
 
 
-def run(module, world, folder, checks, timeout=100):
-    """Run the named functions of a module beside this file, one after the other, in `world` processes.
+def run(world, folder, checks, timeout=150):
+    """Run checks, each a "module.function" of a module beside this file, one after the other in `world` processes.
 
-    Returns for each what went wrong, or None; and the processes' exit codes. When a check fails in one
-    process the group is lost, since the others wait for it: the checks that follow have not run.
+    Returns for each what went wrong, or None. Where a check fails in one process the group is lost, since
+    the others wait for it: the checks that follow run in a new one.
     """
+    found, left, tries = {}, list(checks), 0
+    while left:
+        reports, outputs, _ = launch(world, folder / f"try{tries}", left, timeout)
+        found |= {check: _verdict(check, reports, outputs) for check in left}
+        failed = next((i for i, check in enumerate(left) if found[check]), len(left))
+        left, tries = left[failed + 1 :], tries + 1
+    return found
+
+
+def launch(world, folder, checks, timeout):
+    """One group of processes: what each reports, their output, and their exit codes."""
+    folder.mkdir(parents=True)
     # One thread a process, and no search for other hosts.
-    env = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": ""}
-    command = [sys.executable, str(Path(__file__).resolve()), module]
-    folder.mkdir(parents=True, exist_ok=True)
+    env = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    files = [(folder / f"out{rank}").open("w+") for rank in range(world)]
     processes = [
         subprocess.Popen(
-            [*command, str(rank), str(world), str(folder), *checks],
+            [sys.executable, str(Path(__file__).resolve()), str(rank), str(world), str(folder), *checks],
             env=env,
-            stdout=(folder / f"out{rank}").open("w"),
+            stdout=file,
             stderr=subprocess.STDOUT,
         )
-        for rank in range(world)
+        for rank, file in enumerate(files)
     ]
     end = time.monotonic() + timeout
     try:
@@ -41,28 +52,28 @@ def run(module, world, folder, checks, timeout=100):
     except subprocess.TimeoutExpired:
         pass
     finally:
-        for process in processes:
+        for process, file in zip(processes, files, strict=True):
             process.kill()
             process.wait()
-    reports = [_read(folder / f"report{rank}") for rank in range(world)]
-    return {check: _verdict(check, reports, folder) for check in checks}, [p.returncode for p in processes]
+            file.close()
+    outputs = [(folder / f"out{rank}").read_text()[-2000:] for rank in range(world)]
+    return [_read(folder / f"report{rank}") for rank in range(world)], outputs, [p.returncode for p in processes]
 
 
 def _read(path):
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def _verdict(check, reports, folder):
+def _verdict(check, reports, outputs):
     """What each process says of a check that one of them did not pass; None if all did."""
     said = [[entry["said"] for entry in report if entry["check"] == check] for report in reports]
     if all(entry == ["passed"] for entry in said):
         return None
-    outputs = [(folder / f"out{rank}").read_text()[-2000:] for rank in range(len(reports))]
-    parts = [f"rank {rank}: {entry or 'did not finish it'}\n{outputs[rank]}" for rank, entry in enumerate(said)]
-    return "\n".join(parts).replace("\\n", "\n")
+    parts = [f"rank {rank}: {''.join(x) or 'did not finish it'}\n{outputs[rank]}" for rank, x in enumerate(said)]
+    return "\n".join(parts)
 
 
-def _main(module, rank, world, folder, checks):
+def _main(rank, world, folder, checks):
     import torch
     import torch.distributed as dist
 
@@ -74,26 +85,23 @@ def _main(module, rank, world, folder, checks):
         world_size=world,
         timeout=timedelta(seconds=40),
     )
-    checks_of = import_module(module)
-    with (Path(folder) / f"report{rank}").open("w") as report:
+    with (folder / f"report{rank}").open("w") as report:
         for check in checks:
             torch.manual_seed(0)
             start = time.monotonic()
+            module, _, function = check.partition(".")
             try:
-                getattr(checks_of, check)(Path(folder))
+                getattr(import_module(module), function)(folder)
                 dist.barrier()
                 said = "passed"
             except Exception:
                 said = traceback.format_exc()
-            entry = {"check": check, "said": said, "seconds": time.monotonic() - start}
-            report.write(json.dumps(entry) + "\n")
+            report.write(json.dumps({"check": check, "said": said, "seconds": time.monotonic() - start}) + "\n")
             report.flush()
             if said != "passed":
-                sys.stderr.write(said)
-                sys.stderr.flush()
                 os._exit(1)  # at once: the others learn of it by their broken connections
     dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    _main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5:])
+    _main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4:])

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 from torch.distributed.tensor.debug import CommDebugMode
 
 from setadam_conformance import oracle
@@ -24,8 +25,40 @@ _NAMES = ("lr", "eps", "tau", "weight_decay", "cos_power", "decoupled_weight_dec
 
 def whole(x):
     """All of a tensor, on every process, as NumPy bits."""
-    x = x.detach()
-    x = (x.full_tensor() if isinstance(x, DTensor) else x).cpu().contiguous()
+    return _bits(x.detach().full_tensor() if isinstance(x, DTensor) else x)
+
+
+def wholes(xs):
+    """The same of many tensors, in one exchange: each process hands out its parts and where they belong."""
+    parts = [_part(x) for x in xs]
+    everyones = [None] * dist.get_world_size()
+    dist.all_gather_object(everyones, parts)
+    found = []
+    for i, x in enumerate(xs):
+        if parts[i] is None:
+            found.append(whole(x))
+            continue
+        full, seen = np.empty(tuple(x.shape), parts[i][1].dtype), {}
+        for offset, part in (one[i] for one in everyones):
+            full[tuple(slice(start, start + n) for start, n in zip(offset, part.shape, strict=True))] = part
+            replica = seen.setdefault((offset, part.shape), part.tobytes())
+            assert replica == part.tobytes(), "replicas differ"
+        found.append(full)
+    return found
+
+
+def _part(x):
+    """The local part of a DTensor, and its offset; None if it is plain, or its part is not one slice."""
+    if not isinstance(x, DTensor) or not all(p.is_shard() or p.is_replicate() for p in x.placements):
+        return None
+    if x.device_mesh.size() != dist.get_world_size():
+        return None
+    _, offset = compute_local_shape_and_global_offset(x.shape, x.device_mesh, x.placements)
+    return offset, _bits(x._local_tensor)
+
+
+def _bits(x):
+    x = x.detach().cpu().contiguous()
     if x.dtype == torch.bfloat16:
         return x.view(torch.uint16).numpy().view(ml_dtypes.bfloat16).copy()
     return x.numpy().copy()
@@ -34,10 +67,10 @@ def whole(x):
 class Lockstep:
     """An optimizer whose every step is judged. Nothing else may change its parameters and state."""
 
-    def __init__(self, optimizer):
+    def __init__(self, optimizer, bounds=False):
         self.optimizer = optimizer
         self._known = {}  # of each parameter: what the last step left, as (param, m, v)
-        self.bounds = {}  # of each parameter: the sum of its steps' bounds, in the first process
+        self.bounds = {} if bounds else None  # of each parameter: the sum of its steps' bounds
 
     def step(self, collectives=None):
         """One step, judged; with the number of collectives that it may take."""
@@ -50,8 +83,9 @@ class Lockstep:
             assert counted.get_total_counts() == collectives, f"{counts}, but {collectives} were due"
         for case, params in cases:
             entries = [optimizer.state[p] for p in params]
-            states = [LayerState(_moment(s["exp_avg"]), _moment(s["exp_avg_sq"]), int(s["step"])) for s in entries]
-            news = [whole(p) for p in params]
+            news = wholes(params)
+            ms, vs = ([_real(x) for x in wholes([s[key] for s in entries])] for key in ("exp_avg", "exp_avg_sq"))
+            states = [LayerState(m, v, int(s["step"])) for m, v, s in zip(ms, vs, entries, strict=True)]
             for p, new, state in zip(params, news, states, strict=True):
                 self._known[p] = (new, state.m, state.v)
             if dist.get_rank() == 0:
@@ -59,16 +93,15 @@ class Lockstep:
                 assert all(s.t == case.t + 1 for s in states)
                 assert verdict.conforms, (verdict.parted_at, params[verdict.parted_layer].shape, verdict.scores)
                 assert verdict.scores["param"].judged > 0 or all(x.size == 0 for x in news)
-                for p, layer, state in zip(params, case.layers, states, strict=True):
+                for p, layer, state in zip(params, case.layers, states, strict=True) if self.bounds is not None else ():
                     bound = oracle.parameter(case, layer, state.m, state.v, CLAIMS).bound
                     self.bounds[p] = self.bounds.get(p, 0) + np.asarray(bound, np.float64)
 
     def _before(self, group):
         """The steps that a group is about to take, as the kit's cases: one for each dtype."""
         by_dtype = {}
-        for p in group["params"]:
-            if p.grad is None:
-                continue
+        own = [p for p in group["params"] if p.grad is not None]
+        for p, grad in zip(own, wholes([p.grad for p in own]), strict=True):
             state = self.optimizer.state.get(p)
             param, m, v = self._known.get(p) or (whole(p), *_moments(p, state))
             dtype = str(param.dtype)
@@ -77,21 +110,20 @@ class Lockstep:
                 int(state["step"]) if state else 0,
             )
             layers, params = by_dtype.setdefault(key, ([], []))
-            layers.append(LayerCase(param, whole(p.grad), m, v, group["layer_axes"]))
+            layers.append(LayerCase(param, grad, m, v, group["layer_axes"]))
             params.append(p)
         hp = {name: group[name] for name in _NAMES} | dict(zip(("beta1", "beta2"), group["betas"], strict=True))
         hp["lr"] = float(hp["lr"])
         return [(Case(dtype, tuple(layers), t, hp), params) for (dtype, t), (layers, params) in by_dtype.items()]
 
 
-def _moment(x):
-    x = whole(x)
+def _real(x):
     return np.ascontiguousarray(x).view(x.real.dtype).reshape(*x.shape, 2) if x.dtype.kind == "c" else x
 
 
 def _moments(p, state):
     if state:
-        return _moment(state["exp_avg"]), _moment(state["exp_avg_sq"])
+        return _real(whole(state["exp_avg"])), _real(whole(state["exp_avg_sq"]))
     wide = p.dtype in (torch.float64, torch.complex128)
     zeros = np.zeros((*p.shape, 2) if p.is_complex() else tuple(p.shape), np.float64 if wide else np.float32)
     return zeros, zeros.copy()
