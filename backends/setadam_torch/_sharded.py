@@ -38,8 +38,13 @@ def step(work: Work) -> Work:
     Where a gradient is placed otherwise than its parameter (Partial, say), it is brought there first,
     which communicates as much as the gradient is large; p.grad itself is not changed.
     """
-    if not any(is_dtensor(param) for _, columns in work for param in columns[0]):
-        return work
+    if any(is_dtensor(param) for _, columns in work for param in columns[0]):
+        return _step(work)  # type: ignore[no-any-return]
+    return work
+
+
+@torch._disable_dynamo  # type: ignore[untyped-decorator]  # as torch.optim.Optimizer; a compiled step breaks here
+def _step(work: Work) -> Work:
     shards: list[_Shard] = []
     rest: Work = []
     for group, columns in work:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from setadam_conformance.protocol import Capabilities, LayerState, Native, NumPyArray
-from setadam_torch import SETAdam
+from setadam_torch import SETAdam, _conformance_ranks
 
 _DTYPES = ("float64", "float32", "bfloat16", "float16")
 _RELOADS = ("state_dict", "pickle", "deepcopy", "torch.save")
@@ -96,10 +96,25 @@ class TorchForeach(TorchSingle):
 
 
 class TorchDefault(TorchSingle):
-    """SETAdam as users make it, with foreach=None: blocks on the CPU, foreach elsewhere."""
+    """SETAdam as users make it, with foreach=None: blocks on the CPU, foreach elsewhere; and DTensors."""
 
     name = "torch:default"
+    layouts = _conformance_ranks.LAYOUTS
     _foreach = None
+
+    def step_sharded(
+        self,
+        layout: str,
+        params: Sequence[Native],
+        grads: Sequence[Native],
+        states: Sequence[LayerState],
+        hp: Mapping[str, Any],
+        layer_axes: Sequence[tuple[int, ...] | None],
+    ) -> tuple[list[Native], list[LayerState]]:
+        read, write = self.to_numpy, self.from_numpy
+        sent = ([read(p) for p in params], [read(g) for g in grads], [_mapped(s, read) for s in states])
+        new, after = _conformance_ranks.step_sharded(layout, *sent, dict(hp), list(layer_axes))
+        return [write(p) for p in new], [_mapped(s, write) for s in after]
 
 
 class TorchCompiled(TorchSingle):
@@ -159,6 +174,10 @@ class TorchCompiled(TorchSingle):
 
 def _real(x: Native) -> Native:
     return torch.view_as_real(x) if x.is_complex() else x
+
+
+def _mapped(state: LayerState, convert: Any) -> LayerState:
+    return LayerState(convert(state.m), convert(state.v), state.t)
 
 
 def _cloned(states: Sequence[LayerState]) -> list[LayerState]:

@@ -118,3 +118,22 @@ class Reloading(Protocol):
         """Put the states into an optimizer, send it through `how` ("state_dict", "pickle", "deepcopy",
         "npz", …) into another optimizer, and return the states as that one has them.
         """
+
+
+class Sharding(Protocol):
+    """Optional: a step whose arrays are spread over devices or processes, for the property `sharded`."""
+
+    layouts: tuple[str, ...]  # names of the adapter's own: "rows", "two processes"
+
+    def step_sharded(
+        self,
+        layout: str,
+        params: Sequence[Native],
+        grads: Sequence[Native],
+        states: Sequence[LayerState],
+        hp: Mapping[str, Any],
+        layer_axes: Sequence[tuple[int, ...] | None],
+    ) -> tuple[list[Native], list[LayerState]]:
+        """As `Adapter.step`, of whole arrays and giving whole arrays back. An array that a layout cannot cut
+        stays whole on every device.
+        """

@@ -31,8 +31,8 @@ class Block(nn.Module):
     def __init__(self):
         super().__init__()
         self.norm = nn.LayerNorm(6)
-        self.up = nn.Linear(6, 10)
-        self.down = nn.Linear(10, 6)
+        self.up = nn.Linear(6, 12)
+        self.down = nn.Linear(12, 6)
 
     def forward(self, x):
         return x + self.down(torch.tanh(self.up(self.norm(x))))

@@ -43,7 +43,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("torch")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SETADAM_RESUME", str(folder))
-        reports, outputs, codes = launch.launch(2, folder / "first", ["checks_resume.killed"], timeout=60)
+        _, outputs, codes = launch.launch(2, folder / "first", ["checks_resume.killed"], timeout=60)
         assert codes[1] == -signal.SIGKILL, outputs
         assert codes[0] != 0  # it waited for the other, and was told
         yield folder
