@@ -37,9 +37,9 @@ def _started(kit: int) -> tuple[Any, list[ProcessPoolExecutor]]:
     processes = [
         ProcessPoolExecutor(1, spawn, initializer=_join, initargs=(rank, folder.name)) for rank in range(RANKS)
     ]
-    # A process that multiprocessing made waits for its children before it would let them go.
+    # A process that multiprocessing made waits for its children, after closing the queues that would let them go.
     for process in processes:
-        multiprocessing.util.Finalize(None, process.shutdown, exitpriority=1)
+        multiprocessing.util.Finalize(None, process.shutdown, exitpriority=100)
     return folder, processes
 
 
