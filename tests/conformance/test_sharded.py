@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from setadam_conformance.adapters.spec import NumPySpec
 from setadam_conformance.bench import Bench, NonconformingError
 from setadam_conformance.case import Case, LayerCase

@@ -75,46 +75,55 @@ class Lockstep:
     def step(self, collectives=None):
         """One step, judged; with the number of collectives that it may take."""
         optimizer = self.optimizer
-        cases = [case for group in optimizer.param_groups for case in self._before(group)]
+        cases = self._before()
         with CommDebugMode() as counted:
             optimizer.step()
         if collectives is not None:
             counts = dict(counted.get_comm_counts())
             assert counted.get_total_counts() == collectives, f"{counts}, but {collectives} were due"
-        for case, params in cases:
-            entries = [optimizer.state[p] for p in params]
-            news = wholes(params)
-            ms, vs = ([_real(x) for x in wholes([s[key] for s in entries])] for key in ("exp_avg", "exp_avg_sq"))
-            states = [LayerState(m, v, int(s["step"])) for m, v, s in zip(ms, vs, entries, strict=True)]
-            for p, new, state in zip(params, news, states, strict=True):
-                self._known[p] = (new, state.m, state.v)
-            if dist.get_rank() == 0:
-                verdict = judge(case, news, states, CLAIMS)
-                assert all(s.t == case.t + 1 for s in states)
-                assert verdict.conforms, (verdict.parted_at, params[verdict.parted_layer].shape, verdict.scores)
-                assert verdict.scores["param"].judged > 0 or all(x.size == 0 for x in news)
-                for p, layer, state in zip(params, case.layers, states, strict=True) if self.bounds is not None else ():
-                    bound = oracle.parameter(case, layer, state.m, state.v, CLAIMS).bound
-                    self.bounds[p] = self.bounds.get(p, 0) + np.asarray(bound, np.float64)
+        params = [p for _, own in cases for p in own]
+        entries = [optimizer.state[p] for p in params]
+        after = wholes([*params, *(s["exp_avg"] for s in entries), *(s["exp_avg_sq"] for s in entries)])
+        n = len(params)
+        self._known = {p: (after[i], _real(after[n + i]), _real(after[2 * n + i])) for i, p in enumerate(params)}
+        if dist.get_rank() == 0:
+            for case, own in cases:
+                self._judge(case, own)
 
-    def _before(self, group):
-        """The steps that a group is about to take, as the kit's cases: one for each dtype."""
-        by_dtype = {}
-        own = [p for p in group["params"] if p.grad is not None]
-        for p, grad in zip(own, wholes([p.grad for p in own]), strict=True):
+    def _judge(self, case, params):
+        news = [self._known[p][0] for p in params]
+        states = [LayerState(*self._known[p][1:], int(self.optimizer.state[p]["step"])) for p in params]
+        verdict = judge(case, news, states, CLAIMS)
+        assert all(s.t == case.t + 1 for s in states)
+        assert verdict.conforms, (verdict.parted_at, params[verdict.parted_layer].shape, verdict.scores)
+        assert verdict.scores["param"].judged > 0 or all(x.size == 0 for x in news)
+        if self.bounds is not None:
+            for p, layer, state in zip(params, case.layers, states, strict=True):
+                bound = oracle.parameter(case, layer, state.m, state.v, CLAIMS).bound
+                self.bounds[p] = self.bounds.get(p, 0) + np.asarray(bound, np.float64)
+
+    def _before(self):
+        """The step that is about to be taken, as the kit's cases, one for each group and dtype; their parameters."""
+        groups = self.optimizer.param_groups
+        found = [(i, p) for i, group in enumerate(groups) for p in group["params"] if p.grad is not None]
+        cases = {}
+        for (i, p), grad in zip(found, wholes([p.grad for _, p in found]), strict=True):
             state = self.optimizer.state.get(p)
             param, m, v = self._known.get(p) or (whole(p), *_moments(p, state))
-            dtype = str(param.dtype)
-            key = (
-                {"complex64": "float32", "complex128": "float64"}.get(dtype, dtype),
-                int(state["step"]) if state else 0,
-            )
-            layers, params = by_dtype.setdefault(key, ([], []))
-            layers.append(LayerCase(param, grad, m, v, group["layer_axes"]))
+            dtype = {"complex64": "float32", "complex128": "float64"}.get(str(param.dtype), str(param.dtype))
+            key = i, dtype, int(state["step"]) if state else 0
+            layers, params = cases.setdefault(key, ([], []))
+            layers.append(LayerCase(param, grad, m, v, groups[i]["layer_axes"]))
             params.append(p)
-        hp = {name: group[name] for name in _NAMES} | dict(zip(("beta1", "beta2"), group["betas"], strict=True))
-        hp["lr"] = float(hp["lr"])
-        return [(Case(dtype, tuple(layers), t, hp), params) for (dtype, t), (layers, params) in by_dtype.items()]
+        return [
+            (Case(dtype, tuple(layers), t, _hyperparameters(groups[i])), params)
+            for (i, dtype, t), (layers, params) in cases.items()
+        ]
+
+
+def _hyperparameters(group):
+    betas = dict(zip(("beta1", "beta2"), group["betas"], strict=True))
+    return {name: group[name] for name in _NAMES} | betas | {"lr": float(group["lr"])}
 
 
 def _real(x):

@@ -23,10 +23,13 @@ ANY = [
     "checks_wrappers.sequence_parallel_norms",
     "checks_wrappers.state_dicts",
     "checks_wrappers.wrappers_with_whole_layers",
-    "checks_wrappers.compiled_steps",
     "checks_resume.resumed",
 ]
-TWO = ["checks_wrappers.flattened_parameters_are_refused", "checks_resume.uninterrupted"]
+TWO = [
+    "checks_wrappers.compiled_steps",
+    "checks_wrappers.flattened_parameters_are_refused",
+    "checks_resume.uninterrupted",
+]
 FOUR = [
     "checks_layouts.meshes_of_two_dimensions",
     "checks_layouts.several_meshes",
