@@ -118,7 +118,6 @@ class JittedJAX(EagerJAX):
     """`set_adam` under jit, the hyperparameters constants of the program; and on several devices."""
 
     name = "jax:jit"
-    layouts = _conformance_devices.LAYOUTS
     capabilities = Capabilities(
         dtypes=EagerJAX.capabilities.dtypes,
         devices=EagerJAX.capabilities.devices,
@@ -129,6 +128,7 @@ class JittedJAX(EagerJAX):
         compiles=True,
         cost=4,
         reloads=EagerJAX.capabilities.reloads,
+        layouts=_conformance_devices.LAYOUTS,
     )
 
     def _step(self, hp: Any, layer_axes: Any, params: Any, grads: Any, adam: Any) -> Any:

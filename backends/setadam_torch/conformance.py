@@ -4,6 +4,7 @@ import copy
 import io
 import pickle
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import ml_dtypes
@@ -99,7 +100,7 @@ class TorchDefault(TorchSingle):
     """SETAdam as users make it, with foreach=None: blocks on the CPU, foreach elsewhere; and DTensors."""
 
     name = "torch:default"
-    layouts = _conformance_ranks.LAYOUTS
+    capabilities = replace(TorchSingle.capabilities, layouts=_conformance_ranks.LAYOUTS)
     _foreach = None
 
     def step_sharded(

@@ -73,6 +73,8 @@ class Capabilities:
     in_place: bool = False
     # Ways in which a state can leave and re-enter the optimizer in mid-run, for `Adapter.reload`.
     reloads: tuple[str, ...] = ()
+    # Ways in which layers can be spread over devices or processes, for `Sharding.step_sharded`.
+    layouts: tuple[str, ...] = ()
 
     @property
     def is_slow(self) -> bool:
@@ -128,9 +130,9 @@ class Reloading(Protocol):
 
 
 class Sharding(Protocol):
-    """Optional: a step whose arrays are spread over devices or processes, for the property `sharded`."""
-
-    layouts: tuple[str, ...]  # names of the adapter's own: "rows", "two processes"
+    """Optional: a step whose arrays are spread over devices or processes, in each way of
+    `Capabilities.layouts`, whose names ("rows", …) are the adapter's own.
+    """
 
     def step_sharded(
         self,

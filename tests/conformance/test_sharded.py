@@ -1,5 +1,7 @@
 """The property `sharded` accepts a layer that is put together again, and rejects statistics of shards."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -7,13 +9,13 @@ from setadam_conformance.adapters.spec import NumPySpec
 from setadam_conformance.bench import Bench, NonconformingError
 from setadam_conformance.case import Case, LayerCase
 from setadam_conformance.properties import PROPERTIES
-from setadam_conformance.protocol import LayerState
+from setadam_conformance.protocol import LayerState, ProtocolError
 
 SHARDED = PROPERTIES["sharded"]
 
 
 class Whole(NumPySpec):
-    layouts = ("whole",)
+    capabilities = replace(NumPySpec.capabilities, layouts=("whole",))
 
     def step_sharded(self, layout, *args):
         return self.step(*args)
@@ -22,7 +24,7 @@ class Whole(NumPySpec):
 class Local(NumPySpec):
     """Each half of a layer by itself, as an optimizer does that knows nothing of sharding."""
 
-    layouts = ("halves",)
+    capabilities = replace(NumPySpec.capabilities, layouts=("halves",))
 
     def step_sharded(self, layout, params, grads, states, hp, layer_axes):
         def half(i):
@@ -46,7 +48,7 @@ def case():
 
 
 def test_a_whole_layer_conforms():
-    assert SHARDED.concerns(Whole(), "float64")
+    assert SHARDED.concerns(Whole.capabilities, "float64")
     SHARDED.check(Bench(Whole(), "float64"), case())
 
 
@@ -56,4 +58,12 @@ def test_statistics_of_shards_do_not():
 
 
 def test_it_is_asked_of_no_one_else():
-    assert not SHARDED.concerns(NumPySpec(), "float64")
+    assert not SHARDED.concerns(NumPySpec.capabilities, "float64")
+
+
+def test_a_claim_without_a_method_is_the_adapters_fault():
+    class Nothing(NumPySpec):
+        capabilities = Whole.capabilities
+
+    with pytest.raises(ProtocolError, match="no method step_sharded"):
+        SHARDED.check(Bench(Nothing(), "float64"), case())

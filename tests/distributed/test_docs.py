@@ -7,12 +7,12 @@ from pathlib import Path
 
 
 def test_the_picture_is_what_its_script_draws():
-    pictures = Path(__file__).parents[2] / "docs" / "pictures"
+    docs = Path(__file__).parents[2] / "docs"
     drawn = subprocess.run(
-        [sys.executable, str(pictures / "sharding.py")],
+        [sys.executable, str(docs / "sharding_figure.py")],
         capture_output=True,
         text=True,
         env=os.environ | {"PYTHONUTF8": "1"},
         check=True,
     )
-    assert drawn.stdout == (pictures / "sharding.svg").read_text(encoding="utf-8")
+    assert drawn.stdout == (docs / "figures" / "sharding.svg").read_text(encoding="utf-8")

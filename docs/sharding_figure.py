@@ -1,4 +1,4 @@
-"""Draws sharding.svg: `python docs/pictures/sharding.py > docs/pictures/sharding.svg`."""
+"""Draws sharding.svg: `python docs/sharding_figure.py > docs/figures/sharding.svg`."""
 
 V = [[1, 1, 1, 2], [8, 6, 9, 7]]  # the second moments that each of two processes holds
 COLOURS = ["#2f6db3", "#c2571a"]
