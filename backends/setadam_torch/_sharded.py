@@ -8,28 +8,38 @@ Nothing here is done on a DTensor, whose operations would communicate by themsel
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from setadam_core.layers import Layer, check_layer_axes
 from setadam_core.parts import Parts, combine
 from setadam_core.spec import bias_correction, down_translate, embed_epsilon
-from setadam_torch import _foreach, _statistics
-from setadam_torch._layers import Group, Tensor, Tensors, compute_dtype, hyperparameters, layer_of, real
+from setadam_torch import _statistics
+from setadam_torch._layers import Group, Tensor, hyperparameters, layer_of, real
 from setadam_torch._mesh import Holders, holders_of, is_dtensor, local_part
+from setadam_torch._phases import Columns, parts_of, phases
 
-Columns = list[Tensors]  # params, grads, exp_avgs, exp_avg_sqs, steps
 Work = list[tuple[Group, Columns]]
 
 
-class _Shard(NamedTuple):
-    """A parameter's local part."""
+@dataclass(eq=False)
+class _Shard:
+    """A parameter's local part, and what is learnt of its layers on the way."""
 
     columns: tuple[Tensor, ...]
     layer: Layer  # the axes that make one layer; size counts the whole of it
     group: Group
     holders: Holders
+    parts: Tensor = None  # of what is here
+    gamma: Tensor = None  # of the whole, as low
+    low: Tensor = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether others have all of it."""
+        return bool(self.columns[0].numel() == 0)
 
 
 def step(work: Work) -> Work:
@@ -73,32 +83,36 @@ def _layer(param: Tensor, local: Tensor, group: Group) -> Layer:
 
 
 def _update(shards: list[_Shard]) -> None:
-    for bucket in _buckets(shards):
-        torch._foreach_add_([shard.columns[4] for shard in bucket], 1)
-    filled = [shard for shard in shards if shard.columns[0].numel() > 0]
-    for bucket in _buckets(filled):
-        params, grads, ms, vs, _ = _columns(bucket)
-        _foreach.moments(bucket[0].group, params, grads, ms, vs)
-    statistics = combined(
-        [real(shard.columns[3]) for shard in shards],
-        [shard.layer for shard in shards],
+    for shard in shards:
+        if shard.is_empty:
+            shard.columns[4].add_(1)
+            shard.parts = parts_of(real(shard.columns[3]), shard.layer)
+    buckets = _buckets([shard for shard in shards if not shard.is_empty])
+    for bucket in buckets:
+        group, columns, layers = bucket[0].group, _columns(bucket), [shard.layer for shard in bucket]
+        found = phases(group, columns[0][0]).moments(group, columns, layers)
+        for shard, parts in zip(bucket, found, strict=True):
+            shard.parts = parts
+    of_all = combined(
+        [shard.parts for shard in shards],
+        [shard.layer.size for shard in shards],
         [shard.group["cos_power"] for shard in shards],
         [shard.holders for shard in shards],
     )
-    of = {id(shard): pair for shard, pair in zip(shards, statistics, strict=True)}
-    for bucket in _buckets(filled):
-        params, _, ms, vs, steps = _columns(bucket)
-        gammas = [of[id(shard)][0] for shard in bucket]
-        v_mins = [of[id(shard)][1].to(compute_dtype(params[0])) for shard in bucket]
-        _foreach.descend(bucket[0].group, params, ms, vs, steps, gammas, v_mins)
+    for shard, (gamma, low) in zip(shards, of_all, strict=True):
+        shard.gamma, shard.low = gamma, low
+    for bucket in buckets:
+        group, columns, layers = bucket[0].group, _columns(bucket), [shard.layer for shard in bucket]
+        gammas, lows = [shard.gamma for shard in bucket], [shard.low for shard in bucket]
+        phases(group, columns[0][0]).descend(group, columns, layers, gammas, lows)
 
 
-def _columns(shards: list[_Shard]) -> list[list[Tensor]]:
+def _columns(shards: list[_Shard]) -> Columns:
     return [list(column) for column in zip(*(shard.columns for shard in shards), strict=True)]
 
 
 def _buckets(shards: list[_Shard]) -> list[list[_Shard]]:
-    """Shards of one group, device and dtype, which foreach operations take together."""
+    """Shards of one group, device and dtype, which are updated together."""
     buckets: dict[Any, list[_Shard]] = {}
     for shard in shards:
         param = shard.columns[0]
@@ -107,36 +121,24 @@ def _buckets(shards: list[_Shard]) -> list[list[_Shard]]:
 
 
 def combined(
-    vs: Sequence[Tensor], layers: Sequence[Layer], powers: Sequence[float], holders: Sequence[Holders]
+    local: Sequence[Tensor], sizes: Sequence[int], powers: Sequence[float], holders: Sequence[Holders]
 ) -> list[tuple[Tensor, Tensor]]:
-    """γ and min v of the layers whose local parts are in vs: float64, with the layers' axes kept as 1.
+    """γ and min v of whole layers from the local `Parts`, (4, layers) for each parameter: float64 of shape
+    (layers,). sizes: d, of which the parts are.
 
     A collective: all holders must ask for the same layers in the same order.
     """
-    gathered = _gathered([_parts(v, layer) for v, layer in zip(vs, layers, strict=True)], holders)
+    gathered = _gathered(local, holders)
     found: dict[int, tuple[Tensor, Tensor]] = {}
     for indices in _alike(zip(powers, (x.ranks for x in holders), strict=True)):
         parts = torch.cat([gathered[i] for i in indices], dim=2)
         widths = [gathered[i].shape[2] for i in indices]
-        sizes = torch.cat([parts.new_full((n,), layers[i].size) for i, n in zip(indices, widths, strict=True)])
-        gammas, lows = combine(Parts(*parts.unbind(1)), sizes, powers[indices[0]])
-        for i, gamma, low in zip(indices, gammas.split(widths), lows.split(widths), strict=True):
-            kept = [1 if axis in layers[i].axes else n for axis, n in enumerate(vs[i].shape)]
-            found[i] = gamma.to(vs[i].device).view(kept), low.to(vs[i].device).view(kept)
-    return [found[i] for i in range(len(vs))]
-
-
-def _parts(v: Tensor, layer: Layer) -> Tensor:
-    """The local `Parts` of the layers in v, as float64 of shape (4, layers)."""
-    if v.numel() == 0:  # torch has no minimum of nothing; DTensor's raises here while the others wait
-        layers = math.prod([n for axis, n in enumerate(v.shape) if axis not in layer.axes])
-        nothing = torch.zeros((4, layers), dtype=torch.float64, device=v.device)
-        nothing[3].fill_(math.inf)
-        return nothing
-    high = layer.max(v)
-    r = v / torch.where(high == 0, 1, high)
-    parts = torch.stack([high, layer.sum(r), layer.sum(r * r), layer.min(v)])
-    return parts.double().reshape(4, -1)
+        each = torch.cat([parts.new_full((n,), sizes[i]) for i, n in zip(indices, widths, strict=True)])
+        gammas, lows = combine(Parts(*parts.unbind(1)), each, powers[indices[0]])
+        for i, *pair in zip(indices, gammas.split(widths), lows.split(widths), strict=True):
+            gamma, low = (x.to(local[i].device) for x in pair)
+            found[i] = gamma, low
+    return [found[i] for i in range(len(local))]
 
 
 def statistics(asked: Sequence[tuple[Tensor, dict[str, Any], Group]]) -> list[dict[str, Any]]:
@@ -159,21 +161,24 @@ def _statistics_of_spread(asked: Sequence[tuple[Tensor, dict[str, Any], Group]])
     vs = [real(local_part(state["exp_avg_sq"])) for _, state, _ in asked]
     layers = [_layer(param, local_part(param), group) for param, _, group in asked]
     holders = [holders_of(param, group["layer_axes"]) for param, _, group in asked]
-    known = combined(vs, layers, [group["cos_power"] for *_, group in asked], holders)  # type: ignore[arg-type]
-    local, w_mins = [], []
-    for v, layer, (gamma, low), (_, state, group) in zip(vs, layers, known, asked, strict=True):
+    parts = [parts_of(v, layer) for v, layer in zip(vs, layers, strict=True)]
+    sizes, powers = [layer.size for layer in layers], [group["cos_power"] for *_, group in asked]
+    known = combined(parts, sizes, powers, holders)  # type: ignore[arg-type]  # none is None
+    local, of_layers = [], []
+    for v, layer, pair, (_, state, group) in zip(vs, layers, known, asked, strict=True):
         hp, t = hyperparameters(group), int(state["step"])
+        gamma, low = (x.view([1 if axis in layer.axes else n for axis, n in enumerate(v.shape)]) for x in pair)
         bc2, eps = bias_correction(hp.beta2, t, layer), layer.coefficient(hp.eps)
         w, w_min = (embed_epsilon(gamma * x / bc2, eps, layer, hp) for x in (v, low))
-        w_mins.append(w_min)
+        of_layers.append((gamma, w_min))
         local.append(_moments_of_stepsizes(1 / down_translate(w, w_min, hp.tau), layer))
     found = []
     for i, of_all in enumerate(_gathered(local, holders)):  # type: ignore[arg-type]
-        gamma, size = known[i][0], layers[i].size
+        (gamma, w_min), size = of_layers[i], layers[i].size
         count, total, spread, least, most = of_all.unbind(1)
         mean = total.sum(0) / size
         spread = spread + count * (total / count.clamp(min=1) - mean) ** 2  # about the common mean
-        values = (gamma, w_mins[i], least.amin(0), mean, (spread.sum(0) / size).sqrt(), most.amax(0))
+        values = (gamma, w_min, least.amin(0), mean, (spread.sum(0) / size).sqrt(), most.amax(0))
         found.append(_statistics.named(values, gamma.shape, layers[i].axes))
     return found
 
@@ -187,7 +192,7 @@ def _moments_of_stepsizes(s: Tensor, layer: Layer) -> Tensor:
     return torch.stack([count, total, here.sum((s - mean) ** 2), here.min(s), here.max(s)]).double().reshape(5, -1)
 
 
-def _gathered(local: list[Tensor], holders: Sequence[Holders]) -> list[Tensor]:
+def _gathered(local: Sequence[Tensor], holders: Sequence[Holders]) -> list[Tensor]:
     """Each (k, n) as the (ranks, k, n) of all its holders: one all-gather for each set of holders."""
     gathered: dict[int, Tensor] = {}
     for indices in _alike(zip((x.ranks for x in holders), (x.shape[0] for x in local), strict=True)):
