@@ -1,6 +1,8 @@
 """Checks, run in several processes: DTensors of any layout take the step that one process takes."""
 
 import itertools
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -249,3 +251,23 @@ def three_dimensions(_):
         fill(params, t)
         run.step(collectives=2)
     assert same_on_all(params)
+
+
+def kernels_in_two_phases(_):
+    """Triton's kernels, under its interpreter, take the same phases around the same collective."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "triton"))
+    import interpreted
+
+    from setadam_torch import _sharded
+    from setadam_torch._phases import Kernels
+
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_sharded, "phases", lambda group, param: Kernels(interpreted._triton))
+        for axes, cuts in ((None, [Shard(0)]), ((1,), [Shard(1)])):
+            params = parameters([(5, 3), (1, 7)], mesh, [cuts])[:-1]
+            optimizer = SETAdam([{"params": params, "layer_axes": axes}], lr=0.01, weight_decay=0.1)
+            run = Lockstep(optimizer)
+            for t in range(2):
+                fill(params, t)
+                run.step(collectives=1)

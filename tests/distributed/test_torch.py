@@ -1,6 +1,7 @@
 """DTensors in two and four processes: see checks_layouts, checks_wrappers and checks_resume."""
 
 import signal
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -37,6 +38,8 @@ FOUR = [
     "checks_wrappers.fsdp2_over_tensor_parallelism",
     "checks_wrappers.hybrid_sharding",
 ]
+if find_spec("triton") is not None:  # it has wheels for Linux alone
+    TWO.append("checks_layouts.kernels_in_two_phases")
 CASES = [(2, check) for check in (*ANY, *TWO)] + [(4, check) for check in (*ANY, *FOUR)]
 
 
