@@ -84,15 +84,15 @@ def trace(
     hp: Hyperparameters,
     *,
     layer_axes: Sequence[int] | None = None,
-    across: Any = None,
 ) -> Trace:
     """One step with every intermediate: the algorithm, line by line.
 
-    param and grad: any shape, one dtype (float16 to complex128) and device. layer_axes: the axes that make one layer,
-    default all; (1, 2) for a stack of matrices. across: see `Layer`. An all-zero v has γ = 1 (any γ gives the same
-    step), an empty array is returned as it came, NaN or ±Inf reach all of a layer. Raises what `check_layer` says.
+    param and grad: any shape, one dtype (float16 to complex128) and device. layer_axes: the axes that
+    make one layer, default all; (1, 2) for an array that stacks matrices along its first axis. An
+    all-zero v has γ = 1 (any γ gives the same step), an empty array is returned as it came. NaN or
+    ±Inf in a layer makes that whole layer NaN. Raises what `layers.check_layer` says.
     """
-    layer = check_layer(param, grad, *state, hp, layer_axes, across)
+    layer = check_layer(param, grad, *state, hp, layer_axes)
     c, t = layer.coefficient, state.t + 1
     theta, g = layer.real(param), layer.real(grad)
 
