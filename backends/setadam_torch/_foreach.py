@@ -15,7 +15,7 @@ import torch
 
 from setadam_core.layers import Layer
 from setadam_core.spec import down_scaling
-from setadam_torch._layers import Group, Tensors, compute_dtype, layer_of, real
+from setadam_torch._layers import Group, Tensor, Tensors, compute_dtype, layer_of, real
 
 
 def foreach(
@@ -119,14 +119,30 @@ def _scaled(vs: Tensors, layers: list[Layer], scales: Tensors) -> tuple[Tensors,
 
 
 def _gammas(vs: Tensors, layers: list[Layer], power: float) -> Tensors:
-    """γ for each layer. In double no float32 v² under- or overflows, so that it is free of scale."""
-    if not _multi_tensor_reductions(vs, layers) or vs[0].dtype != torch.float32 or power == 0:
+    """γ for each layer. In double no float32 v² under- or overflows, so that it is free of scale; and Σv,
+    Σv² and min v can share one pass, where the specification's v / max v needs two and a temporary.
+    """
+    if vs[0].dtype != torch.float32 or power == 0:
         return [down_scaling(v, layer, power) for v, layer in zip(vs, layers, strict=True)]
-    s1 = torch.stack(torch._foreach_norm(vs, 1, dtype=torch.float64))
-    s2 = torch.stack(torch._foreach_norm(vs, 2, dtype=torch.float64)).square()
-    size = torch.stack([torch.full_like(s1[0], layer.size) for layer in layers])
+    if _multi_tensor_reductions(vs, layers):
+        s1 = torch.stack(torch._foreach_norm(vs, 1, dtype=torch.float64))
+        s2 = torch.stack(torch._foreach_norm(vs, 2, dtype=torch.float64)).square()
+        size = torch.stack([torch.full_like(s1[0], layer.size) for layer in layers])
+        return list(_cosine(s1, s2, size, power))
+    return [_gamma(v, layer, power) for v, layer in zip(vs, layers, strict=True)]
+
+
+def _gamma(v: Tensor, layer: Layer, power: float) -> Tensor:
+    if not layer.axes:  # each coordinate is a layer; and no axes would mean all of them
+        return torch.where(v.isfinite(), 1.0, torch.nan)
+    s1 = v.sum(layer.axes, keepdim=True, dtype=torch.float64)
+    s2 = torch.linalg.vector_norm(v, 2, layer.axes, keepdim=True, dtype=torch.float64).square()
+    return _cosine(s1, s2, layer.size, power)
+
+
+def _cosine(s1: Tensor, s2: Tensor, size: Any, power: float) -> Tensor:
     cos2 = torch.where(s2 == 0, 1.0, (s1 / size) * (s1 / s2)).clamp(max=1.0)
-    return list(cos2 ** (power / 2))
+    return cos2 if power == 2 else cos2 ** (power / 2)
 
 
 def _multi_tensor_reductions(vs: Tensors, layers: list[Layer]) -> bool:
