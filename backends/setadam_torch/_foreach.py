@@ -53,11 +53,14 @@ def _update(
     params, grads, ms, vs = ([real(x) for x in xs] for xs in (params, grads, ms, vs))
     theta = params if params[0].dtype == dtype else _cast(params, dtype)
 
-    own = grads if grads[0].dtype == dtype else _cast(grads, dtype)  # p.grad itself is never written
+    coupled = decay and not group["decoupled_weight_decay"]
+    own = grads  # p.grad itself is never written
+    if grads[0].dtype != dtype or group["maximize"] or coupled:
+        own = _cast(grads, dtype)
     if group["maximize"]:
-        own = torch._foreach_neg(own)
-    if decay and not group["decoupled_weight_decay"]:
-        own = torch._foreach_add(own, theta, alpha=decay)
+        torch._foreach_neg_(own)
+    if coupled:
+        torch._foreach_add_(own, theta, alpha=decay)
     torch._foreach_lerp_(ms, own, 1 - beta1)
     torch._foreach_mul_(vs, beta2)
     torch._foreach_addcmul_(vs, own, own, 1 - beta2)
