@@ -3,7 +3,8 @@
 It restates `setadam_core.spec.trace`, because a sequence of out-of-place steps costs several times the
 memory traffic. Nothing waits for a device. The number of launches does not grow with the number of
 layers, but for what torch has no foreach operation for: scaling a layer by its own γ and taking its
-own minimum off (two launches a layer), and the reductions of float64 or `layer_axes` layers.
+own minimum off (two launches a layer; a third by its own stepsize where that is on the device), and the
+reductions of float64 or `layer_axes` layers.
 
 Memory: one temporary of a group's size, in the compute dtype; a second for 16-bit parameters.
 """
@@ -68,25 +69,26 @@ def _update(
 
     traced = group["capturable"] or torch.compiler.is_compiling()
     bc1, bc2 = (_bias_corrections(beta, steps, traced) for beta in (beta1, beta2))
-    gammas = _gammas(vs, layers, group["cos_power"])
-    scales = [gamma / bc for gamma, bc in zip(gammas, bc2, strict=True)]
-    scales = [scale.to(dtype) for scale in scales]
+    scales = torch._foreach_div(_gammas(vs, layers, group["cos_power"]), bc2)
+    if scales[0].dtype != dtype:
+        scales = _cast(scales, dtype)
     w, v_mins = _scaled(vs, layers, scales)
-    if group["eps_inside_sqrt"]:
-        torch._foreach_add_(w, eps)
-    torch._foreach_sqrt_(w)
-    if not group["eps_inside_sqrt"]:
-        torch._foreach_add_(w, eps)
+    _root(w, eps, group)
     if group["tau"] != 0:
-        for x, v_min, scale in zip(w, v_mins, scales, strict=True):  # √(cv + ε) is monotone in v
-            least = scale * v_min
-            least = (least + eps).sqrt() if group["eps_inside_sqrt"] else least.sqrt() + eps
-            x.sub_(least, alpha=group["tau"])
+        least = torch._foreach_mul(scales, v_mins)
+        _root(least, eps, group)  # √(cv + ε) is monotone in v
+        for x, w_min in zip(w, least, strict=True):
+            x.sub_(w_min, alpha=group["tau"])
 
-    if decay and group["decoupled_weight_decay"]:
+    if decay and not coupled:
         torch._foreach_mul_(theta, 1 - lr * decay)
-    if traced or isinstance(lr, torch.Tensor):  # addcdiv's scalars must be host numbers
-        torch._foreach_div_(w, [-(lr / bc) for bc in bc1] if not traced else list(-(lr / bc1)))
+    if traced:  # addcdiv's scalars must be host numbers
+        rates = torch._foreach_reciprocal(bc1)
+        torch._foreach_mul_(rates, -lr)
+        torch._foreach_div_(w, rates)
+        torch._foreach_addcdiv_(theta, ms, w)
+    elif isinstance(lr, torch.Tensor):
+        torch._foreach_div_(w, torch._foreach_div([-lr] * len(w), bc1))
         torch._foreach_addcdiv_(theta, ms, w)
     else:
         torch._foreach_addcdiv_(theta, ms, w, [-(lr / bc) for bc in bc1])
@@ -100,13 +102,25 @@ def _cast(xs: Tensors, dtype: Any) -> Tensors:
     return new
 
 
+def _root(w: Tensors, eps: float, group: Group) -> None:
+    """√(w + ε), or √w + ε, in place."""
+    if group["eps_inside_sqrt"]:
+        torch._foreach_add_(w, eps)
+    torch._foreach_sqrt_(w)
+    if not group["eps_inside_sqrt"]:
+        torch._foreach_add_(w, eps)
+
+
 def _bias_corrections(beta: float, steps: Tensors, traced: bool) -> Any:
-    """1 - βᵗ for each layer: numbers formed in double, or a 1-d tensor on the steps' device."""
+    """1 - βᵗ for each layer: numbers formed in double, or 0-d tensors on the steps' device."""
+    if not traced:
+        return [-math.expm1(t.item() * math.log(beta)) if beta else 1.0 for t in steps]
     if beta == 0:
-        return torch.ones_like(torch.stack(steps)) if traced else [1.0] * len(steps)
-    if traced:
-        return -torch.expm1(torch.stack(steps) * math.log(beta))
-    return [-math.expm1(t.item() * math.log(beta)) for t in steps]
+        return [torch.ones_like(t) for t in steps]
+    corrections = torch._foreach_mul(steps, math.log(beta))
+    torch._foreach_expm1_(corrections)
+    torch._foreach_neg_(corrections)
+    return corrections
 
 
 def _scaled(vs: Tensors, layers: list[Layer], scales: Tensors) -> tuple[Tensors, Tensors]:
@@ -114,8 +128,8 @@ def _scaled(vs: Tensors, layers: list[Layer], scales: Tensors) -> tuple[Tensors,
     if _multi_tensor_reductions(vs, layers):
         w = torch._foreach_neg(vs)
         v_mins = torch._foreach_neg(torch._foreach_max(w))  # there is no foreach minimum
-        for x, scale in zip(w, scales, strict=True):
-            x.mul_(-scale)
+        for x, minus in zip(w, torch._foreach_neg(scales), strict=True):
+            x.mul_(minus)
         return w, v_mins
     w = [v * scale for v, scale in zip(vs, scales, strict=True)]
     return w, [layer.min(v) for v, layer in zip(vs, layers, strict=True)]

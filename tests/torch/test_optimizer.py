@@ -340,8 +340,8 @@ def test_foreach_launches_do_not_grow_with_the_layers(options):
             torch.cuda.synchronize()
         kernels = [e for e in profile.events() if "Memcpy" not in e.name and "Memset" not in e.name]
         counts.append(len(kernels))
-    # a few launches more may come from lists that are cut where a launch's arguments are full
-    assert counts[1] - counts[0] <= (2 + 8) * 10, counts
+    # and a launch more for an operation whose list is cut where a launch's arguments are full
+    assert counts[1] - counts[0] <= 2 * 10 + 5, counts
 
 
 @pytest.mark.gpu
