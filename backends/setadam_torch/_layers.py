@@ -119,7 +119,7 @@ def check_moments(param: Tensor, state: dict[str, Any]) -> None:
         if x.dtype != dtype:
             raise TypeError(f"{key} must have dtype {_bare(dtype)}, got {_bare(x.dtype)}")
         if x.device != device:
-            raise ValueError(f"{key} must be on the parameter's device {device}, got {x.device}")
+            raise RuntimeError(f"{key} must be on the parameter's device {device}, got {x.device}")
 
 
 def parameter_name(group: Group, group_index: int, index: int) -> str:
