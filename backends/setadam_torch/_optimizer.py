@@ -7,7 +7,7 @@ import torch
 from torch.optim import Optimizer
 
 from setadam_core.layers import check_layer_axes
-from setadam_torch import _checkpoint, _statistics
+from setadam_torch import _checkpoint, _sharded
 from setadam_torch._blocks import blocks
 from setadam_torch._blocks import serves as blocks_serve
 from setadam_torch._foreach import foreach
@@ -17,9 +17,9 @@ from setadam_torch._layers import (
     Tensors,
     check_group,
     check_moments,
-    check_not_sharded,
     check_param,
     check_representable,
+    check_whole,
     moment_dtype,
     named,
     parameter_name,
@@ -113,7 +113,7 @@ class SETAdam(Optimizer):  # type: ignore[misc]  # torch is untyped where it is 
         try:
             for i, param in enumerate(group["params"]):
                 try:
-                    check_not_sharded(param)
+                    check_whole(param, group)
                     check_layer_axes(group["layer_axes"], param.ndim)
                 except (TypeError, ValueError) as error:
                     raise named(error, group, len(self.param_groups) - 1, i) from None
@@ -140,7 +140,7 @@ class SETAdam(Optimizer):  # type: ignore[misc]  # torch is untyped where it is 
             columns: Any = [[], [], [], [], []]  # params, grads, exp_avgs, exp_avg_sqs, steps
             self._init_group(group, *columns)
             work.append((group, columns))
-        for group, columns in work:
+        for group, columns in _sharded.step(work):
             if torch.compiler.is_compiling():
                 foreach(group, *columns)
             else:
@@ -206,13 +206,19 @@ class SETAdam(Optimizer):  # type: ignore[misc]  # torch is untyped where it is 
             parameters are not named): ``gamma`` (γ in [0, 1]), ``w_min`` (min w, in units of the
             gradient), and ``stepsize_min``, ``_mean``, ``_std``, ``_max`` of 1/w̃. Python floats; with
             ``layer_axes`` that leave several layers, tensors of one value a layer.
+
+        Notes
+        -----
+        Where parameters are sharded (DTensors) this is a collective, of a few words a layer: every
+        process must call it.
         """
-        return {
-            parameter_name(group, g, i): _statistics.of_param(param, self.state[param], group)
+        asked = [
+            (parameter_name(group, g, i), (param, self.state[param], group))
             for g, group in enumerate(self.param_groups)
             for i, param in enumerate(group["params"])
             if param.numel() > 0 and self.state.get(param) and self.state[param]["step"] > 0
-        }
+        ]
+        return dict(zip((name for name, _ in asked), _sharded.statistics([x for _, x in asked]), strict=True))
 
 
 def _by_path(group: Group, columns: Any) -> dict[Any, Any]:
