@@ -3,6 +3,8 @@
 #   make conformance BACKENDS="numpy jax"     install and check these alone (torch's Linux build is large)
 #   make conformance BACKENDS=cupy ARGS="--device cuda:0"   on a GPU
 #   make test                                 the project's own tests
+#   make docs                                 the documentation, into site/; warnings are errors
+#   make figures                              its pictures and tables anew, from the code
 #   make study STUDY=compare                  a study of examples/experiments: compare, ablation or angles
 BACKENDS ?= numpy strict dask torch jax
 PYTHON ?= python3
@@ -17,10 +19,11 @@ BIN := .venv/bin
 FRAMEWORKS := $(filter torch jax cupy,$(BACKENDS))
 stamp = .venv/.installed-$(subst $(space),-,$(sort $(1)))
 FOR_CONFORMANCE := $(call stamp,conformance $(FRAMEWORKS))
-FOR_TESTS := $(call stamp,dev $(FRAMEWORKS) $(patsubst %,test_%,$(filter torch jax,$(FRAMEWORKS))))
+FOR_DOCS := $(call stamp,docs jax torch)
+FOR_TESTS := $(call stamp,dev $(FRAMEWORKS) $(patsubst %,test%,$(filter torch jax,$(FRAMEWORKS))))
 
 .DEFAULT_GOAL := help
-.PHONY: help conformance test lint format clean study
+.PHONY: help conformance test docs figures lint format clean study
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -38,6 +41,13 @@ conformance: $(FOR_CONFORMANCE)
 test: $(FOR_TESTS)
 	$(BIN)/python -m pytest $(ARGS)
 
+docs: $(FOR_DOCS)
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -b html docs site
+
+figures: $(FOR_DOCS)
+	$(BIN)/python docs/figures.py
+	$(BIN)/python docs/tables.py
+
 study: $(call stamp,experiments)
 	$(BIN)/python examples/experiments/$(or $(STUDY),$(error name a study: make study STUDY=compare)).py $(ARGS)
 
@@ -51,4 +61,4 @@ format: $(FOR_TESTS)
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf .venv reports build dist
+	rm -rf .venv reports build dist site

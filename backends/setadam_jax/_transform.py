@@ -12,6 +12,7 @@ import setadam_core
 from setadam_core import Hyperparameters
 from setadam_core.layers import check_layer_axes
 from setadam_jax._injectable import injectable, not_rounded, unshielded
+from setadam_jax._passes import gamma_and_min, in_turn, is_large
 
 Tree = Any  # a pytree of arrays
 LayerAxes = Sequence[int] | None | Callable[[Any, Any], Sequence[int] | None]
@@ -20,6 +21,8 @@ LayerAxes = Sequence[int] | None | Callable[[Any, Any], Sequence[int] | None]
 class ScaleBySetAdamState(NamedTuple):
     """What SET-Adam remembers: optax's ``ScaleByAdamState``, in SET-Adam's dtypes.
 
+    Attributes
+    ----------
     count : int32 scalar, the steps taken; it stays at its largest value rather than overflow.
     mu, nu : first and second moment, trees like the parameters. Real, float32 (float64 for float64
         and complex128 parameters), of each parameter's shape s, or s + (2,) where it is complex.
@@ -95,7 +98,11 @@ def scale_by_set_adam(
         check_trees(updates, state, params)
         count = optax.safe_increment(state.count)
 
+        after = None  # min w of the last large leaf
+
         def one_leaf(path: Any, grad: Any, mu: Any, nu: Any) -> tuple[Any, Any, Any]:
+            nonlocal after
+            mu, nu = in_turn(mu, after), in_turn(nu, after)
             with naming("updates", path):
                 grad = jnp.asarray(grad)
                 # The update needs no parameter; the gradient stands in for its shape and dtype. The
@@ -106,7 +113,9 @@ def scale_by_set_adam(
                     setadam_core.State(mu.astype(nu.dtype), nu, count - 1),
                     hp,
                     layer_axes=axes_of(layer_axes, path, grad),
+                    gamma_and_min=gamma_and_min,
                 )
+            after = now.w_min if is_large(nu) else after
             is_complex = jnp.iscomplexobj(grad)
             new = jax.lax.complex(now.update[..., 0], now.update[..., 1]) if is_complex else now.update
             return new, now.m.astype(mu.dtype), now.v
