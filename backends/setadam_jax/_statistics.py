@@ -61,7 +61,7 @@ def layer_statistics(
     TypeError, ValueError : a hyperparameter, as in `scale_by_set_adam`.
     """
     hp = hyperparameters(b2=b2, eps=eps, tau=tau, cos_power=cos_power, eps_inside_sqrt=eps_inside_sqrt)
-    adam = _find(state)
+    adam = find(state)
 
     def statistics(path: Any, param: Any, nu: Any) -> LayerStatistics:
         param, t = jnp.asarray(param), jnp.maximum(adam.count, 1)
@@ -81,7 +81,7 @@ def layer_statistics(
     return jax.tree_util.tree_map_with_path(statistics, params, adam.nu)
 
 
-def _find(state: Any) -> ScaleBySetAdamState:
+def find(state: Any) -> ScaleBySetAdamState:
     """The one state of SET-Adam inside an optimizer's state."""
 
     def is_ours(x: Any) -> bool:
