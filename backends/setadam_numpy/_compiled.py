@@ -34,7 +34,7 @@ WHOLE, MOMENTS, DESCEND = 0, 1, 2  # kinds of task: some whole layers, or one pa
 THETA, GRAD, M, V = 0, 1, 2, 3
 
 # Places in the vector of coefficients in the compute dtype, each rounded once from double …
-BETA1, ONE_MINUS_BETA1, BETA2, ONE_MINUS_BETA2, EPS, GRAD_FACTOR, COUPLED_DECAY, KEEP = range(8)
+BETA1, ONE_MINUS_BETA1, BETA2, ONE_MINUS_BETA2, EPS, SIGN, COUPLED_DECAY, KEEP = range(8)
 # … and of those in double, from which each layer's own are formed.
 LR, LOG_BETA1, LOG_BETA2, TAU, EPSILON, COS_POWER, INSIDE = range(7)
 
@@ -49,7 +49,7 @@ _BITS = {types.float32: types.uint32, types.float64: types.uint64}
 _FLOAT = {bits: real for real, bits in _BITS.items()}
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def _pointer(typing: Any, address: Any, like: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
@@ -57,7 +57,7 @@ def _pointer(typing: Any, address: Any, like: Any) -> Any:
     return types.CPointer(like)(types.int64, like), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def _reinterpret(typing: Any, x: Any) -> Any:
     """The bits of a float, or the float of bits."""
 
@@ -67,7 +67,7 @@ def _reinterpret(typing: Any, x: Any) -> Any:
     return (_BITS.get(x) or _FLOAT[x])(x), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def _fetch_add(typing: Any, counters: Any, index: Any, value: Any) -> Any:
     """counters[index] += value, atomically; returns the value before."""
 
@@ -79,7 +79,7 @@ def _fetch_add(typing: Any, counters: Any, index: Any, value: Any) -> Any:
     return types.int64(counters, types.int64, types.int64), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def _give_way(typing: Any) -> Any:
     """Let another thread run, where the system's library has a call for it."""
 
@@ -92,7 +92,7 @@ def _give_way(typing: Any) -> Any:
     return types.void(), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def _half_to_single(typing: Any, x: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.fpext(builder.bitcast(args[0], ir.HalfType()), ir.FloatType())
@@ -100,7 +100,7 @@ def _half_to_single(typing: Any, x: Any) -> Any:
     return types.float32(types.int16), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def _single_to_half(typing: Any, x: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.bitcast(builder.fptrunc(args[0], ir.HalfType()), ir.IntType(16))
@@ -112,7 +112,7 @@ def _widen(x: Any) -> Any:
     """A stored number in the compute dtype. Storage goes by type: uint16 is bfloat16, int16 float16."""
 
 
-@overload(_widen, inline="always", strict=False)  # type: ignore[untyped-decorator]
+@overload(_widen, inline="always", strict=False)
 def _widen_typed(x: Any) -> Any:
     if x == types.uint16:
         return lambda x: _reinterpret(np.uint32(np.uint32(x) << np.uint32(16)))
@@ -125,7 +125,7 @@ def _narrow(x: Any, like: Any) -> Any:
     """The number of like's storage nearest to x, ties to even."""
 
 
-@overload(_narrow, inline="always", strict=False)  # type: ignore[untyped-decorator]
+@overload(_narrow, inline="always", strict=False)
 def _narrow_typed(x: Any, like: Any) -> Any:
     if like == types.uint16:
         return lambda x, like: _bfloat16(_reinterpret(x))
@@ -146,7 +146,7 @@ def _round(x: Any, like: Any) -> Any:
     """The double x, in like's compute dtype."""
 
 
-@overload(_round, inline="always", strict=False)  # type: ignore[untyped-decorator]
+@overload(_round, inline="always", strict=False)
 def _round_typed(x: Any, like: Any) -> Any:
     return (lambda x, like: x) if like == types.float64 else (lambda x, like: np.float32(x))
 
@@ -164,15 +164,15 @@ def _advance(m: Any, v: Any, i: Any, g: Any, beta1: Any, rest1: Any, beta2: Any,
 def _moments(theta: Any, grad: Any, m: Any, v: Any, c: Any) -> Any:
     """Update the moments of a chunk; returns min v and max v, which is NaN where there is one."""
     beta1, rest1, beta2, rest2 = c[BETA1], c[ONE_MINUS_BETA1], c[BETA2], c[ONE_MINUS_BETA2]
-    factor, decay = c[GRAD_FACTOR], c[COUPLED_DECAY]
+    sign, decay = c[SIGN], c[COUPLED_DECAY]
     low, high = _reinterpret(_round(math.inf, c[0])), _reinterpret(_round(0.0, c[0]))
     if decay == 0:  # a loop of its own, which leaves θ unread
         for i in range(m.size):
-            bits = _advance(m, v, i, factor * _widen(grad[i]), beta1, rest1, beta2, rest2)
+            bits = _advance(m, v, i, sign * _widen(grad[i]), beta1, rest1, beta2, rest2)
             low, high = min(low, bits), max(high, bits)
     else:
         for i in range(m.size):
-            bits = _advance(m, v, i, factor * _widen(grad[i]) + decay * _widen(theta[i]), beta1, rest1, beta2, rest2)
+            bits = _advance(m, v, i, sign * _widen(grad[i]) + decay * _widen(theta[i]), beta1, rest1, beta2, rest2)
             low, high = min(low, bits), max(high, bits)
     return np.float64(_reinterpret(low)), np.float64(_reinterpret(high))
 
@@ -334,16 +334,13 @@ def run(
     thread that is at work on it. Who does a task changes no bit: blocks are cut, and their parts put
     together, in one way only.
 
-    Parameters
-    ----------
-    stored : a number of the type of θ and g: float64, float32, uint16 (bfloat16) or int16 (float16).
-    tasks : int64 (n, 3), rows of kind, layer, and block (or, for WHOLE, the layer after the last).
-    progress : int64 (1 + layers,): tasks taken; then, for each layer, blocks whose moments are done,
-        one more when γ is known.
-    table : int64 (4, layers), addresses of θ, g, m, v. sizes : int64 (layers,), coordinates.
-    first : int64 (layers + 1,), the row in parts of each layer's first block. parts : float64 (blocks, 4).
-    ts, gammas, lows : float64 (layers,): step count, γ, min v.
-    c, d : coefficients, in the compute dtype and in double.
+    stored is a number of the type of θ and g: float64, float32, uint16 (bfloat16) or int16 (float16).
+    tasks, int64 (n, 3): rows of kind, layer, and block (or, for WHOLE, the layer after the last).
+    progress, int64 (1 + layers,): tasks taken; then, for each layer, blocks whose moments are done, one
+    more when γ is known. table, int64 (4, layers): addresses of θ, g, m, v. sizes, int64 (layers,):
+    coordinates. first, int64 (layers + 1,): the row in parts of each layer's first block. parts, float64
+    (blocks, 4). ts, gammas, lows, float64 (layers,): step count, γ, min v. c and d: the coefficients, in the
+    compute dtype and in double.
     """
     while True:
         i = _fetch_add(progress, 0, 1)

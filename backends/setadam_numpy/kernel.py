@@ -28,7 +28,12 @@ Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 # A number of the type by which `_compiled` tells the dtypes of θ and g apart.
-_STORED = {"float64": np.float64(0), "float32": np.float32(0), "bfloat16": np.uint16(0), "float16": np.int16(0)}
+_STORED: dict[str, Any] = {
+    "float64": np.float64(0),
+    "float32": np.float32(0),
+    "bfloat16": np.uint16(0),
+    "float16": np.int16(0),
+}
 _WHOLE = 1 << 17  # coordinates; larger layers are shared between threads
 
 
@@ -117,7 +122,7 @@ def moments(
     tasks, first = _plan(layers.sizes.tobytes(), "moments")
     parts = np.empty((first[-1], 4))
     unused = np.empty((3, len(layers.sizes)))
-    _run(layers, tasks, first, parts, unused, hp, 0, 1.0, threads)
+    _run(layers, tasks, first, parts, unused, hp, 0, threads)
     return Parts(*parts[first[:-1]].T)
 
 
@@ -139,22 +144,15 @@ def descend(
     tasks, first = _plan(layers.sizes.tobytes(), "descend")
     each = np.empty((3, len(layers.sizes)))
     each[0], each[1], each[2] = _each(ts, slices), gammas, lows
-    _run(layers, tasks, first, np.empty((0, 4)), each, hp, 1 << 62, 1.0, threads)
+    _run(layers, tasks, first, np.empty((0, 4)), each, hp, 1 << 62, threads)
 
 
-def step(
-    layers: Layers,
-    ts: Any,
-    hp: Hyperparameters,
-    *,
-    grad_scale: float = 1.0,
-    threads: int | None = None,
-) -> None:
-    """`step_layers` of layers given by their addresses, of gradients that are grad_scale times too large."""
+def step(layers: Layers, ts: Any, hp: Hyperparameters, *, threads: int | None = None) -> None:
+    """`step_layers` of layers given by their addresses; ts: a number for each, or one for all."""
     tasks, first = _plan(layers.sizes.tobytes(), "step")
     each = np.empty((3, len(layers.sizes)))
     each[0] = ts
-    _run(layers, tasks, first, np.empty((first[-1], 4)), each, hp, 0, grad_scale, threads)
+    _run(layers, tasks, first, np.empty((first[-1], 4)), each, hp, 0, threads)
 
 
 def _run(
@@ -165,7 +163,6 @@ def _run(
     each: Floats,
     hp: Hyperparameters,
     done: int,
-    grad_scale: float,
     threads: int | None,
 ) -> None:
     """Let threads work off tasks; each: the rows t, γ, min v; done: blocks whose moments count as done."""
@@ -173,19 +170,19 @@ def _run(
 
     progress = np.full(1 + len(layers.sizes), done)
     progress[0] = 0
-    c, d = _coefficients(hp, COMPUTE_DTYPE[layers.dtype], grad_scale)
+    c, d = _coefficients(hp, COMPUTE_DTYPE[layers.dtype])
     threads = min(threads or _threads.available(), len(tasks))
     stored = _STORED[layers.dtype]
     _threads.together(threads, run, stored, tasks, progress, layers.table, layers.sizes, first, parts, *each, c, d)
 
 
-def _coefficients(hp: Hyperparameters, dtype: str, grad_scale: float) -> tuple[Array, Floats]:
+def _coefficients(hp: Hyperparameters, dtype: str) -> tuple[Array, Floats]:
     """The scalars of a step in the order of `_compiled`: formed in double, and rounded once to dtype."""
     decay, decoupled = float(hp.weight_decay), hp.decoupled_weight_decay
     beta1, beta2, eps, lr = float(hp.beta1), float(hp.beta2), float(hp.eps), float(hp.lr)
-    factor = (-1 if hp.maximize else 1) / grad_scale
+    sign = -1.0 if hp.maximize else 1.0
     coupled, keep = (0.0, 1 - lr * decay) if decoupled else (decay, 1.0)
-    c = np.array([beta1, 1 - beta1, beta2, 1 - beta2, eps, factor, coupled, keep], dtype)
+    c = np.array([beta1, 1 - beta1, beta2, 1 - beta2, eps, sign, coupled, keep], dtype)
     logs = [math.log(beta) if beta else -math.inf for beta in (beta1, beta2)]
     return c, np.array([lr, *logs, float(hp.tau), eps, hp.cos_power, hp.eps_inside_sqrt], np.float64)
 
