@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from setadam_torch._layers import Group, Tensor, check_moments, moment_dtype, named
+from setadam_torch._layers import Group, Tensor, check_moments, moment_dtype, named, step_device
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _IMPLEMENTATION = ("foreach", "fused", "capturable", "differentiable")
@@ -55,5 +55,5 @@ def _complete_entry(param: Tensor, entry: dict[str, Any], group: Group) -> None:
             kept = entry[name].tensor
             entry[name] = kept.to(device=param.device, dtype=moment_dtype(param), copy=True)
     if "step" in entry:
-        device = param.device if group["capturable"] else "cpu"
+        device = step_device(param, group)
         entry["step"] = torch.as_tensor(entry["step"], dtype=torch.float64, device=device).clone()

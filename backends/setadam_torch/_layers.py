@@ -31,6 +31,11 @@ def moment_dtype(param: Tensor) -> Any:
     return param.dtype if param.is_complex() else compute_dtype(param)
 
 
+def step_device(param: Tensor, group: Group) -> Any:
+    """Where the step count is kept: with the parameter for kernels and graphs that read it there."""
+    return param.device if group["capturable"] or group["fused"] else torch.device("cpu")
+
+
 def real(x: Tensor) -> Tensor:
     """A real view: complex of shape s is real of shape s + (2,)."""
     return torch.view_as_real(x) if x.is_complex() else x
@@ -68,13 +73,11 @@ def check_group(group: Group) -> Hyperparameters:
     hp = hyperparameters(group)
     if isinstance(lr, torch.Tensor) and lr.device.type == "cpu":  # elsewhere reading it would wait
         hyperparameters({**group, "lr": lr.item()})
-    if group["fused"]:
-        raise RuntimeError(
-            "fused=True is not available in this release: leave it out, use foreach=True, "
-            "or compile the step with torch.compile"
-        )
-    if group["foreach"] and group["differentiable"]:
-        raise ValueError("foreach must be False or None with differentiable=True, got foreach=True")
+    for name in ("foreach", "fused"):
+        if group[name] and group["differentiable"]:
+            raise ValueError(f"{name} must be False or None with differentiable=True, got {name}=True")
+    if group["foreach"] and group["fused"]:
+        raise ValueError("foreach must be False or None with fused=True, got foreach=True")
     return hp
 
 

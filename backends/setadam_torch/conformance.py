@@ -1,4 +1,4 @@
-"""The three paths of SETAdam for the conformance kit: single, foreach, and compiled by torch.compile."""
+"""The paths of SETAdam for the conformance kit, as its options choose them."""
 
 import copy
 import io
@@ -13,6 +13,7 @@ import torch
 
 from setadam_conformance.protocol import Capabilities, LayerState, Native, NumPyArray
 from setadam_torch import SETAdam, _conformance_ranks
+from setadam_torch._fused import why_not
 
 _DTYPES = ("float64", "float32", "bfloat16", "float16")
 _RELOADS = ("state_dict", "pickle", "deepcopy", "torch.save")
@@ -25,6 +26,7 @@ class TorchSingle:
     framework = "torch"
     capabilities = Capabilities(dtypes=_DTYPES, devices=("cpu", "cuda"), in_place=True, reloads=_RELOADS)
     _foreach: bool | None = False
+    _fused: bool | None = False
 
     def __init__(self, device: str = "cpu") -> None:
         if device not in self.capabilities.devices or (device == "cuda" and not torch.cuda.is_available()):
@@ -86,7 +88,7 @@ class TorchSingle:
         groups = [{"params": [p], "layer_axes": a} for p, a in zip(params, layer_axes, strict=True)]
         if len(set(layer_axes)) == 1:  # the layers of one group go through foreach together
             groups = [{"params": list(params), "layer_axes": layer_axes[0]}]
-        return SETAdam(groups, foreach=self._foreach, **options)
+        return SETAdam(groups, foreach=self._foreach, fused=self._fused, **options)
 
 
 class TorchForeach(TorchSingle):
@@ -96,11 +98,32 @@ class TorchForeach(TorchSingle):
     _foreach = True
 
 
+class TorchFused(TorchSingle):
+    """SETAdam with fused=True."""
+
+    name = "torch:fused"
+    _foreach = None
+    _fused = True
+
+    def __init__(self, device: str = "cpu") -> None:
+        super().__init__(device)
+        if (reason := why_not(device, torch.float32)) is not None:
+            raise ImportError(reason)
+
+
 class TorchDefault(TorchSingle):
-    """SETAdam as users make it, with foreach=None: blocks on the CPU, foreach elsewhere; and DTensors."""
+    """SETAdam as users make it: the kernel or blocks on the CPU, foreach elsewhere; and DTensors."""
 
     name = "torch:default"
     capabilities = replace(TorchSingle.capabilities, layouts=_conformance_ranks.LAYOUTS)
+    _foreach = None
+    _fused = None
+
+
+class TorchBlocks(TorchSingle):
+    """SETAdam with fused=False: what the default is on a CPU without Numba."""
+
+    name = "torch:blocks"
     _foreach = None
 
     def step_sharded(
