@@ -15,46 +15,35 @@ import torch
 
 from setadam_core.layers import Layer
 from setadam_core.spec import down_scaling
-from setadam_torch import _blocks
-from setadam_torch._layers import Tensor, compute_dtype, layer_of, real
-
-Tensors = list[Tensor]
+from setadam_torch._layers import Group, Tensors, compute_dtype, layer_of, real
 
 
 def foreach(
-    params: Tensors,
-    grads: Tensors,
-    exp_avgs: Tensors,
-    exp_avg_sqs: Tensors,
-    steps: Tensors,
-    group: dict[str, Any],
+    group: Group, params: Tensors, grads: Tensors, exp_avgs: Tensors, exp_avg_sqs: Tensors, steps: Tensors
 ) -> None:
     """Update params, moments and steps in place, one bucket of equal device and dtype after the other."""
     if not params:
         return
     torch._foreach_add_(steps, 1)
-    buckets: dict[Any, tuple[Tensors, ...]] = {}
+    buckets: dict[Any, Any] = {}  # by device and dtype, the columns of _update
     for param, *rest in zip(params, grads, exp_avgs, exp_avg_sqs, steps, strict=True):
-        if not torch.compiler.is_compiling() and _blocks.serves([param, *rest[:3]], group):
-            if param.numel() > 0:
-                _blocks.step_layer(param, *rest[:3], int(rest[3].item()), group)  # type: ignore[call-arg]
-        elif param.numel() > 0:  # foreach reductions refuse empty tensors
+        if param.numel() > 0:  # foreach reductions refuse empty tensors
             bucket = buckets.setdefault((param.device, param.dtype), ([], [], [], [], [], []))
             layer = layer_of(param, group["layer_axes"])
             for column, x in zip(bucket, (param, *rest, layer), strict=True):
                 column.append(x)
     for bucket in buckets.values():
-        _update(*bucket, group)  # type: ignore[call-arg]  # six columns
+        _update(group, *bucket)
 
 
 def _update(
+    group: Group,
     params: Tensors,
     grads: Tensors,
     ms: Tensors,
     vs: Tensors,
     steps: Tensors,
     layers: list[Layer],
-    group: Any,
 ) -> None:
     dtype, device = compute_dtype(params[0]), params[0].device
     (beta1, beta2), eps, decay = group["betas"], group["eps"], group["weight_decay"]

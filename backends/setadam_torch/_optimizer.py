@@ -8,18 +8,23 @@ from torch.optim import Optimizer
 
 from setadam_core.layers import check_layer_axes
 from setadam_torch import _checkpoint, _statistics
-from setadam_torch._foreach import foreach as foreach_step
+from setadam_torch._blocks import blocks
+from setadam_torch._blocks import serves as blocks_serve
+from setadam_torch._foreach import foreach
 from setadam_torch._layers import (
     Group,
     Tensor,
+    Tensors,
     check_group,
     check_moments,
     check_not_sharded,
     check_param,
-    hyperparameters,
+    check_representable,
     moment_dtype,
+    named,
+    parameter_name,
 )
-from setadam_torch._single import single_tensor
+from setadam_torch._single import single
 
 
 class SETAdam(Optimizer):  # type: ignore[misc]  # torch is untyped where it is not installed
@@ -107,12 +112,11 @@ class SETAdam(Optimizer):  # type: ignore[misc]  # torch is untyped where it is 
         group = self.param_groups[-1]
         try:
             for i, param in enumerate(group["params"]):
-                name = _name(group, len(self.param_groups) - 1, i)
-                check_not_sharded(param, name)
                 try:
+                    check_not_sharded(param)
                     check_layer_axes(group["layer_axes"], param.ndim)
-                except ValueError as error:
-                    raise ValueError(f"{name}: {error}") from None
+                except (TypeError, ValueError) as error:
+                    raise named(error, group, len(self.param_groups) - 1, i) from None
         except Exception:
             self.param_groups.pop()
             raise
@@ -133,48 +137,51 @@ class SETAdam(Optimizer):  # type: ignore[misc]  # torch is untyped where it is 
     def _update(self) -> None:
         work: list[Any] = []
         for group in self.param_groups:  # all is checked before anything is updated
-            params, grads, exp_avgs, exp_avg_sqs, steps = [], [], [], [], []  # type: ignore[var-annotated]
-            self._init_group(group, params, grads, exp_avgs, exp_avg_sqs, steps)
-            work.append((group, params, grads, exp_avgs, exp_avg_sqs, steps))
-        for group, params, grads, exp_avgs, exp_avg_sqs, steps in work:
-            if torch.compiler.is_compiling() or _use_foreach(group):
-                foreach_step(params, grads, exp_avgs, exp_avg_sqs, steps, group)
+            columns: Any = [[], [], [], [], []]  # params, grads, exp_avgs, exp_avg_sqs, steps
+            self._init_group(group, *columns)
+            work.append((group, columns))
+        for group, columns in work:
+            if torch.compiler.is_compiling():
+                foreach(group, *columns)
             else:
-                hp = hyperparameters(group)
-                single_tensor(params, grads, exp_avgs, exp_avg_sqs, steps, hp, group)
+                for path, part in _by_path(group, columns).items():
+                    path(group, *part)
 
     def _init_group(
         self,
         group: Group,
-        params: list[Tensor],
-        grads: list[Tensor],
-        exp_avgs: list[Tensor],
-        exp_avg_sqs: list[Tensor],
-        steps: list[Tensor],
+        params: Tensors,
+        grads: Tensors,
+        exp_avgs: Tensors,
+        exp_avg_sqs: Tensors,
+        steps: Tensors,
     ) -> None:
         """Check a group and collect what has a gradient. torch.compile runs this eagerly, by its name."""
-        check_group(group)
-        hp = hyperparameters(group)
+        hp = check_group(group)
         index = next(i for i, other in enumerate(self.param_groups) if other is group)
         for i, param in enumerate(group["params"]):
-            if param.grad is None:
+            grad = param.grad
+            if grad is None:
                 continue
-            name = _name(group, index, i)
-            check_param(param, name, group, hp)
             state = self.state[param]
-            if state:
-                check_moments(param, name, state)
-            else:
+            try:
+                check_param(param, grad, group)
+                if state:
+                    check_moments(param, state)
+            except (TypeError, ValueError, KeyError, RuntimeError) as error:
+                raise named(error, group, index, i) from None
+            if not state:
                 zeros = {"dtype": moment_dtype(param), "memory_format": torch.preserve_format}
                 on = param.device if group["capturable"] else "cpu"
                 state["step"] = torch.zeros((), dtype=torch.float64, device=on)
                 state["exp_avg"] = torch.zeros_like(param, **zeros)
                 state["exp_avg_sq"] = torch.zeros_like(param, **zeros)
             params.append(param)
-            grads.append(param.grad)
+            grads.append(grad)
             exp_avgs.append(state["exp_avg"])
             exp_avg_sqs.append(state["exp_avg_sq"])
             steps.append(state["step"])
+        check_representable(params, hp)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state_dict of SETAdam, or of torch.optim.Adam or AdamW to switch in the middle of a
@@ -201,19 +208,24 @@ class SETAdam(Optimizer):  # type: ignore[misc]  # torch is untyped where it is 
             ``layer_axes`` that leave several layers, tensors of one value a layer.
         """
         return {
-            _name(group, g, i): _statistics.of_param(param, self.state[param], group)
+            parameter_name(group, g, i): _statistics.of_param(param, self.state[param], group)
             for g, group in enumerate(self.param_groups)
             for i, param in enumerate(group["params"])
             if param.numel() > 0 and self.state.get(param) and self.state[param]["step"] > 0
         }
 
 
-def _use_foreach(group: Group) -> bool:
-    if group["foreach"] is not None:
-        return bool(group["foreach"])
-    return not group["differentiable"]
-
-
-def _name(group: Group, group_index: int, index: int) -> str:
-    names = group.get("param_names")
-    return names[index] if names else f"{group_index}.{index}"
+def _by_path(group: Group, columns: Any) -> dict[Any, Any]:
+    """The layers of a group sorted by the implementation that updates them. All have one signature:
+    group, params, grads, exp_avgs, exp_avg_sqs, steps.
+    """
+    if group["differentiable"] or group["foreach"] is False:
+        return {single: columns}
+    if group["foreach"]:
+        return {foreach: columns}
+    by_path: dict[Any, Any] = {}
+    for layer in zip(*columns, strict=True):
+        path = blocks if blocks_serve(group, *layer[:4]) else foreach
+        for column, x in zip(by_path.setdefault(path, [[], [], [], [], []]), layer, strict=True):
+            column.append(x)
+    return by_path

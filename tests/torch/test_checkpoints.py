@@ -106,7 +106,7 @@ def test_a_state_that_does_not_fit_changes_nothing():
     bad = copy.deepcopy(opt.state_dict())
     bad["state"][0]["exp_avg"] = torch.zeros(7)
     before = opt.state[params_of(opt)[0]]["exp_avg"].clone()
-    with pytest.raises(ValueError, match=r"exp_avg of 0.0 must have the parameter's shape \(3, 4\), got \(7,\)"):
+    with pytest.raises(ValueError, match=r"0.0: exp_avg must have the parameter's shape \(3, 4\), got \(7,\)"):
         opt.load_state_dict(bad)
     assert torch.equal(opt.state[params_of(opt)[0]]["exp_avg"], before)
 

@@ -65,11 +65,11 @@ def test_options_are_checked(options, error, words):
 @pytest.mark.parametrize(
     ("spoil", "error", "words"),
     [
-        (lambda p, g: setattr(p[1], "grad", torch.randn(5).to_sparse()), RuntimeError, "0.1 has a sparse"),
+        (lambda p, g: setattr(p[1], "grad", torch.randn(5).to_sparse()), RuntimeError, "0.1: it has a sparse"),
         (lambda p, g: g.update(lr=math.inf), ValueError, "lr must be finite"),
         (lambda p, g: g.update(eps=1e-39), ValueError, "eps must be at least .* float32"),
         (lambda p, g: g.update(layer_axes=(1,)), ValueError, "0.1: layer_axes"),
-        (lambda p, g: setattr(p[1], "_is_flat_param", True), TypeError, "0.1 is flattened by FSDP"),
+        (lambda p, g: setattr(p[1], "_is_flat_param", True), TypeError, "0.1: it is flattened by FSDP"),
     ],
 )
 def test_an_error_updates_nothing(foreach, spoil, error, words):
@@ -103,7 +103,7 @@ def test_a_sharded_parameter_says_so(tmp_path):
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/init", rank=0, world_size=1)
     try:
         mesh = init_device_mesh("cpu", (1,))
-        with pytest.raises(TypeError, match=r"head is a DTensor: sharded .* not supported yet"):
+        with pytest.raises(TypeError, match=r"head: it is a DTensor: sharded .* not supported yet"):
             SETAdam([("head", distribute_tensor(torch.randn(4), mesh))])
     finally:
         dist.destroy_process_group()
