@@ -1,12 +1,10 @@
 """What only a GPU can show: agreement of the compiled kernels, CUDA graphs, no waiting, no allocation."""
 
-import math
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from steps import TritonSteps
+from steps import TritonSteps, check_grad_scaler
 from torch.profiler import ProfilerActivity, profile
 
 from setadam_conformance import strategies
@@ -34,23 +32,6 @@ def copies(columns):
 
 def same(a, b):
     return all(torch.equal(x, y) for xs, ys in zip(a, b, strict=True) for x, y in zip(xs, ys, strict=True))
-
-
-class Scaled(torch.optim.Optimizer):
-    """A user of step_layers to which torch.amp.GradScaler hands grad_scale and found_inf."""
-
-    _step_supports_amp_scaling = True
-
-    def __init__(self, group, columns):
-        self.group, self.columns = group, columns
-        super().__init__(columns[0], {})
-
-    def step(self):
-        params = self.columns[0]
-        columns = params, [p.grad for p in params], *self.columns[2:]
-        scale, found = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
-        with torch.no_grad():
-            _triton.step_layers(self.group, *columns, grad_scale=scale, found_inf=found)
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16", "float16"])
@@ -148,24 +129,7 @@ def test_a_cuda_graph_holds_the_step(fresh_grads):
 
 
 def test_grad_scaler():
-    """A step with finite gradients is that of the unscaled ones; one with an overflow changes nothing."""
-    group, columns = layers((30, 5), (70,))
-    expected = copies(columns)
-    scaler = torch.amp.GradScaler("cuda", init_scale=1024.0)
-    optimizer = Scaled(group, columns)
-    scaler.scale(torch.zeros((), device="cuda"))  # makes the scale
-    for p, g in zip(columns[0], columns[1], strict=True):
-        p.grad = 1024 * g
-    scaler.step(optimizer)
-    scaler.update()
-    _triton.step_layers(group, *expected)
-    assert same([columns[0], *columns[2:]], [expected[0], *expected[2:]])
-    assert same([[p.grad for p in columns[0]]], [expected[1]])
-    columns[0][1].grad[3] = math.inf
-    scaler.step(optimizer)
-    scaler.update()
-    assert scaler.get_scale() == 512
-    assert same([columns[0], *columns[2:]], [expected[0], *expected[2:]])
+    check_grad_scaler(*layers((30, 5), (70,)))
 
 
 def test_offsets_beyond_32_bits():

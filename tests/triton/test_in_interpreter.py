@@ -10,12 +10,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from interpreted import Interpreted
+from steps import check_grad_scaler
 from triton.runtime import interpreter
 
 from setadam_conformance import strategies
 from setadam_conformance.backends import Source
 from setadam_conformance.bench import Bench
-from setadam_conformance.runner import PROFILES, plan, run
+from setadam_conformance.plan import PROFILES, plan
+from setadam_conformance.runner import run_cell
 from setadam_core.parts import Parts, combine
 from setadam_torch import SETAdam, _triton, _triton_tables
 
@@ -80,7 +82,7 @@ def bits(columns):
 
 def test_the_conformance_kit():
     source = Source(Interpreted.name, "torch", "interpreted:Interpreted")
-    cells = list(run(plan({source: Interpreted()}, profile=PROFILES["default"])))
+    cells = [run_cell(cell) for cell in plan({source: Interpreted.capabilities}, profile=PROFILES["default"])]
     assert [(cell.property, cell.dtype, cell.failure or cell.reason) for cell in cells if cell.status != "pass"] == []
     assert {cell.dtype for cell in cells} == set(DTYPES)
 
@@ -243,6 +245,10 @@ def test_grad_scale_unscales_gradients_in_place(dtype, options):
     _triton.step_layers(group, *columns)
     _triton.step_layers(group, *scaled, grad_scale=torch.tensor(8.0), found_inf=torch.zeros(()))
     assert bits(columns) == bits(scaled)
+
+
+def test_grad_scaler():
+    check_grad_scaler(*layers((5, 6), (7,)))
 
 
 @pytest.mark.parametrize("options", [{}, {"layer_axes": (0,)}])
