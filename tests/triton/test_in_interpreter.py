@@ -178,13 +178,21 @@ def test_each_tensor_has_its_own_step_count():
     assert bits(columns) == bits(apart)
 
 
-@pytest.mark.parametrize("shape", [(0,), (0, 3)])
-def test_empty_tensors_count_their_steps(shape):
-    for axes in (None, (-1,)):
-        group, columns = layers((2, 3), shape, layer_axes=axes)
+@pytest.mark.parametrize("shape", [(0,), (0, 3), (3, 0)])
+@pytest.mark.parametrize("axes", [None, (-1,)])
+def test_empty_tensors_count_their_steps(shape, axes):
+    """Alone and among others; a stack has as many layers as there are places, none or with nothing in them."""
+    for shapes in ([(2, 3), shape], [shape]):
+        group, columns = layers(*shapes, layer_axes=axes)
         _triton.step_layers(group, *columns)
-        assert [t.item() for t in columns[4]] == [7, 8]
+        assert columns[4][-1].item() == 6 + len(shapes)
         assert columns[0][0].isfinite().all()
+        _triton.step_layers(group, *columns, found_inf=torch.ones(1))
+        parts = _triton.moments(group, *columns, found_inf=torch.zeros(1))
+        assert columns[4][-1].item() == 7 + len(shapes)
+        expected = sum(1 if axes is None else math.prod(s[:-1]) for s in shapes)
+        assert parts.high.shape == (expected,)
+        _triton.descend(group, columns[0], *columns[2:], *torch.ones(2, expected, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("axes", [(1, 2), (2,), (), (0, 2), (0,)])
@@ -284,6 +292,16 @@ def test_lr_may_be_a_tensor(dtype):
     _triton.step_layers(group, *columns)
     _triton.step_layers({**group, "lr": torch.tensor(3e-3, dtype=torch.float64)}, *other)
     assert bits(columns) == bits(other)
+
+
+def test_autograd_notices_that_a_parameter_has_changed():
+    group, columns = layers((3,))
+    weight = columns[0][0].requires_grad_()
+    loss = (weight * weight).sum()
+    with torch.no_grad():
+        _triton.step_layers(group, *columns)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
 
 
 @pytest.mark.parametrize("power", [2.0, 0.0, 1.0])
