@@ -1,6 +1,7 @@
 # Every target sets itself up: it makes .venv and installs what it needs, once for each choice of BACKENDS.
 #   make conformance                          check every backend that can run on this machine
 #   make conformance BACKENDS="numpy jax"     install and check these alone (torch's Linux build is large)
+#   make conformance BACKENDS=cupy ARGS="--device cuda:0"   on a GPU
 #   make test                                 the project's own tests
 #   make docs                                 the documentation, into site/; warnings are errors
 #   make figures                              its pictures and tables anew, from the code
@@ -15,7 +16,7 @@ space := $(empty) $(empty)
 BIN := .venv/bin
 # Of the names in BACKENDS these are extras of the distribution; the others come with the kit. Each has
 # a twin of what its tests need beside it.
-FRAMEWORKS := $(filter torch jax,$(BACKENDS))
+FRAMEWORKS := $(filter torch jax cupy,$(BACKENDS))
 stamp = .venv/.installed-$(subst $(space),-,$(sort $(1)))
 FOR_CONFORMANCE := $(call stamp,conformance $(FRAMEWORKS))
 FOR_DOCS := $(call stamp,docs jax torch)
