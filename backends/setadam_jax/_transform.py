@@ -10,8 +10,9 @@ import optax
 
 import setadam_core
 from setadam_core import Hyperparameters
-from setadam_core.layers import check_layer_axes
+from setadam_core.layers import check_layer, check_layer_axes
 from setadam_jax._injectable import injectable, not_rounded, unshielded
+from setadam_jax._passes import in_turn, is_large, step
 
 Tree = Any  # a pytree of arrays
 LayerAxes = Sequence[int] | None | Callable[[Any, Any], Sequence[int] | None]
@@ -97,21 +98,21 @@ def scale_by_set_adam(
         check_trees(updates, state, params)
         count = optax.safe_increment(state.count)
 
+        after = None  # min w of the last large leaf
+
         def one_leaf(path: Any, grad: Any, mu: Any, nu: Any) -> tuple[Any, Any, Any]:
+            nonlocal after
+            mu, nu = in_turn(mu, after), in_turn(nu, after)
             with naming("updates", path):
                 grad = jnp.asarray(grad)
-                # The update needs no parameter; the gradient stands in for its shape and dtype. The
-                # specification counts up by itself.
-                now = setadam_core.trace(
-                    grad,
-                    grad,
-                    setadam_core.State(mu.astype(nu.dtype), nu, count - 1),
-                    hp,
-                    layer_axes=axes_of(layer_axes, path, grad),
-                )
+                m = mu.astype(nu.dtype)
+                # The update needs no parameter; the gradient stands in for its shape and dtype.
+                layer = check_layer(grad, grad, m, nu, count, hp, axes_of(layer_axes, path, grad))
+            new = step(grad, m, nu, count, layer, hp)
+            after = new.w_min if is_large(nu) else after
             is_complex = jnp.iscomplexobj(grad)
-            new = jax.lax.complex(now.update[..., 0], now.update[..., 1]) if is_complex else now.update
-            return new, now.m.astype(mu.dtype), now.v
+            update = jax.lax.complex(new.update[..., 0], new.update[..., 1]) if is_complex else new.update
+            return update, new.m.astype(mu.dtype), new.v
 
         grads, tree = jax.tree_util.tree_flatten_with_path(updates)
         mus, nus = jax.tree.leaves(state.mu), jax.tree.leaves(state.nu)
