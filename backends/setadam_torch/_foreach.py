@@ -3,7 +3,7 @@
 It restates `setadam_core.spec.trace`, because a sequence of out-of-place steps costs several times the
 memory traffic. Nothing waits for a device. The number of launches does not grow with the number of
 layers, but for what torch has no foreach operation for: scaling a layer by its own γ and taking its
-own minimum off (two launches a layer; a third by its own stepsize where that is on the device), and the
+own minimum off (two launches a layer; three more for its stepsize where that is on the device), and the
 reductions of float64 or `layer_axes` layers.
 
 Memory: one temporary of a group's size, in the compute dtype; a second for 16-bit parameters.
@@ -102,13 +102,9 @@ def descend(
     theta = _in_compute_dtype(params, dtype)
     if decay and group["decoupled_weight_decay"]:
         torch._foreach_mul_(theta, 1 - lr * decay)
-    if traced:  # addcdiv's scalars must be host numbers
-        rates = torch._foreach_reciprocal(bc1)
-        torch._foreach_mul_(rates, -lr)
-        torch._foreach_div_(w, rates)
-        torch._foreach_addcdiv_(theta, ms, w)
-    elif isinstance(lr, torch.Tensor):
-        torch._foreach_div_(w, torch._foreach_div([-lr] * len(w), bc1))
+    if traced or isinstance(lr, torch.Tensor):  # addcdiv's scalars must be host numbers
+        # Not by a foreach operation: a number among its arguments would be a constant of a compiled graph.
+        torch._foreach_div_(w, [-(lr / bc) for bc in bc1])
         torch._foreach_addcdiv_(theta, ms, w)
     else:
         torch._foreach_addcdiv_(theta, ms, w, [-(lr / bc) for bc in bc1])

@@ -36,7 +36,7 @@ class SETAdam(Optimizer):  # type: ignore[misc]  # torch is untyped where it is 
     Parameters
     ----------
     params : tensors, named tensors ``(name, tensor)``, or groups of them with their own options.
-    lr : stepsize η ≥ 0, a number or a 0-d Tensor. Compiled steps that see a schedule need the Tensor.
+    lr : stepsize η ≥ 0, a number or a 0-d Tensor. A compiled step recompiles once when a number changes.
     betas : decay rates (β1, β2) of the moments, in [0, 1).
     eps : ε > 0, in units of the gradient *squared*: it stands under the root, so that 1e-8 is about
         Adam's 1e-4.

@@ -291,6 +291,28 @@ def test_compile_without_graph_breaks_or_recompilation():
     torch.testing.assert_close(ours, plain, rtol=0, atol=16 * 2**-24)
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch's own imports
+def test_a_schedule_of_plain_numbers_recompiles_once():
+    """At its first change a float becomes an input of the graph, as with torch.optim.Adam."""
+    from torch._dynamo.testing import CompileCounterWithBackend
+
+    torch.compiler.reset()
+    ours, plain = parameters((5,)), parameters((5,))
+    plain[0].data.copy_(ours[0].data)
+    plain[0].grad.copy_(ours[0].grad)
+    opt, eager, backend, counts = SETAdam(ours), SETAdam(plain), CompileCounterWithBackend("aot_eager"), []
+    schedules = [torch.optim.lr_scheduler.ExponentialLR(o, 0.5) for o in (opt, eager)]
+    compiled = torch.compile(opt.step, backend=backend)  # the scheduler wraps step in what is not traced
+    for _ in range(6):
+        compiled()
+        eager.step()
+        for schedule in schedules:
+            schedule.step()
+        counts.append(backend.frame_count)
+    assert len(set(counts[2:])) == 1
+    torch.testing.assert_close(ours, plain, rtol=0, atol=16 * 2**-24)  # as above
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_cuda_graph_holds_the_step():
