@@ -24,6 +24,7 @@ from setadam_torch._layers import Group, Tensor, compute_dtype, hyperparameters,
 from setadam_torch._triton_tables import Columns, Plan, Tensors, plan_of
 
 LANES = 512  # coordinates at a time: 4 for each of 128 threads, one 16-byte word each of float32
+CONTRACT = {"enable_fp_fusion": True}  # Triton's own default changes from version to version
 
 
 def why_not() -> str | None:
@@ -133,10 +134,11 @@ class _Kernels:
         self._hp = hyperparameters(group)
         self._found_inf = _on(param.device, found_inf)
         self._dtypes = {"PARAM": self._dtype(param.dtype), "COMPUTE": self._dtype(compute_dtype(param))}
-        self._sizes = {"CHUNK": plan.chunk, "LANES": LANES}
+        self._sizes: dict[str, int] = {"CHUNK": plan.chunk, "LANES": LANES, **CONTRACT}
         # A layer's chunks are put together by one program: wide enough for the layer that has most.
         wide = next((n for n in (32, 256) if n >= plan.most_chunks), 2048)
-        self._wide: dict[str, int] = {"CHUNK": plan.chunk, "LANES": wide, "num_warps": max(wide // 128, 1)}
+        warps = max(wide // 128, 1)
+        self._wide: dict[str, int] = {"CHUNK": plan.chunk, "LANES": wide, "num_warps": warps, **CONTRACT}
 
     def moments(self, grad_scale: Tensor | None) -> None:
         hp, plan = self._hp, self._plan

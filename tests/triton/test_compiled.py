@@ -9,6 +9,7 @@ import subprocess
 import pytest
 import triton
 from triton.backends.compiler import GPUTarget
+from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
 from setadam_torch import _triton
@@ -43,13 +44,13 @@ def compiled(name, dtype, given=(), warps=4, lanes=_triton.LANES, **options):
     source = ASTSource(
         fn, signature, {arg: constants[arg] for arg, kind in signature.items() if kind == "constexpr"}, aligned
     )
-    return triton.compile(source, target=HOPPER, options={"num_warps": warps}).asm["ptx"]
+    return triton.compile(source, target=HOPPER, options={"num_warps": warps, **_triton.CONTRACT}).asm["ptx"]
 
 
 def registers(ptx, tmp_path):
     """Registers of a thread, after making sure that none is spilled to memory."""
     (tmp_path / "kernel.ptx").write_text(ptx)
-    command = [triton.knobs.nvidia.ptxas.path, "-v", "--gpu-name=sm_90a", "kernel.ptx", "-o", "kernel.cubin"]
+    command = [get_ptxas(HOPPER.arch).path, "-v", "--gpu-name=sm_90a", "kernel.ptx", "-o", "kernel.cubin"]
     said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stderr
     assert "0 bytes spill stores, 0 bytes spill loads" in said
     return int(re.search(r"Used (\d+) registers", said)[1])

@@ -91,7 +91,7 @@ SHAPES = st.sampled_from([(1,), (), (31,), (32,), (33,), (64,), (95,), (8, 16), 
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(data=st.data())
 def test_layers_of_several_chunks(small_chunks_everywhere, dtype, data):
     """Full chunks take 16-byte words and no mask; tails do not; a layer may have many, one, or none."""
