@@ -21,6 +21,8 @@ LayerAxes = Sequence[int] | None | Callable[[Any, Any], Sequence[int] | None]
 class ScaleBySetAdamState(NamedTuple):
     """What SET-Adam remembers: optax's ``ScaleByAdamState``, in SET-Adam's dtypes.
 
+    Attributes
+    ----------
     count : int32 scalar, the steps taken; it stays at its largest value rather than overflow.
     mu, nu : first and second moment, trees like the parameters. Real, float32 (float64 for float64
         and complex128 parameters), of each parameter's shape s, or s + (2,) where it is complex.

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from setadam_conformance import commands
+from setadam_conformance.workers import PATIENCE
 
 CONFORMING, NONCONFORMING, USAGE, BACKEND, VACUOUS, KIT = 0, 1, 2, 3, 4, 5
 
@@ -55,7 +56,20 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--max-examples", type=_positive, metavar="N", help="at most N examples a property")
     run.add_argument("--seed", type=int, default=0, help="another seed draws other examples")
     run.add_argument("--shard", type=_shard, default=(1, 1), metavar="I/N", help="the I-th of N equal parts")
-    run.add_argument("--jobs", type=_positive, default=min(os.cpu_count() or 1, 8), help="worker processes")
+    run.add_argument(
+        "--jobs",
+        type=_positive,
+        default=min(os.cpu_count() or 1, 8),
+        metavar="N",
+        help="worker processes; 1: none, all in this process",
+    )
+    run.add_argument(
+        "--patience",
+        type=_positive,
+        default=round(PATIENCE),
+        metavar="SECONDS",
+        help="for one example, before its worker process is ended (default: %(default)s; not with --jobs 1)",
+    )
     run.add_argument("--expect", type=Path, metavar="FILE", help="known failures (TOML), each with a date")
     run.add_argument("--report", type=Path, metavar="DIR", help="write report.json, report.html and repro files")
     run.add_argument("--junit", type=Path, metavar="FILE", help="write JUnit XML")

@@ -1,6 +1,7 @@
 """What each command of `setadam-conformance` does. Returns an exit code; see cli.py."""
 
 import argparse
+import contextlib
 import json
 import platform
 import re
@@ -14,12 +15,16 @@ from functools import wraps
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from setadam_conformance import backends, expectations, runner
+from setadam_conformance import backends, expectations
 from setadam_conformance.bench import NonconformingError
 from setadam_conformance.case import case_from_json
+from setadam_conformance.examples import quietly
+from setadam_conformance.plan import PROFILES, Plan, plan
 from setadam_conformance.properties import PROPERTIES, Property
-from setadam_conformance.protocol import Adapter, ProtocolError
+from setadam_conformance.protocol import Capabilities, ProtocolError
 from setadam_conformance.results import FAILING, Backend, Cell, Run
+from setadam_conformance.runner import adapter_of, bench_for
+from setadam_conformance.workers import Workers
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -53,24 +58,27 @@ def run(args: argparse.Namespace) -> int:
         _property(name)
     excused = expectations.read(args.expect) if args.expect else []
     started, start = datetime.now(UTC), time.perf_counter()
-    adapters, described = _load(backends.select(args.backend), args.device)
-    cells = runner.plan(
-        adapters,
-        profile=runner.PROFILES[args.profile],
-        seed=args.seed,
-        shard=args.shard,
-        device=args.device,
-        dtypes=tuple(args.dtype),
-        properties=tuple(args.property),
-        max_examples=args.max_examples,
-    )
-    skipped, cells = _set_aside(cells, excused)
-    done = [*skipped, *_run_cells(cells, args.jobs, excused, console)]
-    done.extend(_unused(excused))
-    order = {cell.property: i for i, cell in enumerate(cells)}
+    sources = backends.select(args.backend)
+    with Workers(args.jobs, args.patience) as workers:
+        claims = workers.claims(sources, args.device)
+        cells = plan(
+            {source: found for source, found in claims.items() if isinstance(found, Capabilities)},
+            profile=PROFILES[args.profile],
+            seed=args.seed,
+            shard=args.shard,
+            device=args.device,
+            dtypes=tuple(args.dtype),
+            properties=tuple(args.property),
+            max_examples=args.max_examples,
+        )
+        skipped, left = _set_aside(cells, excused)
+        done = _run_cells(left, workers, excused, console)
+    complete = len(done) == len(left)
+    done = [*skipped, *done]
+    if complete:
+        done.extend(_unused(excused))
+    order = {name: i for i, name in enumerate(PROPERTIES)}
     done.sort(key=lambda c: (c.backend, order.get(c.property, -1), c.dtype))
-    for adapter in adapters.values():
-        getattr(adapter, "close", lambda: None)()
 
     result = Run(
         profile=args.profile,
@@ -79,8 +87,9 @@ def run(args: argparse.Namespace) -> int:
         started=started.isoformat(timespec="seconds"),
         seconds=time.perf_counter() - start,
         environment=environment(),
-        backends=described,
+        backends=[_described(source, args.device, found) for source, found in claims.items()],
         cells=done,
+        complete=complete,
     )
     result.exit_code = exit_code(result, asked=bool(args.backend))
     _write(result, args)
@@ -96,7 +105,7 @@ def exit_code(result: Run, asked: bool) -> int:
         return 3
     if any(cell.status in FAILING for cell in result.cells):
         return 1
-    if not any(cell.status in ("pass", "xfail") for cell in result.cells):
+    if not result.complete or not any(cell.status in ("pass", "xfail") for cell in result.cells):
         return 4
     return 4 if any(cell.status == "vacuous" for cell in result.cells) else 0
 
@@ -147,12 +156,13 @@ def replay(args: argparse.Namespace) -> int:
         raise UsageError(f"{args.file} is no replay file: {error!r}") from error
     (source, *_) = backends.select([args.backend or name])
     try:
-        adapter = source.make(args.device)
+        adapter = adapter_of(source, args.device)
     except (ImportError, RuntimeError) as error:
         raise backends.BackendError(f"{source.name} cannot run here: {error}") from error
-    cell = runner.Plan(prop.name, source, case.dtype, args.device, 1, 1, 0, (1, 1))
+    cell = Plan(prop.name, source, case.dtype, args.device, 1, 1, 0, (1, 1))
     try:
-        prop.check(runner.bench_for(adapter, cell), case)
+        with quietly():
+            prop.check(bench_for(adapter, cell), case)
     except NonconformingError as error:
         print(f"{source.name} still breaks {prop.name}: {error.message}")
         return 1
@@ -181,16 +191,23 @@ def vectors(args: argparse.Namespace) -> int:
         problems = files.lint(folder)
         print("\n".join(problems) or f"{folder}: no problems")
         return 5 if problems else 0
-    adapters, described = _load(backends.select(args.backend), args.device)
     failed = checked = 0
-    for adapter in adapters.values():
+    missing = False
+    for source in backends.select(args.backend):
+        try:
+            adapter = source.make(args.device)
+        except (ImportError, RuntimeError) as error:
+            print(f"{source.name} did not run here: {error}")
+            missing = True
+            continue
         results = files.check(adapter, folder, adapter.capabilities.dtypes)
         bad = [result for result in results if not result.conforms]
         checked, failed = checked + len(results), failed + len(bad)
         print(f"{adapter.name}: {len(results) - len(bad)} of {len(results)} vectors")
         for result in bad:
             print(f"  {result}")
-    if args.backend and any(backend.missing for backend in described):
+        getattr(adapter, "close", lambda: None)()
+    if args.backend and missing:
         return 3
     return 1 if failed else 0 if checked else 4
 
@@ -214,24 +231,17 @@ def _property(name: str) -> Property:
     return PROPERTIES[name]
 
 
-def _load(sources: list[backends.Source], device: str) -> tuple[dict[backends.Source, Adapter], list[Backend]]:
-    adapters, described = {}, []
-    for source in sources:
-        entry = Backend(source.name, source.framework, device, backends.versions(source.framework))
-        described.append(entry)
-        try:
-            adapters[source] = source.make(device)
-        except (ImportError, RuntimeError) as error:
-            entry.missing = str(error)
-            continue
-        claims = asdict(adapters[source].capabilities)
-        entry.capabilities = {k: sorted(x) if isinstance(x, frozenset) else x for k, x in claims.items()}
-    return adapters, described
+def _described(source: backends.Source, device: str, claims: Capabilities | str) -> Backend:
+    """A backend for the report; claims: what it claims, or why it cannot run here."""
+    entry = Backend(source.name, source.framework, device, backends.versions(source.framework))
+    if isinstance(claims, str):
+        entry.missing = claims
+    else:
+        entry.capabilities = {k: sorted(x) if isinstance(x, frozenset) else x for k, x in asdict(claims).items()}
+    return entry
 
 
-def _set_aside(
-    cells: list[runner.Plan], excused: list[expectations.Expectation]
-) -> tuple[list[Cell], list[runner.Plan]]:
+def _set_aside(cells: list[Plan], excused: list[expectations.Expectation]) -> tuple[list[Cell], list[Plan]]:
     """Cells that are skipped on purpose, and those that are left to run."""
     skipped, left = [], []
     for cell in cells:
@@ -247,13 +257,14 @@ def _set_aside(
 
 
 def _run_cells(
-    cells: list[runner.Plan], jobs: int, excused: list[expectations.Expectation], console: Console
+    cells: list[Plan], workers: Workers, excused: list[expectations.Expectation], console: Console
 ) -> list[Cell]:
-    done = []
+    """What came of the cells: of those that were done, if Ctrl-C ends the run."""
+    done: list[Cell] = []
     columns = (TextColumn("{task.description:<46}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
+    with Progress(*columns, console=console, transient=True) as progress, contextlib.suppress(KeyboardInterrupt):
         task = progress.add_task("starting", total=len(cells))
-        for cell in runner.run(cells, jobs):
+        for cell in workers.run(cells):
             found = expectations.find(excused, cell.property, cell.backend, cell.dtype)
             done.append(expectations.apply(cell, found, date.today()) if found else cell)
             progress.update(task, advance=1, description=f"{cell.property} {cell.backend} {cell.dtype}")

@@ -4,6 +4,8 @@
 forward error bound. Every constant is derived in docs/bound.md, under the name that it has here.
 """
 
+from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -66,10 +68,51 @@ def _setting(dtype: str, claims: Capabilities, wide: Arithmetic | None) -> _Sett
     )
 
 
+class Memory:
+    """References of small layers, kept by all that they follow from, bit for bit: backends that are shown the
+    same examples, and the self-test's faults, most of which return the same moments, ask for them again.
+    """
+
+    def __init__(self, most: int = 8192) -> None:
+        self._kept: OrderedDict[Any, Any] = OrderedDict()
+        self._most = most
+
+    def recall(self, make: Callable[[], Any], case: Case, layer: LayerCase, claims: Capabilities, *also: Any) -> Any:
+        """What `make` gives; also: arrays that it depends on beside the case, the layer and the claims."""
+        if layer.v.size > 1024:
+            return make()
+        arrays = (layer.param, layer.grad, layer.m, layer.v, *also)
+        bits = tuple(x if x is None else (x.shape, str(x.dtype), x.tobytes()) for x in arrays)
+        asked = (claims.reduction, claims.flushes_subnormals, claims.recomputes_moments, claims.traced_t)
+        key = (case.dtype, case.t, tuple(case.hp.items()), layer.axes, asked, bits)
+        if key in self._kept:
+            self._kept.move_to_end(key)
+        else:
+            self._kept[key] = make()
+            if len(self._kept) > self._most:
+                self._kept.popitem(last=False)
+        return self._kept[key]
+
+    def forget(self) -> None:
+        self._kept.clear()
+
+
+memory = Memory()
+
+
 def moments(
     case: Case, layer: LayerCase, claims: Capabilities, wide: Arithmetic | None = None
 ) -> tuple[Reference, Reference]:
     """References for m and v of one layer of the case."""
+    if wide is None:
+        found: tuple[Reference, Reference] = memory.recall(lambda: _moments(case, layer, claims), case, layer, claims)
+        return found
+    return _moments(case, layer, claims, wide)
+
+
+def _moments(
+    case: Case, layer: LayerCase, claims: Capabilities, wide: Arithmetic | None = None
+) -> tuple[Reference, Reference]:
     s, hp = _setting(case.dtype, claims, wide), case.hp
     u, tiny, array = s.u, s.tiny, s.wide.array
     theta, g = array(real_view(layer.param)), array(real_view(layer.grad))
@@ -106,6 +149,28 @@ def parameter(
     The backend may have used the moments before they were rounded to what it returned. One that
     claims `recomputes_moments` may have computed them once more: within their bounds, twice over.
     """
+    if wide is None:
+        found: Reference = memory.recall(
+            lambda: _parameter(case, layer, m_new, v_new, claims, wide, moment_bounds),
+            case,
+            layer,
+            claims,
+            np.asarray(m_new),
+            np.asarray(v_new),
+        )
+        return found
+    return _parameter(case, layer, m_new, v_new, claims, wide, moment_bounds)
+
+
+def _parameter(
+    case: Case,
+    layer: LayerCase,
+    m_new: Any,
+    v_new: Any,
+    claims: Capabilities,
+    wide: Arithmetic | None,
+    moment_bounds: tuple[Wide, Wide] | None,
+) -> Reference:
     s, hp = _setting(case.dtype, claims, wide), case.hp
     u, tiny, array, sqrt = s.u, s.tiny, s.wide.array, s.wide.sqrt
     theta, m, v = array(real_view(layer.param)), array(m_new), array(v_new)

@@ -63,14 +63,21 @@ class Capabilities:
     traced_t: bool = False
     # The same call gives the same bits.
     deterministic: bool = True
-    # Each new shape or hyperparameter costs a compilation: the kit keeps to a few of both.
+    # Each new set of shapes, dtype and hyperparameters costs a compilation: the kit keeps to a few of them.
     compiles: bool = False
-    # What a step costs, in steps of the NumPy specification: the kit makes so many times fewer examples.
+    # What a step costs, compilations and all, in steps of the NumPy specification: the kit makes so many times
+    # fewer examples. With `compiles`, 10 or more says that one compilation takes seconds: then most is tried
+    # in one dtype, where its graphs are used again.
     cost: int = 1
     # `step` writes the parameters and state that it is given, and returns them.
     in_place: bool = False
     # Ways in which a state can leave and re-enter the optimizer in mid-run, for `Adapter.reload`.
     reloads: tuple[str, ...] = ()
+
+    @property
+    def is_slow(self) -> bool:
+        """A step, or a compilation, takes so long that profiles spare it."""
+        return self.cost >= 10
 
 
 @runtime_checkable

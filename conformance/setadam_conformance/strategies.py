@@ -17,7 +17,8 @@ from setadam_conformance.protocol import Capabilities, NumPyArray
 SHAPES: list[tuple[int, ...]] = [
     (1,), (2,), (3,), (5,), (8,), (9,), (4, 4), (), (17,), (3, 5), (2, 3, 4), (64,), (65,), (16, 16), (300,),
 ]  # fmt: skip
-FEW_SHAPES: list[tuple[int, ...]] = [(3,), (65,)]
+# For backends that compile anew for each call of another form: these, always in this order.
+FEW_SHAPES: list[tuple[int, ...]] = [(65,), (3,)]
 STEPS = [0, 1, 2, 9, 99, 999, 12345, 10**6 - 1, 10**9 - 1]
 
 # Hyperparameters: the default first, so that a failing example shrinks to the defaults that do not matter.
@@ -33,7 +34,7 @@ HYPERPARAMETERS: dict[str, list[Any]] = {
     "cos_power": [2.0, 2.0, 2.0, 0.0, 4.0, 1.0],
     "eps_inside_sqrt": [True, True, True, False],
 }
-# For backends that compile anew for each setting: few, and each far from the defaults somewhere.
+# And these settings, each far from the defaults somewhere.
 FEW_HYPERPARAMETERS: list[dict[str, Any]] = [
     {},
     {"lr": 0.7, "beta1": 0.3, "beta2": 0.5, "eps": 1e-16, "tau": 0.9, "weight_decay": 0.3},
@@ -66,25 +67,37 @@ def just(**changes: Any) -> st.SearchStrategy[dict[str, Any]]:
     return st.just(defaults(**changes))
 
 
-def hyperparameters(claims: Capabilities) -> st.SearchStrategy[dict[str, Any]]:
-    """Settings within the options that the backend claims."""
+def hyperparameters(claims: Capabilities, usual: bool = True) -> st.SearchStrategy[dict[str, Any]]:
+    """Settings within the options that the backend claims. A backend that compiles has a graph for each of
+    the few settings for the usual shapes; for unusual ones it gets the defaults alone.
+    """
     if claims.compiles:
-        return st.sampled_from(FEW_HYPERPARAMETERS).map(lambda few: _allowed(few, claims))
+        return few_settings(claims, 0, len(FEW_HYPERPARAMETERS) if usual else 1)
     each = {name: st.sampled_from(values) for name, values in HYPERPARAMETERS.items()}
     return st.fixed_dictionaries(each).map(lambda drawn: _allowed(drawn, claims))
 
 
-def few(claims: Capabilities, pool: list[tuple[int, ...]]) -> st.SearchStrategy[tuple[int, ...]]:
-    """Shapes from a pool, of which a backend that compiles gets the first alone."""
-    return st.sampled_from(pool[:1] if claims.compiles else pool)
+def few_settings(claims: Capabilities, first: int, last: int) -> st.SearchStrategy[dict[str, Any]]:
+    """Some of the settings that a backend has compiled."""
+    return st.sampled_from(FEW_HYPERPARAMETERS[first:last]).map(lambda settings: _allowed(settings, claims))
+
+
+def few(claims: Capabilities, one: Any, pool: list[Any]) -> st.SearchStrategy[Any]:
+    """Shapes, counts or settings: one where the backend compiles, else from a pool."""
+    return st.just(one) if claims.compiles else st.sampled_from(pool)
 
 
 def shapes(claims: Capabilities, empty: bool = False) -> st.SearchStrategy[tuple[int, ...]]:
     """Shapes of one array, small first."""
-    pool = FEW_SHAPES if claims.compiles else SHAPES
+    pool = FEW_SHAPES[:1] if claims.compiles else SHAPES
     if empty and "empty" in claims.options:
         pool = [*pool, (0,), (0, 3)]
     return st.sampled_from(pool)
+
+
+def usual_or(claims: Capabilities, pool: list[Any]) -> st.SearchStrategy[Any] | None:
+    """Shapes from a pool, or where the backend compiles those for which it has graphs."""
+    return None if claims.compiles else st.sampled_from(pool)
 
 
 def exponent_range(dtype: str) -> tuple[int, int]:
@@ -168,11 +181,13 @@ def cases(
 ) -> Case:
     """One step of one or more layers."""
     several = "many" in claims.options
-    n = draw(count if count is not None else st.sampled_from([1, 1, 2, 3])) if several else 1
+    n = draw(count if count is not None else few(claims, 2, [1, 1, 2, 3])) if several else 1
     steps = draw(t if t is not None else st.sampled_from(STEPS))
-    pool = shape if shape is not None else shapes(claims)
-    drawn = tuple(draw(layers(dtype, draw(pool), steps, is_complex=is_complex, exponent=exponent)) for _ in range(n))
-    settings = draw(hp if hp is not None else hyperparameters(claims))
+    usual = shape is None and claims.compiles
+    pools = [st.just(one) for one in FEW_SHAPES[:n]] if usual else [shape if shape is not None else shapes(claims)] * n
+    drawn = tuple(draw(layers(dtype, draw(pool), steps, is_complex=is_complex, exponent=exponent)) for pool in pools)
+    usual = usual and n == len(FEW_SHAPES) and not is_complex
+    settings = draw(hp if hp is not None else hyperparameters(claims, usual))
     return Case(dtype, drawn, steps, settings, draw(extra) if extra is not None else {})
 
 
@@ -189,14 +204,21 @@ def bit_pattern_cases(claims: Capabilities, dtype: str) -> st.SearchStrategy[Cas
         return np.where(keep, x, np.zeros_like(x))
 
     @st.composite
-    def draw_case(draw: st.DrawFn) -> Case:
-        d = 3 if claims.compiles else draw(st.integers(1, 6))
+    def draw_layer(draw: st.DrawFn, shape: tuple[int, ...] | None) -> LayerCase:
+        """A given shape is filled with as many entries, again and again."""
+        d = draw(st.integers(1, 6))
         words = st.lists(st.integers(0, 2**width - 1), min_size=d, max_size=d)
-        param, grad, m, root_v = (array(draw(words), bounded) for bounded in (False, True, True, True))
+        param, grad, m, root_v = (
+            np.resize(array(draw(words), bounded), shape or (d,)) for bounded in (False, True, True, True)
+        )
         compute = compute_format(dtype).numpy
-        v = root_v.astype(compute) ** 2
-        layer = LayerCase(param, grad, m.astype(compute), v)
-        return Case(dtype, (layer,), draw(st.sampled_from(STEPS[1:])), draw(hyperparameters(claims)))
+        return LayerCase(param, grad, m.astype(compute), root_v.astype(compute) ** 2)
+
+    @st.composite
+    def draw_case(draw: st.DrawFn) -> Case:
+        usual = claims.compiles and "many" in claims.options
+        drawn = tuple(draw(draw_layer(shape)) for shape in (FEW_SHAPES if usual else [None]))
+        return Case(dtype, drawn, draw(st.sampled_from(STEPS[1:])), draw(hyperparameters(claims, usual)))
 
     return draw_case()
 

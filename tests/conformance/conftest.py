@@ -10,9 +10,10 @@ from setadam_conformance.backends import Source
 from setadam_conformance.case import DEFAULTS, Case, LayerCase
 from setadam_conformance.formats import FORMATS, compute_format
 from setadam_conformance.judge import Score, judge
+from setadam_conformance.plan import PROFILES, plan
 from setadam_conformance.protocol import LayerState
 from setadam_conformance.results import Cell
-from setadam_conformance.runner import PROFILES, check, plan
+from setadam_conformance.runner import check
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +31,8 @@ def verdicts() -> Callable[..., dict[str, Cell]]:
         from setadam_conformance.properties import PROPERTIES
 
         source = Source(adapter.name, adapter.framework, "none:none")
-        cells = plan({source: adapter}, profile=PROFILES[profile], dtypes=(dtype,), properties=properties, **options)
+        claims = {source: adapter.capabilities}
+        cells = plan(claims, profile=PROFILES[profile], dtypes=(dtype,), properties=properties, **options)
         return {cell.property: check(PROPERTIES[cell.property], adapter, cell) for cell in cells}
 
     return run

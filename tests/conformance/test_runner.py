@@ -8,9 +8,10 @@ import pytest
 from setadam_conformance.adapters.spec import NumPySpec
 from setadam_conformance.backends import BackendError, known, select
 from setadam_conformance.case import case_from_json
+from setadam_conformance.plan import PROFILES, plan
 from setadam_conformance.properties import PROPERTIES
 from setadam_conformance.protocol import Adapter, Capabilities, LayerState, ProtocolError
-from setadam_conformance.runner import PROFILES, plan, run
+from setadam_conformance.workers import Workers
 
 
 class Answering(NumPySpec):
@@ -148,19 +149,28 @@ def test_same_seed_same_run_and_shards_differ(spec, verdicts):
 
 def test_shards_share_the_examples(spec):
     (source,) = select(["spec:numpy"])
-    whole = plan({source: spec}, profile=PROFILES["deep"], properties=("one-step",), dtypes=("float32",))
-    part = plan({source: spec}, profile=PROFILES["deep"], properties=("one-step",), dtypes=("float32",), shard=(1, 4))
+    whole = plan({source: spec.capabilities}, profile=PROFILES["deep"], properties=("one-step",), dtypes=("float32",))
+    part = plan(
+        {source: spec.capabilities},
+        profile=PROFILES["deep"],
+        properties=("one-step",),
+        dtypes=("float32",),
+        shard=(1, 4),
+    )
     assert part[0].examples * 4 == whole[0].examples
 
 
 def test_processes_find_what_one_process_finds():
     (source,) = select(["spec:numpy"])
-    adapters = {source: source.make("cpu")}
     names = ("one-step", "sign", "maximize")
-    cells = plan(adapters, profile=PROFILES["quick"], properties=names, dtypes=("float32",))
-    alone = {c.property: (c.status, c.ratio, c.examples) for c in run(cells, jobs=1)}
-    several = {c.property: (c.status, c.ratio, c.examples) for c in run(cells, jobs=2)}
-    assert alone == several
+    cells = plan(
+        {source: source.make("cpu").capabilities}, profile=PROFILES["quick"], properties=names, dtypes=("float32",)
+    )
+    found = []
+    for jobs in (1, 2):
+        with Workers(jobs) as workers:
+            found.append({c.property: (c.status, c.ratio, c.examples) for c in workers.run(cells)})
+    assert found[0] == found[1]
 
 
 def test_selection_by_name_framework_and_path(tmp_path, monkeypatch):

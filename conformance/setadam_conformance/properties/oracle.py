@@ -16,7 +16,7 @@ from setadam_conformance.protocol import Capabilities
 Cases = st.SearchStrategy[Case]
 
 
-@prop(of.cases, share=3)
+@prop(of.cases, share=3, usual_graphs=True)
 def one_step(bench: Bench, case: Case) -> None:
     """One step from any state lies within the bound, for m, v and θ.
 
@@ -26,7 +26,7 @@ def one_step(bench: Bench, case: Case) -> None:
     bench.conform(case)
 
 
-@prop(of.bit_pattern_cases, share=1)
+@prop(of.bit_pattern_cases, share=1, usual_graphs=True)
 def bit_patterns(bench: Bench, case: Case) -> None:
     """One step of layers whose every bit is drawn lies within the bound.
 
@@ -43,7 +43,7 @@ def _trajectories(claims: Capabilities, dtype: str) -> Cases:
     return of.cases(claims, dtype, t=st.just(0), exponent=near, extra=extra)
 
 
-@prop(_trajectories, share=0.4)
+@prop(_trajectories, share=0.4, usual_graphs=True)
 def trajectory(bench: Bench, case: Case) -> None:
     """Eight steps in a row are each within the bound of a step from the backend's own state.
 
@@ -62,7 +62,7 @@ def trajectory(bench: Bench, case: Case) -> None:
         case = follow(case, answer, grads)
 
 
-@prop(lambda c, d: of.cases(c, d, shape=of.few(c, [(1,), ()]), count=st.just(1)))
+@prop(lambda c, d: of.cases(c, d, shape=of.few(c, (1,), [(1,), ()]), count=st.just(1)))
 def single_coordinate(bench: Bench, case: Case) -> None:
     """A layer of one coordinate: γ = 1 and w̃ = (1-τ)w, in closed form and within the bound.
 
@@ -72,8 +72,7 @@ def single_coordinate(bench: Bench, case: Case) -> None:
 
 
 def _large(claims: Capabilities, dtype: str) -> Cases:
-    sizes = [4099] if claims.compiles else [513, 1031, 4099]
-    shape = st.sampled_from(sizes).map(lambda d: (d,))
+    shape = of.few(claims, (4099,), [(513,), (1031,), (4099,)])
     return of.cases(claims, dtype, shape=shape, count=st.just(1), hp=of.just(tau=0.9, eps=1e-12))
 
 
@@ -91,7 +90,10 @@ def large_layer(bench: Bench, case: Case) -> None:
         bench.conform(replace(case, layers=tuple(map_layer(lambda x: np.resize(x, d), x) for x in case.layers)))
 
 
-@prop(lambda c, d: of.cases(c, d, t=st.sampled_from([0, 1, 2, 10, 31, 1000, 10**5, 10**7, 2**24, 10**9 - 1])))
+@prop(
+    lambda c, d: of.cases(c, d, t=st.sampled_from([0, 1, 2, 10, 31, 1000, 10**5, 10**7, 2**24, 10**9 - 1])),
+    usual_graphs=True,
+)
 def step_counts(bench: Bench, case: Case) -> None:
     """Any t from 1 to 10⁹: bias corrections are accurate at both ends.
 
@@ -104,7 +106,7 @@ def _scale_free(claims: Capabilities, dtype: str) -> Cases:
     compute = compute_format(dtype)
     lowest = int(np.log2(compute.smallest_subnormal)) // 2
     highest = int(np.log2(compute.largest)) // 2 - 5
-    hp = st.sampled_from([0.999, 0.99999]).map(
+    hp = of.few(claims, 0.999, [0.999, 0.99999]).map(
         lambda beta2: of.defaults(eps=1e-30 if compute.name == "float32" else 1e-290, beta2=beta2)
     )
 
@@ -132,7 +134,7 @@ def scale_free(bench: Bench, case: Case) -> None:
     bench.conform(case)
 
 
-@prop(lambda c, d: of.cases(c, d, hp=_decaying(c)), needs=("weight_decay",))
+@prop(lambda c, d: of.cases(c, d, hp=_decaying(c)), needs=("weight_decay",), usual_graphs=True)
 def weight_decay(bench: Bench, case: Case) -> None:
     """Both weight decays, with parameters large enough for them to show.
 
@@ -143,13 +145,15 @@ def weight_decay(bench: Bench, case: Case) -> None:
 
 
 def _decaying(claims: Capabilities) -> st.SearchStrategy[dict[str, Any]]:
+    if claims.compiles:
+        return of.few_settings(claims, 1, 3)  # one decay coupled, one decoupled
     decoupled = [False, True] if "decoupled_weight_decay" in claims.options else [False]
     maximize = [False, True] if "maximize" in claims.options else [False]
     return st.fixed_dictionaries(
         {
             **{k: st.just(x) for k, x in of.defaults().items()},
-            "lr": st.sampled_from([0.1, 1e-3] if not claims.compiles else [0.1]),
-            "weight_decay": st.sampled_from([0.3, 1e-4, 0.05] if not claims.compiles else [0.3]),
+            "lr": st.sampled_from([0.1, 1e-3]),
+            "weight_decay": st.sampled_from([0.3, 1e-4, 0.05]),
             "decoupled_weight_decay": st.sampled_from(decoupled),
             "maximize": st.sampled_from(maximize),
         }
@@ -168,7 +172,7 @@ def _at_scale(case: Case) -> Case:
 
 
 @prop(
-    lambda c, d: of.cases(c, d, is_complex=True, count=st.sampled_from([1, 2])),
+    lambda c, d: of.cases(c, d, is_complex=True, count=of.few(c, 2, [1, 2])),
     needs=("complex",),
     dtypes=("float64", "float32"),
 )
@@ -184,7 +188,7 @@ def complex_layers(bench: Bench, case: Case) -> None:
 def _stacked(claims: Capabilities, dtype: str) -> Cases:
     # Layers of at most 64 coordinates: strided sums need not be pairwise, and up to 65 it is the same.
     choices = [((3, 4), (1,)), ((4, 3), (0,)), ((2, 3, 4), (1, 2)), ((3, 5, 2), (0, 2)), ((5,), ())]
-    return st.sampled_from(choices[:1] if claims.compiles else choices).flatmap(
+    return of.few(claims, choices[0], choices).flatmap(
         lambda choice: of.cases(claims, dtype, shape=st.just(choice[0])).map(
             lambda case: replace(case, layers=tuple(replace(x, axes=choice[1]) for x in case.layers))
         )

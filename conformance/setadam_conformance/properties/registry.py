@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from setadam_conformance.bench import Bench
 from setadam_conformance.case import Case
-from setadam_conformance.protocol import Adapter, Capabilities
+from setadam_conformance.protocol import Capabilities
 
 Check = Callable[[Bench, Case], None]
 Strategy = Callable[[Capabilities, str], st.SearchStrategy[Case]]
@@ -24,15 +24,26 @@ class Property:
     needs: frozenset[str]
     dtypes: frozenset[str]
     share: float  # of the profile's number of examples
-    applies: Callable[[Adapter], bool]
+    uses_usual_graphs: bool  # a backend that compiles has no graph for this property alone
+    applies: Callable[[Capabilities], bool]
 
     @property
     def explanation(self) -> str:
         return inspect.getdoc(self.check) or ""
 
-    def concerns(self, adapter: Adapter, dtype: str) -> bool:
+    @property
+    def is_central(self) -> bool:
+        """Tried more than any other, and on every dtype of every backend."""
+        return self.share > 1
+
+    @property
+    def is_long(self) -> bool:
+        """An example takes as long as ten of others."""
+        return self.share <= 0.1
+
+    def concerns(self, claims: Capabilities, dtype: str) -> bool:
         """Whether the backend claims all that the property needs."""
-        return dtype in self.dtypes and self.needs <= adapter.capabilities.options and self.applies(adapter)
+        return dtype in self.dtypes and self.needs <= claims.options and self.applies(claims)
 
 
 PROPERTIES: dict[str, Property] = {}
@@ -45,13 +56,16 @@ def prop(
     needs: tuple[str, ...] = (),
     dtypes: tuple[str, ...] = ALL_DTYPES,
     share: float = 0.5,
-    applies: Callable[[Adapter], bool] = lambda adapter: True,
+    usual_graphs: bool = False,
+    applies: Callable[[Capabilities], bool] = lambda claims: True,
 ) -> Callable[[Check], Check]:
     """Register a property under its function's name, with hyphens."""
 
     def register(check: Check) -> Check:
         name = check.__name__.replace("_", "-")
-        PROPERTIES[name] = Property(name, check, strategy, frozenset(needs), frozenset(dtypes), share, applies)
+        PROPERTIES[name] = Property(
+            name, check, strategy, frozenset(needs), frozenset(dtypes), share, usual_graphs, applies
+        )
         return check
 
     return register

@@ -16,18 +16,22 @@ from setadam_conformance import strategies as of
 from setadam_conformance.bench import Bench
 from setadam_conformance.case import Case, LayerCase, map_layer
 from setadam_conformance.properties.registry import prop
-from setadam_conformance.protocol import Adapter, Capabilities, NumPyArray
+from setadam_conformance.protocol import Capabilities, NumPyArray
 
 Cases = st.SearchStrategy[Case]
 
 
-def _deterministic(adapter: Adapter) -> bool:
-    return adapter.capabilities.deterministic
+def _deterministic(claims: Capabilities) -> bool:
+    return claims.deterministic
+
+
+def _uncompiled(claims: Capabilities) -> bool:
+    return not claims.compiles
 
 
 def _moderate(claims: Capabilities, dtype: str, **changes: Any) -> Cases:
     """Layers around 1 at settings around the defaults: nothing over- or underflows, even when scaled."""
-    hp = of.hyperparameters(claims).map(
+    hp = of.hyperparameters(claims, usual=False).map(
         lambda h: {**h, "eps": max(h["eps"], 1e-12), "cos_power": 2.0, "weight_decay": 0.0}
     )
     kept = {"hp": hp, "exponent": st.integers(-3, 3), "count": st.just(1)} | changes
@@ -43,7 +47,7 @@ def _scaled(x: NumPyArray, power: int) -> NumPyArray:
     return np.asarray((x.astype(np.float64) * 2.0**power).astype(x.dtype))
 
 
-@prop(of.cases, applies=_deterministic)
+@prop(of.cases, applies=_deterministic, usual_graphs=True)
 def sign(bench: Bench, case: Case) -> None:
     """Negating θ, g and m negates the new θ and m, and keeps v: exactly.
 
@@ -57,7 +61,7 @@ def sign(bench: Bench, case: Case) -> None:
     bench.same_bits([s.v for s in a.states], [s.v for s in b.states], "v' of the negated step is not v'", case)
 
 
-@prop(lambda c, d: _moderate(c, d), applies=lambda a: _deterministic(a) and not a.capabilities.compiles)
+@prop(lambda c, d: _moderate(c, d), applies=lambda c: _deterministic(c) and _uncompiled(c))
 def power_of_two_scaling(bench: Bench, case: Case) -> None:
     """G and m by 2ᵏ, v and ε by 4ᵏ: the same θ' to the last bit, m' by 2ᵏ and v' by 4ᵏ.
 
@@ -83,7 +87,7 @@ def _within(x: NumPyArray, low: int, high: int) -> NumPyArray:
 
 @prop(
     lambda c, d: _moderate(c, d, hp=of.just(lr=2.0**-6)),
-    applies=lambda a: _deterministic(a) and not a.capabilities.compiles,
+    applies=lambda c: _deterministic(c) and _uncompiled(c),
 )
 def stepsize_is_linear(bench: Bench, case: Case) -> None:
     """From θ = 0, twice the learning rate gives exactly twice the update; a rate of 0 moves m and v alone.
@@ -114,12 +118,14 @@ def maximize(bench: Bench, case: Case) -> None:
 
 
 def _ascending(claims: Capabilities) -> st.SearchStrategy[dict[str, Any]]:
+    if claims.compiles:
+        return of.few_settings(claims, 2, 3)
     decay = st.sampled_from([0.0, 0.1] if "weight_decay" in claims.options else [0.0])
     return decay.map(lambda x: of.defaults(maximize=True, weight_decay=x))
 
 
 def _two_layers(claims: Capabilities, dtype: str) -> Cases:
-    return of.cases(claims, dtype, count=st.just(2))
+    return of.cases(claims, dtype, count=st.just(2), hp=of.hyperparameters(claims, usual=False))
 
 
 @prop(_two_layers, needs=("many",), applies=_deterministic)
@@ -137,7 +143,7 @@ def layers_are_independent(bench: Bench, case: Case) -> None:
     bench.conform(case, d)
 
 
-@prop(lambda c, d: of.cases(c, d, shape=of.few(c, [(3,), (4, 4)]), count=st.just(2), exponent=st.integers(-3, 3),
+@prop(lambda c, d: of.cases(c, d, shape=of.usual_or(c, [(3,), (4, 4)]), count=st.just(2), exponent=st.integers(-3, 3),
                             t=st.sampled_from([9, 999]), hp=of.just()), needs=("many",), share=0.3)  # fmt: skip
 def concatenation_matters(bench: Bench, case: Case) -> None:
     """Two layers of different scale, concatenated, make another step: the operations are layerwise.
@@ -192,7 +198,7 @@ def permutation_reshape_stride(bench: Bench, case: Case) -> None:
 
 
 @prop(lambda c, d: of.cases(c, d, count=st.just(1), shape=st.sampled_from([(1,), (3,), (8,), (17,)])),
-      applies=lambda a: not a.capabilities.compiles)  # fmt: skip
+      applies=_uncompiled)  # fmt: skip
 def duplication(bench: Bench, case: Case) -> None:
     """A layer beside itself makes the same step: γ and the minimum do not depend on d as such. (M10.)
 
@@ -213,7 +219,7 @@ def _unit(dtype: str) -> float:
     return FORMATS[dtype].u
 
 
-@prop(of.cases, applies=_deterministic, share=0.3)
+@prop(of.cases, applies=_deterministic, share=0.3, usual_graphs=True)
 def determinism(bench: Bench, case: Case) -> None:
     """The same call gives the same bits. Claimed by `deterministic`.
 

@@ -47,9 +47,11 @@ class KitFault:
         before = [(module, name, getattr(module, name)) for module, name, _ in self.replaced]
         for module, name, stand_in in self.replaced:
             setattr(module, name, stand_in)
+        oracle.memory.forget()
         try:
             yield
         finally:
+            oracle.memory.forget()
             for module, name, original in before:
                 setattr(module, name, original)
 

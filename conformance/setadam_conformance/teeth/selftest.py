@@ -10,7 +10,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from setadam_conformance.runner import Plan
+from setadam_conformance.plan import Plan
 from setadam_conformance.teeth import FAULTS, KIT_FAULTS, VARIANTS, check_kit
 from setadam_conformance.teeth.examples import cells, examples, rejected
 from setadam_conformance.teeth.sampler import worst

@@ -1,0 +1,183 @@
+"""Worker processes, each of which runs one cell after another.
+
+A worker keeps to the frameworks that it has imported, as what a framework has compiled serves the cells
+that follow; one with nothing left takes over what others have not begun, and at last helps them. Which
+worker runs a cell has no influence on its result.
+"""
+
+import multiprocessing
+import os
+import signal
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+
+from setadam_conformance import runner
+from setadam_conformance.backends import Source
+from setadam_conformance.plan import Plan
+from setadam_conformance.protocol import Capabilities, ProtocolError
+from setadam_conformance.results import Cell
+
+PATIENCE = 300.0  # seconds for one example: a cold torch.compile on a busy machine has taken 15
+_WORTH_AN_IMPORT = 5.0  # seconds of work left in a framework, for a second worker to import it
+
+
+def claims_of(source: Source, device: str) -> Capabilities | str:
+    """What a backend claims, or why it cannot run here. Raises ProtocolError."""
+    try:
+        return runner.adapter_of(source, device).capabilities
+    except (ImportError, RuntimeError) as error:
+        return str(error)
+
+
+class Workers:
+    """`jobs` worker processes; with one job, everything is done in this process, and nothing is watched.
+
+    patience: seconds for an example; a worker that takes longer is ended.
+    """
+
+    def __init__(self, jobs: int, patience: float = PATIENCE) -> None:
+        self._patience = patience
+        self._lanes = [_Lane() for _ in range(jobs)] if jobs > 1 else []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        runner.close_adapters()
+        for lane in self._lanes:
+            lane.close(at_once=kind is not None)
+
+    def claims(self, sources: Iterable[Source], device: str) -> dict[Source, Capabilities | str]:
+        """What each claims, or why it cannot run here. Raises ProtocolError."""
+        if not self._lanes:
+            return {source: claims_of(source, device) for source in sources}
+        queues: dict[str, deque[tuple[Any, ...]]] = {}
+        for source in sources:
+            queues.setdefault(source.framework, deque()).append((source, device))
+        found: dict[Source, Capabilities | str] = {}
+        for (source, _), claims, error in self._share(queues, claims_of, split=False):
+            if isinstance(error, BrokenProcessPool):
+                raise ProtocolError(f"{source.name} ended the process that loaded it")
+            if error is not None:
+                raise error
+            found[source] = claims
+        return {source: found[source] for source in sources}
+
+    def run(self, cells: list[Plan]) -> Iterator[Cell]:
+        """Run the cells; yields each as it ends, in no fixed order."""
+        if not self._lanes:
+            yield from map(runner.run_cell, cells)
+            return
+        queues: dict[str, deque[tuple[Any, ...]]] = {}
+        for cell in cells:
+            queues.setdefault(cell.source.framework, deque()).append((cell, self._patience))
+        for (cell, _), result, error in self._share(queues, runner.run_cell, split=True):
+            if error is None:
+                yield result
+                continue
+            if not isinstance(error, BrokenProcessPool):
+                yield runner.blank(cell, status="error", reason=f"the kit failed: {type(error).__name__}: {error}")
+                continue
+            how = f"it died, or took more than {self._patience:g} s for an example"
+            yield runner.blank(cell, status="error", reason=f"the backend ended its process: {how}")
+            queue = queues[cell.source.framework]
+            for left in [task for task in queue if task[0].source == cell.source]:
+                queue.remove(left)
+                reason = f"not run, as the backend ended its process in {cell.property} in {cell.dtype}"
+                yield runner.blank(left[0], status="error", reason=reason)
+
+    def _share(
+        self, queues: dict[str, deque[tuple[Any, ...]]], work: Any, split: bool
+    ) -> Iterator[tuple[Any, Any, BaseException | None]]:
+        """Each task with what came of it. split: two lanes may work on one framework at a time."""
+        pace: dict[str, list[float]] = {}
+        running: dict[Future[Any], tuple[_Lane, str, tuple[Any, ...]]] = {}
+        while True:
+            for lane in self._lanes:
+                busy = {framework for _, framework, _ in running.values()}
+                if lane.idle and (framework := _choose(lane, queues, busy, pace, split)):
+                    queue = queues[framework]
+                    task = queue.pop() if framework in busy else queue.popleft()
+                    running[lane.submit(framework, work, *task)] = lane, framework, task
+            if not running:
+                return
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                lane, framework, task = running.pop(future)
+                lane.idle = True
+                error = future.exception()
+                if isinstance(error, BrokenProcessPool):
+                    lane.restart()
+                result = None if error is not None else future.result()
+                if isinstance(result, Cell):
+                    pace.setdefault(framework, []).append(result.seconds)
+                yield task, result, error
+
+
+def _choose(
+    lane: "_Lane", queues: dict[str, deque[tuple[Any, ...]]], busy: set[str], pace: dict[str, list[float]], split: bool
+) -> str | None:
+    """The framework that a lane goes on with: its own, one that it has imported, one that nobody works on, or
+    the one with most left, if that is worth it.
+    """
+
+    def left(framework: str) -> float:
+        known = pace.get(framework) or [0.1]
+        return len(queues[framework]) * sum(known) / len(known)
+
+    def worth(framework: str) -> bool:
+        return framework not in busy or (split and (framework in lane.loaded or left(framework) > _WORTH_AN_IMPORT))
+
+    waiting = [framework for framework, queue in queues.items() if queue and worth(framework)]
+    return max(
+        waiting, key=lambda f: (f == lane.current and split, f not in busy, f in lane.loaded, left(f)), default=None
+    )
+
+
+@dataclass
+class _Lane:
+    """One worker process, and the frameworks that it has imported."""
+
+    loaded: set[str] = field(default_factory=set)
+    current: str = ""
+    idle: bool = True
+
+    def __post_init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        # Spawned, not forked: JAX and OpenMP have threads.
+        context = multiprocessing.get_context("spawn")
+        self._pool = ProcessPoolExecutor(1, mp_context=context, initializer=_prepare)
+        self.loaded, self.current, self.idle = set(), "", True
+
+    def submit(self, framework: str, work: Any, *arguments: Any) -> Future[Any]:
+        self.loaded.add(framework)
+        self.current, self.idle = framework, False
+        return self._pool.submit(work, *arguments)
+
+    def close(self, at_once: bool) -> None:
+        if self.idle and self.loaded:
+            try:
+                self._pool.submit(runner.close_adapters).result(10)
+            except Exception:  # what does not close in time is ended with its process
+                at_once = True
+        if at_once or not self.idle:  # ProcessPoolExecutor itself would wait for what is running
+            for process in list((self._pool._processes or {}).values()):
+                process.terminate()
+        self._pool.shutdown(cancel_futures=True)
+
+
+def _prepare() -> None:
+    """In a new worker: one thread a library, as there are as many workers as cores; what a backend prints goes
+    to stderr; and Ctrl-C ends it without a word.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.dup2(2, 1)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
