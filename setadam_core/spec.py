@@ -14,7 +14,7 @@ tau=0`) it is Adam with ε under the root. Arrays of any Array-API namespace; no
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from array_api_compat import array_namespace, device
@@ -65,7 +65,12 @@ def init(param: Array) -> State:
 
 
 def step(
-    param: Array, grad: Array, state: State, hp: Hyperparameters, *, layer_axes: Sequence[int] | None = None
+    param: Array,
+    grad: Array,
+    state: State,
+    hp: Hyperparameters,
+    *,
+    layer_axes: Sequence[int] | None = None,
 ) -> tuple[Array, State]:
     """One step: the new parameter and state, as new arrays. See `trace`, of which these are a part."""
     now = trace(param, grad, state, hp, layer_axes=layer_axes)
@@ -79,13 +84,11 @@ def trace(
     hp: Hyperparameters,
     *,
     layer_axes: Sequence[int] | None = None,
-    gamma_and_min: Callable[[Array, Layer, float], tuple[Array, Array]] | None = None,
 ) -> Trace:
     """One step with every intermediate: the algorithm, line by line.
 
     param and grad: any shape, one dtype (float16 to complex128) and device. layer_axes: the axes that
-    make one layer, default all; (1, 2) for an array that stacks matrices along its first axis.
-    gamma_and_min: another way to find γ and min v of (v, layer, cos_power), for a compiler's sake. An
+    make one layer, default all; (1, 2) for an array that stacks matrices along its first axis. An
     all-zero v has γ = 1 (any γ gives the same step), an empty array is returned as it came. NaN or
     ±Inf in a layer makes that whole layer NaN. Raises what `layers.check_layer` says.
     """
@@ -98,11 +101,10 @@ def trace(
         g = g + c(hp.weight_decay) * theta
     m = c(hp.beta1) * state.m + c(1 - hp.beta1) * g
     v = c(hp.beta2) * state.v + c(1 - hp.beta2) * (g * g)
-    of_v = (v, layer, hp.cos_power)
-    gamma, v_min = gamma_and_min(*of_v) if gamma_and_min else (down_scaling(*of_v), layer.min(v))
-    v_scaled, bias_correction2 = gamma * v, bias_correction(hp.beta2, t, layer)
-    # min w is w of min v, bit for bit, as each operation is monotone; so w need not be kept to be read twice.
-    w, w_min = (embed_epsilon(x / bias_correction2, c(hp.eps), layer, hp) for x in (v_scaled, gamma * v_min))
+    gamma = down_scaling(v, layer, hp.cos_power)
+    v_scaled = gamma * v
+    w = embed_epsilon(v_scaled / bias_correction(hp.beta2, t, layer), c(hp.eps), layer, hp)
+    w_min = layer.min(w)
     w_shifted = down_translate(w, w_min, c(hp.tau))
     update = c(hp.lr / bias_correction(hp.beta1, t, layer)) * m / w_shifted
     if hp.decays and hp.decoupled_weight_decay:
