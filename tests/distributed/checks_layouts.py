@@ -256,14 +256,14 @@ def three_dimensions(_):
 def kernels_in_two_phases(_):
     """Triton's kernels, under its interpreter, take the same phases around the same collective."""
     sys.path.insert(0, str(Path(__file__).parents[1] / "triton"))
-    import interpreted
+    import interpreted  # noqa: F401  # sets the interpreter right
 
-    from setadam_torch import _sharded
+    from setadam_torch import _sharded, _triton
     from setadam_torch._phases import Kernels
 
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_sharded, "phases", lambda group, param: Kernels(interpreted._triton))
+        patch.setattr(_sharded, "phases", lambda group, columns: Kernels(_triton))
         for axes, cuts in ((None, [Shard(0)]), ((1,), [Shard(1)])):
             params = parameters([(5, 3), (1, 7)], mesh, [cuts])[:-1]
             optimizer = SETAdam([{"params": params, "layer_axes": axes}], lr=0.01, weight_decay=0.1)
