@@ -74,6 +74,7 @@ def main() -> None:
                 print(f"step {i:4d}  loss {loss.item():.4f}  γ of head.weight {gamma:.3f}", flush=True)
 
     dcp.save(state(), checkpoint_id=args.folder)
+    dist.barrier()  # gloo's threads let go of the last tensors, for which they need a Python that is not at its end
     dist.destroy_process_group()
 
 
