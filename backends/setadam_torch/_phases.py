@@ -2,12 +2,15 @@
 
 import math
 from types import ModuleType
+from typing import Any
 
+import numpy as np
 import torch
 
 from setadam_core.layers import Layer
-from setadam_torch import _foreach
-from setadam_torch._layers import Group, Tensor, Tensors, compute_dtype, real
+from setadam_numpy import kernel
+from setadam_torch import _foreach, _fused, _triton
+from setadam_torch._layers import Group, Tensor, Tensors, compute_dtype, hyperparameters, real
 
 Layers = list[Layer]
 Columns = list[Tensors]  # params, grads, exp_avgs, exp_avg_sqs, steps: of one device and dtype, none empty
@@ -51,13 +54,44 @@ class Kernels:
         self._module.descend(group, params, ms, vs, steps, torch.cat(gammas), torch.cat(lows))
 
 
-def phases(group: Group, param: Tensor) -> Foreach | Kernels:
-    """Whose phases serve a group on the device of a parameter."""
-    if group["fused"] and param.is_cuda:
-        from setadam_torch import _triton
+class OnCPU:
+    """By the compiled CPU kernel, which is given arrays that share the tensors' memory."""
 
-        return Kernels(_triton)
-    return Foreach()
+    def moments(self, group: Group, columns: Columns, layers: Layers) -> Tensors:
+        """As `Foreach.moments`."""
+        *tensors, steps = columns
+        torch._foreach_add_(steps, torch.ones((), dtype=torch.float64))
+        params, grads, ms, vs = map(_arrays, tensors)
+        parts = kernel.moments(params, grads, ms, vs, hyperparameters(group), **_options(group, columns[0]))
+        counts = [math.prod(_kept(real(v), layer)) for v, layer in zip(columns[3], layers, strict=True)]
+        return list(torch.from_numpy(np.stack(parts)).split(counts, dim=1))
+
+    def descend(self, group: Group, columns: Columns, layers: Layers, gammas: Tensors, lows: Tensors) -> None:
+        """As `Foreach.descend`."""
+        params, _, ms, vs, steps = columns
+        ts, hp, options = [int(t.item()) for t in steps], hyperparameters(group), _options(group, params)
+        found = torch.cat(gammas).numpy(), torch.cat(lows).numpy()
+        kernel.descend(_arrays(params), _arrays(ms), _arrays(vs), ts, hp, *found, **options)
+        torch.autograd.graph.increment_version(params)  # autograd does not see what is written by address
+
+
+def _arrays(xs: Tensors) -> list[Any]:
+    wide = (real(x.detach()) for x in xs)  # NumPy has no bfloat16
+    return [(x.view(torch.uint16) if x.dtype == torch.bfloat16 else x).numpy() for x in wide]
+
+
+def _options(group: Group, params: Tensors) -> dict[str, Any]:
+    slices = [kernel.contiguous_slices(x.shape, group["layer_axes"]) for x in params]
+    dtype = str(real(params[0]).dtype).removeprefix("torch.")
+    return {"dtype": dtype, "slices": slices, "threads": torch.get_num_threads()}
+
+
+def phases(group: Group, columns: Columns) -> Foreach | Kernels | OnCPU:
+    """Whose phases take the tensors of a group as they lie in memory: those of the path that it would take."""
+    wanted = group["fused"] or (group["fused"] is None and group["foreach"] is None and not group["capturable"])
+    if not wanted or not all(_fused.serves(group, *row) for row in zip(*columns[:4], strict=True)):
+        return Foreach()
+    return Kernels(_triton) if columns[0][0].is_cuda else OnCPU()
 
 
 def parts_of(v: Tensor, layer: Layer) -> Tensor:

@@ -90,7 +90,7 @@ def _update(shards: list[_Shard]) -> None:
     buckets = _buckets([shard for shard in shards if not shard.is_empty])
     for bucket in buckets:
         group, columns, layers = bucket[0].group, _columns(bucket), [shard.layer for shard in bucket]
-        found = phases(group, columns[0][0]).moments(group, columns, layers)
+        found = phases(group, columns).moments(group, columns, layers)
         for shard, parts in zip(bucket, found, strict=True):
             shard.parts = parts
     of_all = combined(
@@ -104,7 +104,7 @@ def _update(shards: list[_Shard]) -> None:
     for bucket in buckets:
         group, columns, layers = bucket[0].group, _columns(bucket), [shard.layer for shard in bucket]
         gammas, lows = [shard.gamma for shard in bucket], [shard.low for shard in bucket]
-        phases(group, columns[0][0]).descend(group, columns, layers, gammas, lows)
+        phases(group, columns).descend(group, columns, layers, gammas, lows)
 
 
 def _columns(shards: list[_Shard]) -> Columns:

@@ -119,13 +119,6 @@ class TorchDefault(TorchSingle):
     _foreach = None
     _fused = None
 
-
-class TorchBlocks(TorchSingle):
-    """SETAdam with fused=False: what the default is on a CPU without Numba."""
-
-    name = "torch:blocks"
-    _foreach = None
-
     def step_sharded(
         self,
         layout: str,
@@ -139,6 +132,13 @@ class TorchBlocks(TorchSingle):
         sent = ([read(p) for p in params], [read(g) for g in grads], [_mapped(s, read) for s in states])
         new, after = _conformance_ranks.step_sharded(layout, *sent, dict(hp), list(layer_axes))
         return [write(p) for p in new], [_mapped(s, write) for s in after]
+
+
+class TorchBlocks(TorchSingle):
+    """SETAdam with fused=False: what the default is on a CPU without Numba."""
+
+    name = "torch:blocks"
+    _foreach = None
 
 
 class TorchCompiled(TorchSingle):

@@ -263,7 +263,7 @@ def kernels_in_two_phases(_):
 
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_sharded, "phases", lambda group, param: Kernels(_triton))
+        patch.setattr(_sharded, "phases", lambda group, columns: Kernels(_triton))
         for axes, cuts in ((None, [Shard(0)]), ((1,), [Shard(1)])):
             params = parameters([(5, 3), (1, 7)], mesh, [cuts])[:-1]
             optimizer = SETAdam([{"params": params, "layer_axes": axes}], lr=0.01, weight_decay=0.1)
