@@ -51,7 +51,8 @@ def gamma_and_min(v: Any, layer: Layer, power: float) -> tuple[Any, Any]:
     """
     if power == 0 or layer.size == 0:
         return spec.down_scaling(v, layer, power), layer.min(v)
-    high, low = layer.max(v), layer.min(v)
+    # γ does not depend on the scale, so nor does its derivative, which would overflow on the way back.
+    high, low = jax.lax.stop_gradient(layer.max(v)), layer.min(v)
     scale = 4 / jnp.maximum(high, 16 * jnp.finfo(v.dtype).smallest_normal)
     s1, s2 = _sum_and_sum_of_squares(v, scale, layer)
     return combine(Parts(*(x[None] for x in (high, s1, s2, low))), layer.size, power)

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from setadam_torch._layers import Group, Tensor, check_moments, moment_dtype, named
+from setadam_torch._layers import Group, Tensor, check_moments, moment_dtype, named, step_device
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _IMPLEMENTATION = ("foreach", "fused", "capturable", "differentiable")
@@ -45,7 +45,7 @@ def complete(state: dict[str, Any], groups: list[Group] | None, defaults: Group 
                 _complete_entry(param, entry, group)
                 try:
                     check_moments(param, entry)
-                except (TypeError, ValueError, KeyError) as error:
+                except (TypeError, ValueError, KeyError, RuntimeError) as error:
                     raise named(error, group, i, j) from None
 
 
@@ -55,5 +55,5 @@ def _complete_entry(param: Tensor, entry: dict[str, Any], group: Group) -> None:
             kept = entry[name].tensor
             entry[name] = kept.to(device=param.device, dtype=moment_dtype(param), copy=True)
     if "step" in entry:
-        device = param.device if group["capturable"] else "cpu"
+        device = step_device(param, group)
         entry["step"] = torch.as_tensor(entry["step"], dtype=torch.float64, device=device).clone()

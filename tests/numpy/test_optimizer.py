@@ -268,6 +268,8 @@ WAYS = {"itself": lambda form: form, "npz": through_npz, "safetensors": lambda f
 @pytest.mark.parametrize("how", [*WAYS, "pickle", "deepcopy"])
 def test_resuming_is_exact(how):
     options = {"lr": 0.05, "betas": (0.8, 0.95), "layer_axes": None, "weight_decay": 0.1, "cos_power": 1}
+    if how not in WAYS:  # a copy of an array with gaps has none, and would go through the kernel from then on
+        options["fused"] = False
     whole = SETAdam(model()[0], **options)
     stopped = SETAdam(model()[0], **options)
     for i in range(3):
