@@ -1,7 +1,11 @@
 # Every target sets itself up: it makes .venv and installs what it needs, once for each choice of BACKENDS.
 #   make conformance                          check every backend that can run on this machine
 #   make conformance BACKENDS="numpy jax"     install and check these alone (torch's Linux build is large)
+#   make conformance BACKENDS=cupy ARGS="--device cuda:0"   on a GPU
 #   make test                                 the project's own tests
+#   make docs                                 the documentation, into site/; warnings are errors
+#   make figures                              its pictures and tables anew, from the code
+#   make study STUDY=compare                  a study of examples/experiments: compare, ablation or angles
 BACKENDS ?= numpy strict dask torch jax
 PYTHON ?= python3
 ARGS ?=
@@ -12,13 +16,14 @@ space := $(empty) $(empty)
 BIN := .venv/bin
 # Of the names in BACKENDS these are extras of the distribution; the others come with the kit. Each has
 # a twin of what its tests need beside it.
-FRAMEWORKS := $(filter torch jax,$(BACKENDS))
+FRAMEWORKS := $(filter torch jax cupy,$(BACKENDS))
 stamp = .venv/.installed-$(subst $(space),-,$(sort $(1)))
-FOR_CONFORMANCE := $(call stamp,conformance $(FRAMEWORKS))
-FOR_TESTS := $(call stamp,dev $(FRAMEWORKS) $(patsubst %,test_%,$(filter torch jax,$(FRAMEWORKS))))
+FOR_CONFORMANCE := $(call stamp,conformance fast $(FRAMEWORKS))
+FOR_DOCS := $(call stamp,docs jax torch)
+FOR_TESTS := $(call stamp,dev fast $(FRAMEWORKS) $(patsubst %,test%,$(filter torch jax,$(FRAMEWORKS))))
 
 .DEFAULT_GOAL := help
-.PHONY: help conformance test lint format clean
+.PHONY: help conformance test docs figures lint format clean study
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -36,6 +41,16 @@ conformance: $(FOR_CONFORMANCE)
 test: $(FOR_TESTS)
 	$(BIN)/python -m pytest $(ARGS)
 
+docs: $(FOR_DOCS)
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -b html docs site
+
+figures: $(FOR_DOCS)
+	$(BIN)/python docs/figures.py
+	$(BIN)/python docs/tables.py
+
+study: $(call stamp,experiments)
+	$(BIN)/python examples/experiments/$(or $(STUDY),$(error name a study: make study STUDY=compare)).py $(ARGS)
+
 lint: $(FOR_TESTS)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -46,4 +61,4 @@ format: $(FOR_TESTS)
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf .venv reports build dist
+	rm -rf .venv reports build dist site

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from setadam_torch._layers import Group, Tensor, check_moments, moment_dtype
+from setadam_torch._layers import Group, Tensor, check_moments, moment_dtype, named, step_device
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _IMPLEMENTATION = ("foreach", "fused", "capturable", "differentiable")
@@ -39,13 +39,14 @@ def complete(state: dict[str, Any], groups: list[Group] | None, defaults: Group 
                 group[name] = own.get(name, defaults[name])
         group.pop("amsgrad", None)
         for j, param in enumerate(group["params"]):
-            if param in state["state"]:
+            if state["state"].get(param):
                 entry = state["state"][param]
                 entry.pop("max_exp_avg_sq", None)
                 _complete_entry(param, entry, group)
-                name = group["param_names"][j] if group.get("param_names") else f"{i}.{j}"
-                if entry:
-                    check_moments(param, name, entry)
+                try:
+                    check_moments(param, entry)
+                except (TypeError, ValueError, KeyError, RuntimeError) as error:
+                    raise named(error, group, i, j) from None
 
 
 def _complete_entry(param: Tensor, entry: dict[str, Any], group: Group) -> None:
@@ -54,5 +55,5 @@ def _complete_entry(param: Tensor, entry: dict[str, Any], group: Group) -> None:
             kept = entry[name].tensor
             entry[name] = kept.to(device=param.device, dtype=moment_dtype(param), copy=True)
     if "step" in entry:
-        device = param.device if group["capturable"] else "cpu"
+        device = step_device(param, group)
         entry["step"] = torch.as_tensor(entry["step"], dtype=torch.float64, device=device).clone()

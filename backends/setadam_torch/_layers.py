@@ -1,7 +1,6 @@
 """Tensors as `setadam_core` sees them: checks before a step, real views, the layer of a parameter."""
 
 import math
-import sys
 from typing import Any
 
 import array_api_compat.torch as xp
@@ -9,25 +8,32 @@ import torch
 
 from setadam_core import Hyperparameters
 from setadam_core.layers import COMPUTE_DTYPE, Layer, check_layer_axes
+from setadam_torch import _mesh
 
 Tensor = Any  # torch.Tensor; torch is optional for the type checker
+Tensors = list[Tensor]
 Group = dict[str, Any]
 
 NUMBERS = ("lr", "eps", "tau", "weight_decay", "cos_power")
 SWITCHES = ("decoupled_weight_decay", "maximize", "eps_inside_sqrt")
+_COMPUTE = {getattr(torch, name): getattr(torch, compute) for name, compute in COMPUTE_DTYPE.items()}
 
 
 def compute_dtype(param: Tensor) -> Any:
     """The real dtype of a parameter's arithmetic and moments; TypeError if it has none."""
-    name = str(param.dtype).removeprefix("torch.")
-    if name not in COMPUTE_DTYPE:
-        raise TypeError(f"must have one of the dtypes {', '.join(COMPUTE_DTYPE)}, got {name}")
-    return getattr(torch, COMPUTE_DTYPE[name])
+    if param.dtype not in _COMPUTE:
+        raise TypeError(f"must have one of the dtypes {', '.join(COMPUTE_DTYPE)}, got {_bare(param.dtype)}")
+    return _COMPUTE[param.dtype]
 
 
 def moment_dtype(param: Tensor) -> Any:
     """The dtype of the stored moments: the compute dtype, or the complex one that is made of it."""
     return param.dtype if param.is_complex() else compute_dtype(param)
+
+
+def step_device(param: Tensor, group: Group) -> Any:
+    """Where the step count is kept: with the parameter for kernels and graphs that read it there."""
+    return param.device if group["capturable"] or group["fused"] else torch.device("cpu")
 
 
 def real(x: Tensor) -> Tensor:
@@ -61,61 +67,74 @@ def hyperparameters(group: Group) -> Hyperparameters:
     return Hyperparameters(beta1=betas[0], beta2=betas[1], **options)
 
 
-def check_group(group: Group) -> None:
+def check_group(group: Group) -> Hyperparameters:
     """Check every option of a group, before anything is made of it."""
     lr = group["lr"]
-    hyperparameters(group)
+    hp = hyperparameters(group)
     if isinstance(lr, torch.Tensor) and lr.device.type == "cpu":  # elsewhere reading it would wait
         hyperparameters({**group, "lr": lr.item()})
-    if group["fused"]:
-        raise RuntimeError(
-            "fused=True is not available in this release: leave it out, use foreach=True, "
-            "or compile the step with torch.compile"
-        )
-    if group["foreach"] and group["differentiable"]:
-        raise ValueError("foreach must be False or None with differentiable=True, got foreach=True")
+    for name in ("foreach", "fused"):
+        if group[name] and group["differentiable"]:
+            raise ValueError(f"{name} must be False or None with differentiable=True, got {name}=True")
+    if group["foreach"] and group["fused"]:
+        raise ValueError("foreach must be False or None with fused=True, got foreach=True")
+    return hp
 
 
-def check_not_sharded(param: Tensor, name: str) -> None:
-    """γ and min w need the whole layer: refuse a parameter of which this process has a part."""
-    dtensor = sys.modules.get("torch.distributed.tensor")  # where there is a DTensor it is imported
-    if dtensor is not None and isinstance(param, dtensor.DTensor):
-        raise TypeError(f"{name} is a DTensor: sharded parameters are not supported yet")
-    if getattr(param, "_is_flat_param", False) or getattr(param, "_fsdp_flattened", False):
-        raise TypeError(
-            f"{name} is flattened by FSDP (fully_sharded_data_parallel), so the layers, over which "
-            "SET-Adam takes statistics, cannot be told apart: it cannot be supported"
-        )
+def check_whole(param: Tensor, group: Group) -> None:
+    """γ and min w need to know what a layer is: refuse a parameter in which layers are mixed up."""
+    _mesh.check_not_flattened(param, group["params"])
+    if _mesh.is_dtensor(param):
+        _mesh.check(param, group["differentiable"])
 
 
-def check_param(param: Tensor, name: str, group: Group, hp: Hyperparameters) -> None:
+def check_representable(params: Tensors, hp: Hyperparameters) -> None:
+    """Check the hyperparameters against the dtypes in which they will be used."""
+    for dtype in {compute_dtype(param) for param in params}:
+        info = torch.finfo(dtype)
+        hp.check_representable(_bare(dtype), info.smallest_normal, info.max)
+
+
+def check_param(param: Tensor, grad: Tensor, group: Group) -> None:
     """Check a parameter that has a gradient, before any parameter is updated."""
-    check_not_sharded(param, name)
-    grad = param.grad
-    if grad.is_sparse or grad.layout is not torch.strided:
-        raise RuntimeError(f"{name} has a sparse gradient, which SETAdam does not support: it must be dense")
-    try:
-        dtype = compute_dtype(param)
+    check_whole(param, group)
+    _mesh.check_gradient(param, grad)
+    if grad.layout is not torch.strided:
+        raise RuntimeError("it has a sparse gradient, which SETAdam does not support: it must be dense")
+    compute_dtype(param)
+    if group["layer_axes"] is not None:
         check_layer_axes(group["layer_axes"], param.ndim)
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"{name}: {error}") from None
     if grad.dtype != param.dtype:
-        raise TypeError(f"the gradient of {name} must have dtype {param.dtype}, got {grad.dtype}")
-    info = torch.finfo(dtype)
-    hp.check_representable(str(dtype).removeprefix("torch."), info.smallest_normal, info.max)
+        raise TypeError(f"its gradient must have dtype {_bare(param.dtype)}, got {_bare(grad.dtype)}")
 
 
-def check_moments(param: Tensor, name: str, state: dict[str, Any]) -> None:
+def check_moments(param: Tensor, state: dict[str, Any]) -> None:
     """Check a state that came from outside against its parameter."""
     for key in ("exp_avg", "exp_avg_sq", "step"):
         if key not in state:
-            raise KeyError(f"the state of {name} must have {key}, got {sorted(state)}")
+            raise KeyError(f"its state must have {key}, got {sorted(state)}")
+    shape, dtype, device = param.shape, moment_dtype(param), param.device
     for key in ("exp_avg", "exp_avg_sq"):
-        x, dtype = state[key], moment_dtype(param)
-        if x.shape != param.shape:
-            shapes = f"{tuple(param.shape)}, got {tuple(x.shape)}"
-            raise ValueError(f"{key} of {name} must have the parameter's shape {shapes}")
+        x = state[key]
+        if x.shape != shape:
+            raise ValueError(f"{key} must have the parameter's shape {tuple(shape)}, got {tuple(x.shape)}")
+        _mesh.check_placed_alike(param, x, key)
         if x.dtype != dtype:
-            raise TypeError(f"{key} of {name} must have dtype {dtype}, got {x.dtype}")
-        if x.device != param.device:
-            raise ValueError(f"{key} of {name} must be on its device {param.device}, got {x.device}")
+            raise TypeError(f"{key} must have dtype {_bare(dtype)}, got {_bare(x.dtype)}")
+        if x.device != device:
+            raise RuntimeError(f"{key} must be on the parameter's device {device}, got {x.device}")
+
+
+def parameter_name(group: Group, group_index: int, index: int) -> str:
+    """A parameter's own name where it has one, else "group.index"."""
+    names = group.get("param_names")
+    return names[index] if names else f"{group_index}.{index}"
+
+
+def named(error: Exception, group: Group, group_index: int, index: int) -> Exception:
+    """The same error, with the name of the parameter that it is about."""
+    return type(error)(f"{parameter_name(group, group_index, index)}: {error.args[0]}")
+
+
+def _bare(dtype: Any) -> str:
+    return str(dtype).removeprefix("torch.")

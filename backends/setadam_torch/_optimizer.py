@@ -7,19 +7,26 @@ import torch
 from torch.optim import Optimizer
 
 from setadam_core.layers import check_layer_axes
-from setadam_torch import _checkpoint, _statistics
-from setadam_torch._foreach import foreach as foreach_step
+from setadam_torch import _checkpoint, _fused, _sharded
+from setadam_torch._blocks import blocks
+from setadam_torch._blocks import serves as blocks_serve
+from setadam_torch._foreach import foreach
 from setadam_torch._layers import (
     Group,
     Tensor,
+    Tensors,
     check_group,
     check_moments,
-    check_not_sharded,
     check_param,
-    hyperparameters,
+    check_representable,
+    check_whole,
     moment_dtype,
+    named,
+    parameter_name,
+    step_device,
 )
-from setadam_torch._single import single_tensor
+from setadam_torch._mesh import is_dtensor
+from setadam_torch._single import single
 
 
 class SETAdam(Optimizer):  # type: ignore[misc]  # torch is untyped where it is not installed
@@ -29,7 +36,7 @@ class SETAdam(Optimizer):  # type: ignore[misc]  # torch is untyped where it is 
     Parameters
     ----------
     params : tensors, named tensors ``(name, tensor)``, or groups of them with their own options.
-    lr : stepsize η ≥ 0, a number or a 0-d Tensor. Compiled steps that see a schedule need the Tensor.
+    lr : stepsize η ≥ 0, a number or a 0-d Tensor. A compiled step recompiles once when a number changes.
     betas : decay rates (β1, β2) of the moments, in [0, 1).
     eps : ε > 0, in units of the gradient *squared*: it stands under the root, so that 1e-8 is about
         Adam's 1e-4.
@@ -38,7 +45,9 @@ class SETAdam(Optimizer):  # type: ignore[misc]  # torch is untyped where it is 
         1 - ηλ (as AdamW).
     maximize : ascend.
     foreach : multi-tensor operations (True), one tensor after the other (False), or by device (None).
-    fused : must not be True in this release.
+    fused : one call of a kernel for all layers (True, an error where there is none; layers with gaps in
+        memory take the other paths), where there is one for the CPU (None), or not (False). The kernel
+        is Numba's on the CPU (extra ``fast``), Triton's on CUDA devices. Never with foreach.
     capturable : keep ``step`` on the parameter's device, so that a CUDA graph can hold the step.
     differentiable : let autograd run through the step (never with foreach).
     layer_axes : the axes that make one layer of each parameter of the group, None for all: (1, 2) for
@@ -49,7 +58,7 @@ class SETAdam(Optimizer):  # type: ignore[misc]  # torch is untyped where it is 
     Raises
     ------
     TypeError, ValueError : an option or parameter that does not fit, by name.
-    RuntimeError : fused=True; in ``step``, a sparse gradient. Nothing has been updated then.
+    RuntimeError : fused=True without a kernel; in ``step``, a sparse gradient. Nothing has been updated then.
 
     Notes
     -----
@@ -107,12 +116,12 @@ class SETAdam(Optimizer):  # type: ignore[misc]  # torch is untyped where it is 
         group = self.param_groups[-1]
         try:
             for i, param in enumerate(group["params"]):
-                name = _name(group, len(self.param_groups) - 1, i)
-                check_not_sharded(param, name)
                 try:
+                    check_whole(param, group)
                     check_layer_axes(group["layer_axes"], param.ndim)
-                except ValueError as error:
-                    raise ValueError(f"{name}: {error}") from None
+                    _check_kernel(param, group)
+                except (TypeError, ValueError, RuntimeError) as error:
+                    raise named(error, group, len(self.param_groups) - 1, i) from None
         except Exception:
             self.param_groups.pop()
             raise
@@ -133,48 +142,60 @@ class SETAdam(Optimizer):  # type: ignore[misc]  # torch is untyped where it is 
     def _update(self) -> None:
         work: list[Any] = []
         for group in self.param_groups:  # all is checked before anything is updated
-            params, grads, exp_avgs, exp_avg_sqs, steps = [], [], [], [], []  # type: ignore[var-annotated]
-            self._init_group(group, params, grads, exp_avgs, exp_avg_sqs, steps)
-            work.append((group, params, grads, exp_avgs, exp_avg_sqs, steps))
-        for group, params, grads, exp_avgs, exp_avg_sqs, steps in work:
-            if torch.compiler.is_compiling() or _use_foreach(group):
-                foreach_step(params, grads, exp_avgs, exp_avg_sqs, steps, group)
-            else:
-                hp = hyperparameters(group)
-                single_tensor(params, grads, exp_avgs, exp_avg_sqs, steps, hp, group)
+            columns: Any = [[], [], [], [], []]  # params, grads, exp_avgs, exp_avg_sqs, steps
+            self._init_group(group, *columns)
+            work.append((group, columns))
+        for group, columns in _sharded.step(work):
+            if torch.compiler.is_compiling():
+                foreach(group, *columns)
+                continue
+            scaler = {name: getattr(self, name, None) for name in ("grad_scale", "found_inf")}
+            for path, part in _by_path(group, _fused.after_scaler(columns, **scaler)).items():
+                path(group, *part, **(scaler if path is _fused.fused else {}))
+
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """Tells torch.amp.GradScaler to leave scaling and skipping to `step`, by attributes of its own. It keeps
+        them itself where there are DTensors, of which a process does not see all.
+        """
+        fused = all(group["fused"] for group in self.param_groups)
+        return fused and not any(is_dtensor(param) for group in self.param_groups for param in group["params"])
 
     def _init_group(
         self,
         group: Group,
-        params: list[Tensor],
-        grads: list[Tensor],
-        exp_avgs: list[Tensor],
-        exp_avg_sqs: list[Tensor],
-        steps: list[Tensor],
+        params: Tensors,
+        grads: Tensors,
+        exp_avgs: Tensors,
+        exp_avg_sqs: Tensors,
+        steps: Tensors,
     ) -> None:
         """Check a group and collect what has a gradient. torch.compile runs this eagerly, by its name."""
-        check_group(group)
-        hp = hyperparameters(group)
+        hp = check_group(group)
         index = next(i for i, other in enumerate(self.param_groups) if other is group)
         for i, param in enumerate(group["params"]):
-            if param.grad is None:
+            grad = param.grad
+            if grad is None:
                 continue
-            name = _name(group, index, i)
-            check_param(param, name, group, hp)
             state = self.state[param]
-            if state:
-                check_moments(param, name, state)
-            else:
+            try:
+                check_param(param, grad, group)
+                _check_kernel(param, group)
+                if state:
+                    check_moments(param, state)
+            except (TypeError, ValueError, KeyError, RuntimeError) as error:
+                raise named(error, group, index, i) from None
+            if not state:
                 zeros = {"dtype": moment_dtype(param), "memory_format": torch.preserve_format}
-                on = param.device if group["capturable"] else "cpu"
-                state["step"] = torch.zeros((), dtype=torch.float64, device=on)
+                state["step"] = torch.zeros((), dtype=torch.float64, device=step_device(param, group))
                 state["exp_avg"] = torch.zeros_like(param, **zeros)
                 state["exp_avg_sq"] = torch.zeros_like(param, **zeros)
             params.append(param)
-            grads.append(param.grad)
+            grads.append(grad)
             exp_avgs.append(state["exp_avg"])
             exp_avg_sqs.append(state["exp_avg_sq"])
             steps.append(state["step"])
+        check_representable(params, hp)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state_dict of SETAdam, or of torch.optim.Adam or AdamW to switch in the middle of a
@@ -199,21 +220,45 @@ class SETAdam(Optimizer):  # type: ignore[misc]  # torch is untyped where it is 
             parameters are not named): ``gamma`` (γ in [0, 1]), ``w_min`` (min w, in units of the
             gradient), and ``stepsize_min``, ``_mean``, ``_std``, ``_max`` of 1/w̃. Python floats; with
             ``layer_axes`` that leave several layers, tensors of one value a layer.
+
+        Notes
+        -----
+        Where parameters are sharded (DTensors) this is a collective, of a few words a layer: every
+        process must call it.
         """
-        return {
-            _name(group, g, i): _statistics.of_param(param, self.state[param], group)
+        asked = [
+            (parameter_name(group, g, i), (param, self.state[param], group))
             for g, group in enumerate(self.param_groups)
             for i, param in enumerate(group["params"])
             if param.numel() > 0 and self.state.get(param) and self.state[param]["step"] > 0
-        }
+        ]
+        return dict(zip((name for name, _ in asked), _sharded.statistics([x for _, x in asked]), strict=True))
 
 
-def _use_foreach(group: Group) -> bool:
-    if group["foreach"] is not None:
-        return bool(group["foreach"])
-    return not group["differentiable"]
+def _by_path(group: Group, columns: Any) -> dict[Any, Any]:
+    """The layers of a group sorted by the implementation that updates them. All have one signature:
+    group, params, grads, exp_avgs, exp_avg_sqs, steps.
+    """
+    if group["differentiable"] or group["foreach"] is False:
+        return {single: columns}
+    if group["foreach"]:
+        return {foreach: columns}
+    by_path: dict[Any, Any] = {}
+    for layer in zip(*columns, strict=True):
+        path = _path(group, layer[:4])
+        for column, x in zip(by_path.setdefault(path, [[], [], [], [], []]), layer, strict=True):
+            column.append(x)
+    return by_path
 
 
-def _name(group: Group, group_index: int, index: int) -> str:
-    names = group.get("param_names")
-    return names[index] if names else f"{group_index}.{index}"
+def _path(group: Group, tensors: Any) -> Any:
+    """The implementation for one layer, given θ, g, m, v, where neither foreach nor autograd was asked for."""
+    wanted = group["fused"] or (group["fused"] is None and not group["capturable"])
+    if wanted and _fused.serves(group, *tensors):
+        return _fused.fused
+    return blocks if blocks_serve(group, *tensors) else foreach
+
+
+def _check_kernel(param: Tensor, group: Group) -> None:
+    if group["fused"] and (reason := _fused.why_not(param.device.type, param.dtype)) is not None:
+        raise RuntimeError(f"fused=True cannot be had: {reason}")

@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 
 from setadam_core import Hyperparameters, State, Trace, init, step, trace
 from setadam_core.layers import Layer, check_layer
-from setadam_core.spec import bias_correction, down_scaling
+from setadam_core.spec import bias_correction, down_scaling, embed_epsilon
 
 U = 2.0**-53  # unit roundoff of float64
 
@@ -146,6 +146,28 @@ def test_what_is_not_finite_spoils_its_own_layer(layers: SimpleNamespace, bad: f
     assert np.all(np.isfinite(param[1]))
 
 
+@given(second_moments())
+def test_gamma_measures_relative_spread(v: np.ndarray) -> None:
+    """1/γ = 1 + (σ/μ)²."""
+    assume(np.max(v) > 0)
+    r = v / np.max(v)
+    mean = math.fsum(r) / r.size
+    variance = math.fsum((r - mean) ** 2) / r.size
+    # γ's own error, and of the check: 2u for each of r, mean, their difference, its square and the sums.
+    assert 1 / gamma_of(v) == pytest.approx(1 + variance / mean**2, rel=(3 * v.size + 8 + 32) * U)
+
+
+@given(traces(tau=0.0, eps=1e-200, eps_inside_sqrt=False))
+def test_scaling_alone_lifts_all_stepsizes_alike(made: tuple[Trace, Hyperparameters]) -> None:
+    now, hp = made
+    d, gamma = now.v.size, float(now.gamma[0])
+    alive = now.v > 1e-200  # so that γv is no subnormal, and ε is lost beside √v
+    unscaled = np.sqrt(now.v / bias_correction(hp.beta2, now.t, layer_of(now.v)))
+    # √ and ÷ twice each, and the product
+    np.testing.assert_allclose(now.w[alive], math.sqrt(gamma) * unscaled[alive], rtol=8 * U)
+    assert 1 <= 1 / math.sqrt(gamma) <= math.sqrt(d) * (1 + (3 * d + 8) * U)
+
+
 @given(traces(tau=0.0))
 def test_scaling_lowers_and_narrows_w(made: tuple[Trace, Hyperparameters]) -> None:
     now, hp = made
@@ -165,6 +187,29 @@ def test_smallest_w_is_that_of_the_smallest_v(made: tuple[Trace, Hyperparameters
     from_v = np.sqrt(now.gamma * np.min(now.v) / correction + hp.eps)
     assert bits(now.w_min) == bits(from_v)
     assert np.all(now.w >= np.sqrt(hp.eps))
+
+
+# E
+
+
+@given(traces())
+def test_epsilon_is_a_soft_floor(made: tuple[Trace, Hyperparameters]) -> None:
+    now, hp = made
+    v_hat = now.v_scaled / bias_correction(hp.beta2, now.t, layer_of(now.v))
+    larger = np.maximum(np.sqrt(v_hat), math.sqrt(hp.eps))
+    assert np.all(larger <= now.w), "√ and + are monotone, rounded or not"
+    assert np.all(now.w <= math.sqrt(2) * larger * (1 + 8 * U))
+
+
+@given(second_moments(), st.floats(1e-12, 1), st.floats(0, 1), st.integers(-20, 0))
+def test_ratio_rises_with_gamma(v: np.ndarray, larger: float, share: float, exponent: int) -> None:
+    hp = Hyperparameters(eps=10.0**exponent)
+
+    def ratio(gamma: float) -> float:
+        w = embed_epsilon(gamma * v, hp.eps, layer_of(v), hp)
+        return float(np.max(w) / np.min(w))
+
+    assert ratio(larger * share) <= ratio(larger) * (1 + 16 * U)  # each ratio is within 8u of itself
 
 
 # T
@@ -191,7 +236,70 @@ def test_translating_widens_the_ratio_within_a_layer(made: tuple[Trace, Hyperpar
     assert widened == pytest.approx((r - hp.tau) / (1 - hp.tau), rel=slack)
 
 
+@given(traces())
+def test_translating_lifts_the_largest_stepsize_most(made: tuple[Trace, Hyperparameters]) -> None:
+    now, hp = made
+    slack = 1 + 8 * U / (1 - hp.tau)
+    lift = (now.w / now.w_shifted)[np.argsort(now.w)]
+    assert np.all(lift[1:] <= lift[:-1] * slack)
+    assert lift[0] == pytest.approx(1 / (1 - hp.tau), rel=slack - 1)
+
+
+@given(traces())
+def test_translating_keeps_differences(made: tuple[Trace, Hyperparameters]) -> None:
+    now, _ = made
+    before, after = (x[:, None] - x[None, :] for x in (now.w, now.w_shifted))
+    assert np.all(np.abs(after - before) <= 4 * U * np.max(now.w))  # two roundings of w̃, two of differences
+
+
 # The whole
+
+
+@given(traces())
+def test_ratio_is_bounded(made: tuple[Trace, Hyperparameters]) -> None:
+    now, hp = made
+    v_hat = now.v_scaled / bias_correction(hp.beta2, now.t, layer_of(now.v))
+    most = math.sqrt(1 + float(np.max(v_hat)) / hp.eps)
+    allowed = (most - hp.tau) / (1 - hp.tau)
+    assert np.max(now.w_shifted) / np.min(now.w_shifted) <= allowed * (1 + 16 * U / (1 - hp.tau))
+
+
+@given(st.floats(1e-9, 1e9), hnp.arrays(np.bool_, st.integers(1, 12)), st.integers(1, 10**5), st.floats(0, 0.99))
+def test_equal_moments_are_scaled_and_nothing_else(g: float, signs: np.ndarray, t: int, tau: float) -> None:
+    grad = np.where(signs, g, -g)
+    hp = Hyperparameters(tau=tau)
+    now = trace(np.zeros_like(grad), grad, State(grad, np.full_like(grad, 3 * g * g), t), hp)
+    assert now.gamma == 1
+    assert len(set(now.stepsize)) == 1
+    v_hat = float(now.v[0]) / bias_correction(hp.beta2, now.t, layer_of(grad))
+    expected = 1 / ((1 - tau) * math.sqrt(v_hat + hp.eps))
+    assert now.stepsize[0] == pytest.approx(expected, rel=8 * U / (1 - tau))
+
+
+@given(second_moments(-30, -14), st.floats(0, 0.99), st.integers(0, 10**5))
+def test_below_the_floor_it_is_momentum(v: np.ndarray, tau: float, t: int) -> None:
+    hp = Hyperparameters(tau=tau)
+    grad = np.linspace(-1, 1, v.size) * math.sqrt(float(np.max(v)))
+    now = trace(np.zeros_like(v), grad, State(grad[::-1] / 2, v, t), hp)
+    momentum = now.m / bias_correction(hp.beta1, now.t, layer_of(v))
+    # √(γv̂+ε) lies between √ε and (1 + δ/2)√ε, and what T takes off is common.
+    delta = float(np.max(now.v_scaled)) / bias_correction(hp.beta2, now.t, layer_of(v)) / hp.eps
+    assert delta < 1e-2
+    expected = hp.lr / ((1 - tau) * math.sqrt(hp.eps)) * momentum
+    np.testing.assert_allclose(now.update, expected, rtol=(delta / 2 + 16 * U) / (1 - tau))
+
+
+@given(second_moments(), st.integers(-40, 40), st.integers(0, 1000))
+def test_scale_of_gradients_and_epsilon(v: np.ndarray, exponent: int, t: int) -> None:
+    """Gradients times c and ε times c² give the same update; bit for bit where c is a power of two."""
+    c, hp = 2.0**exponent, Hyperparameters(eps=2.0**-20)
+    grad = np.linspace(-1, 1, v.size) * math.sqrt(float(np.max(v)))
+    now = trace(np.zeros_like(v), grad, State(grad / 2, v, t), hp)
+    scaled = Hyperparameters(eps=hp.eps * c * c)
+    then = trace(np.zeros_like(v), c * grad, State(c * grad / 2, c * c * v, t), scaled)
+    assert bits(then.gamma) == bits(now.gamma)
+    assert bits(then.w_shifted) == bits(c * now.w_shifted)
+    assert bits(then.update) == bits(now.update)
 
 
 @given(traces())

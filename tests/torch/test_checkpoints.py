@@ -106,7 +106,7 @@ def test_a_state_that_does_not_fit_changes_nothing():
     bad = copy.deepcopy(opt.state_dict())
     bad["state"][0]["exp_avg"] = torch.zeros(7)
     before = opt.state[params_of(opt)[0]]["exp_avg"].clone()
-    with pytest.raises(ValueError, match=r"exp_avg of 0.0 must have the parameter's shape \(3, 4\), got \(7,\)"):
+    with pytest.raises(ValueError, match=r"0.0: exp_avg must have the parameter's shape \(3, 4\), got \(7,\)"):
         opt.load_state_dict(bad)
     assert torch.equal(opt.state[params_of(opt)[0]]["exp_avg"], before)
 
@@ -119,6 +119,27 @@ def test_step_returns_to_the_cpu():
     opt.load_state_dict(state)
     step = opt.state[params_of(opt)[0]]["step"]
     assert (step.device.type, step.dtype, float(step)) == ("cpu", torch.float64, 2.0)
+
+
+@pytest.mark.parametrize("where", ["cpu", torch.device("cpu"), {"cpu": "cpu"}, lambda storage, _: storage])
+def test_map_location(where):
+    opt, other = fresh(torch.bfloat16), fresh(torch.bfloat16)
+    run(opt, 0, 2)
+    other.load_state_dict(through_file(opt.state_dict(), map_location=where))
+    for p, q in zip(params_of(opt), params_of(other), strict=True):
+        assert torch.equal(opt.state[p]["exp_avg"], other.state[q]["exp_avg"])
+
+
+def test_moments_go_to_the_device_of_their_parameter():
+    """And `step` stays on the CPU, where resuming needs it (pytorch#80809)."""
+    opt = fresh(torch.bfloat16)
+    run(opt, 0, 2)
+    there = SETAdam([torch.empty_like(p, device="meta").requires_grad_() for p in params_of(opt)])
+    there.load_state_dict(through_file(opt.state_dict()))
+    for entry in there.state.values():
+        assert {entry[name].device.type for name in ("exp_avg", "exp_avg_sq")} == {"meta"}
+        assert entry["exp_avg"].dtype == torch.float32
+        assert (entry["step"].device.type, float(entry["step"])) == ("cpu", 2.0)
 
 
 def test_load_hooks_still_run():

@@ -1,0 +1,366 @@
+"""The loops of the CPU kernel, compiled by Numba. They restate `setadam_core.spec.trace`.
+
+A layer is seen twice. `_moments` reads g, m, v and writes m, v; the statistics of v are taken chunk by
+chunk, while v is in the first-level cache. `_descend` reads m, v, θ and writes θ. Everything is in one
+file because Numba's cache on disk notices changes in the file of the cached function alone.
+
+Arrays arrive as addresses, since a typed list of thousands of arrays costs more than their step. Bits
+decide what floats cannot say fast: for v ≥ 0, unsigned bits are ordered as the numbers are, NaN above ∞,
+so that min and max are integer instructions and no NaN is lost. Flags are `contract` (FMA) and, for the
+sums, `reassoc` (lanes); never those that assume away NaN, ∞ or signed zeros.
+"""
+
+import math
+import platform
+import sys
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from llvmlite.binding import get_host_cpu_features
+from numba import carray, njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic, overload
+
+CHUNK = 2048  # coordinates of a chunk, whose v is summed up while it is in the first-level cache
+# Coordinates added up one after the other, at worst. With the leaves of a chunk that makes chains of 94
+# additions, which is within the reduction class of the bound: 16 + 8 log2 CHUNK = 104.
+LEAF = 64
+BLOCK = 1 << 15  # coordinates of a block, what one thread takes of a large layer at a time
+
+WHOLE, MOMENTS, DESCEND = 0, 1, 2  # kinds of task: some whole layers, or one pass over one block
+
+# Rows of the table of addresses.
+THETA, GRAD, M, V = 0, 1, 2, 3
+
+# Places in the vector of coefficients in the compute dtype, each rounded once from double …
+BETA1, ONE_MINUS_BETA1, BETA2, ONE_MINUS_BETA2, EPS, SIGN, COUPLED_DECAY, KEEP = range(8)
+# … and of those in double, from which each layer's own are formed.
+LR, LOG_BETA1, LOG_BETA2, TAU, EPSILON, COS_POWER, INSIDE = range(7)
+
+# x86 processors from before 2013 lack them, and the compiler would call a function that is not there.
+HAS_FLOAT16 = platform.machine().lower() not in ("x86_64", "amd64") or get_host_cpu_features().get("f16c", False)
+
+_INNER = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}  # never called from Python
+_elementwise = njit(fastmath={"contract"}, error_model="numpy", nogil=True, **_INNER)
+_reduction = njit(fastmath={"contract", "reassoc"}, error_model="numpy", nogil=True, **_INNER)
+
+_BITS = {types.float32: types.uint32, types.float64: types.uint64}
+_FLOAT = {bits: real for real, bits in _BITS.items()}
+
+
+@intrinsic
+def _pointer(typing: Any, address: Any, like: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
+
+    return types.CPointer(like)(types.int64, like), generate
+
+
+@intrinsic
+def _reinterpret(typing: Any, x: Any) -> Any:
+    """The bits of a float, or the float of bits."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.bitcast(args[0], context.get_value_type(signature.return_type))
+
+    return (_BITS.get(x) or _FLOAT[x])(x), generate
+
+
+@intrinsic
+def _fetch_add(typing: Any, counters: Any, index: Any, value: Any) -> Any:
+    """counters[index] += value, atomically; returns the value before."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        array = context.make_array(signature.args[0])(context, builder, args[0])
+        place = cgutils.get_item_pointer(context, builder, signature.args[0], array, [args[1]])
+        return builder.atomic_rmw("add", place, args[2], "seq_cst")
+
+    return types.int64(counters, types.int64, types.int64), generate
+
+
+@intrinsic
+def _give_way(typing: Any) -> Any:
+    """Let another thread run, where the system's library has a call for it."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        if sys.platform != "win32":
+            kind = ir.FunctionType(ir.IntType(32), [])
+            builder.call(cgutils.get_or_insert_function(builder.module, kind, "sched_yield"), [])
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+@intrinsic
+def _half_to_single(typing: Any, x: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.fpext(builder.bitcast(args[0], ir.HalfType()), ir.FloatType())
+
+    return types.float32(types.int16), generate
+
+
+@intrinsic
+def _single_to_half(typing: Any, x: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.bitcast(builder.fptrunc(args[0], ir.HalfType()), ir.IntType(16))
+
+    return types.int16(types.float32), generate
+
+
+def _widen(x: Any) -> Any:
+    """A stored number in the compute dtype. Storage goes by type: uint16 is bfloat16, int16 float16."""
+
+
+@overload(_widen, inline="always", strict=False)
+def _widen_typed(x: Any) -> Any:
+    if x == types.uint16:
+        return lambda x: _reinterpret(np.uint32(np.uint32(x) << np.uint32(16)))
+    if x == types.int16:
+        return lambda x: _half_to_single(x)
+    return lambda x: x
+
+
+def _narrow(x: Any, like: Any) -> Any:
+    """The number of like's storage nearest to x, ties to even."""
+
+
+@overload(_narrow, inline="always", strict=False)
+def _narrow_typed(x: Any, like: Any) -> Any:
+    if like == types.uint16:
+        return lambda x, like: _bfloat16(_reinterpret(x))
+    if like == types.int16:
+        return lambda x, like: _single_to_half(x)
+    return lambda x, like: x
+
+
+@_elementwise
+def _bfloat16(bits: Any) -> Any:
+    rounded = np.uint32(bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1)))
+    if bits & np.uint32(0x7FFFFFFF) > np.uint32(0x7F800000):  # NaN, which rounding could carry into ∞
+        rounded = bits | np.uint32(0x400000)
+    return np.uint16(rounded >> np.uint32(16))
+
+
+def _round(x: Any, like: Any) -> Any:
+    """The double x, in like's compute dtype."""
+
+
+@overload(_round, inline="always", strict=False)
+def _round_typed(x: Any, like: Any) -> Any:
+    return (lambda x, like: x) if like == types.float64 else (lambda x, like: np.float32(x))
+
+
+@_elementwise
+def _advance(m: Any, v: Any, i: Any, g: Any, beta1: Any, rest1: Any, beta2: Any, rest2: Any) -> Any:
+    """The moments of one coordinate; returns the new v's bits."""
+    m[i] = beta1 * m[i] + rest1 * g
+    new = beta2 * v[i] + rest2 * (g * g)
+    v[i] = new
+    return _reinterpret(new)
+
+
+@_elementwise
+def _moments(theta: Any, grad: Any, m: Any, v: Any, c: Any) -> Any:
+    """Update the moments of a chunk; returns min v and max v, which is NaN where there is one."""
+    beta1, rest1, beta2, rest2 = c[BETA1], c[ONE_MINUS_BETA1], c[BETA2], c[ONE_MINUS_BETA2]
+    sign, decay = c[SIGN], c[COUPLED_DECAY]
+    low, high = _reinterpret(_round(math.inf, c[0])), _reinterpret(_round(0.0, c[0]))
+    if decay == 0:  # a loop of its own, which leaves θ unread
+        for i in range(m.size):
+            bits = _advance(m, v, i, sign * _widen(grad[i]), beta1, rest1, beta2, rest2)
+            low, high = min(low, bits), max(high, bits)
+    else:
+        for i in range(m.size):
+            bits = _advance(m, v, i, sign * _widen(grad[i]) + decay * _widen(theta[i]), beta1, rest1, beta2, rest2)
+            low, high = min(low, bits), max(high, bits)
+    return np.float64(_reinterpret(low)), np.float64(_reinterpret(high))
+
+
+@_reduction
+def _sums(v: Any, scale: Any) -> Any:
+    """Σ r and Σ r² of r = scale·v, in double. The inner loop is of fixed length: it becomes vector code."""
+    s1, s2 = 0.0, 0.0
+    whole = v.size // LEAF * LEAF
+    for start in range(0, whole, LEAF):
+        leaf1, leaf2 = 0.0, 0.0
+        for i in range(LEAF):
+            r = v[start + i] * scale
+            leaf1 += r
+            leaf2 += r * r
+        s1 += leaf1
+        s2 += leaf2
+    leaf1, leaf2 = 0.0, 0.0
+    for i in range(whole, v.size):
+        r = v[i] * scale
+        leaf1 += r
+        leaf2 += r * r
+    return s1 + leaf1, s2 + leaf2
+
+
+@_elementwise
+def _descend(theta: Any, m: Any, v: Any, scale: Any, shift: Any, rate: Any, c: Any, inside: Any) -> Any:
+    """Update a chunk of θ. scale: γ/(1-β2ᵗ); shift: τ min w; rate: η/(1-β1ᵗ)."""
+    eps, keep = c[EPS], c[KEEP]
+    if inside:
+        for i in range(m.size):
+            w = math.sqrt(scale * v[i] + eps) - shift
+            theta[i] = _narrow(keep * _widen(theta[i]) - rate * m[i] / w, theta[i])
+    else:
+        for i in range(m.size):
+            w = math.sqrt(scale * v[i]) + eps - shift
+            theta[i] = _narrow(keep * _widen(theta[i]) - rate * m[i] / w, theta[i])
+
+
+# A part of a layer: its scale, Σ v/scale, Σ (v/scale)², min v, as in `setadam_core.parts.Parts`, all double.
+
+
+@_elementwise
+def _part(v: Any, low: Any, high: Any) -> Any:
+    """Of a chunk whose smallest and largest entries are known. The scale is a power of two near high, so
+    that scaling is exact and no square of what matters under- or overflows.
+    """
+    if not (0 <= high < math.inf):  # v is not negative but where the state was broken
+        return math.nan, math.nan, math.nan, low if high == math.inf else math.nan
+    if high == 0:
+        return 0.0, 0.0, 0.0, low
+    exponent = min(max(_reinterpret(high) >> np.uint64(52), np.uint64(1)), np.uint64(2045))
+    s1, s2 = _sums(v, _reinterpret((np.uint64(2046) - exponent) << np.uint64(52)))
+    return _reinterpret(exponent << np.uint64(52)), s1, s2, low
+
+
+@_elementwise
+def _merged(a: Any, b: Any) -> Any:
+    """Of two parts together. Their scales are powers of two, so that the shifts are exact."""
+    high = a[0] if a[0] >= b[0] or a[0] != a[0] else b[0]
+    low = a[3] if a[3] <= b[3] or a[3] != a[3] else b[3]
+    if high == 0:
+        return high, 0.0, 0.0, low
+    x, y = a[0] / high, b[0] / high
+    return high, a[1] * x + b[1] * y, a[2] * (x * x) + b[2] * (y * y), low
+
+
+@_elementwise
+def _gamma(part: Any, size: Any, power: Any) -> Any:
+    """γ of the layer of which the part is all; see `setadam_core.parts.combine`."""
+    if power == 0 or part[0] == 0:
+        return 1.0
+    cos2 = (part[1] / size) * (part[1] / part[2])
+    cos2 = 1.0 if cos2 > 1 else cos2  # min would lose NaN
+    return cos2 if power == 2 else cos2 ** (power / 2)
+
+
+@_elementwise
+def _bias_correction(log_beta: Any, t: Any) -> Any:
+    return -math.expm1(t * log_beta)
+
+
+# Blocks, layers, tasks.
+
+
+@_elementwise
+def _array(like: Any, table: Any, sizes: Any, row: Any, layer: Any) -> Any:
+    return carray(_pointer(table[row, layer], like), sizes[layer])
+
+
+@_elementwise
+def _block_moments(stored: Any, table: Any, sizes: Any, layer: Any, block: Any, c: Any) -> Any:
+    theta, grad = _array(stored, table, sizes, THETA, layer), _array(stored, table, sizes, GRAD, layer)
+    m, v = _array(c[0], table, sizes, M, layer), _array(c[0], table, sizes, V, layer)
+    part = 0.0, 0.0, 0.0, math.inf
+    end = min(sizes[layer], (block + 1) * BLOCK)
+    for start in range(block * BLOCK, end, CHUNK):
+        stop = min(start + CHUNK, end)
+        low, high = _moments(theta[start:stop], grad[start:stop], m[start:stop], v[start:stop], c)
+        part = _merged(part, _part(v[start:stop], low, high))
+    return part
+
+
+@_elementwise
+def _block_descend(
+    stored: Any, table: Any, sizes: Any, layer: Any, block: Any, t: Any, gamma: Any, low: Any, c: Any, d: Any
+) -> None:
+    theta = _array(stored, table, sizes, THETA, layer)
+    m, v = _array(c[0], table, sizes, M, layer), _array(c[0], table, sizes, V, layer)
+    start, stop = block * BLOCK, min(sizes[layer], (block + 1) * BLOCK)
+    scale, inside = gamma / _bias_correction(d[LOG_BETA2], t), d[INSIDE] != 0
+    least = math.sqrt(scale * low + d[EPSILON]) if inside else math.sqrt(scale * low) + d[EPSILON]
+    shift, rate = d[TAU] * least, d[LR] / _bias_correction(d[LOG_BETA1], t)
+    numbers = _round(scale, c[0]), _round(shift, c[0]), _round(rate, c[0])
+    _descend(theta[start:stop], m[start:stop], v[start:stop], *numbers, c, inside)
+
+
+@_elementwise
+def _finish(layer: Any, sizes: Any, first: Any, parts: Any, gammas: Any, lows: Any, power: Any) -> None:
+    """Put the parts of a layer's blocks together, as a tree, into the first block's row; take γ and min v."""
+    begin, end = first[layer], first[layer + 1]
+    stride = 1
+    while stride < end - begin:
+        for i in range(begin, end - stride, 2 * stride):
+            a, b = parts[i], parts[i + stride]
+            parts[i] = _merged((a[0], a[1], a[2], a[3]), (b[0], b[1], b[2], b[3]))
+        stride *= 2
+    part = parts[begin]
+    gammas[layer] = _gamma((part[0], part[1], part[2], part[3]), sizes[layer], power)
+    lows[layer] = part[3]
+
+
+def _cached(function: Any) -> Any:
+    """Compiled, and kept on disk where there is a directory to keep it in."""
+    try:
+        return njit(cache=True, error_model="numpy", nogil=True)(function)
+    except RuntimeError:  # Numba found no directory that can be written
+        return njit(error_model="numpy", nogil=True)(function)
+
+
+@_cached
+def run(
+    stored: Any,
+    tasks: Any,
+    progress: Any,
+    table: Any,
+    sizes: Any,
+    first: Any,
+    parts: Any,
+    ts: Any,
+    gammas: Any,
+    lows: Any,
+    c: Any,
+    d: Any,
+) -> None:
+    """Work off tasks until none is left; any number of threads may do so together.
+
+    Tasks are taken in their order, so that whatever a task waits for has been taken before it, by a
+    thread that is at work on it. Who does a task changes no bit: blocks are cut, and their parts put
+    together, in one way only.
+
+    stored is a number of the type of θ and g: float64, float32, uint16 (bfloat16) or int16 (float16).
+    tasks, int64 (n, 3): rows of kind, layer, and block (or, for WHOLE, the layer after the last).
+    progress, int64 (1 + layers,): tasks taken; then, for each layer, blocks whose moments are done, one
+    more when γ is known. table, int64 (4, layers): addresses of θ, g, m, v. sizes, int64 (layers,):
+    coordinates. first, int64 (layers + 1,): the row in parts of each layer's first block. parts, float64
+    (blocks, 4). ts, gammas, lows, float64 (layers,): step count, γ, min v. c and d: the coefficients, in the
+    compute dtype and in double.
+    """
+    while True:
+        i = _fetch_add(progress, 0, 1)
+        if i >= tasks.shape[0]:
+            return
+        kind, layer, block = tasks[i, 0], tasks[i, 1], tasks[i, 2]
+        if kind == MOMENTS:
+            parts[first[layer] + block] = _block_moments(stored, table, sizes, layer, block, c)
+            blocks = first[layer + 1] - first[layer]
+            if _fetch_add(progress, 1 + layer, 1) == blocks - 1:
+                _finish(layer, sizes, first, parts, gammas, lows, d[COS_POWER])
+                _fetch_add(progress, 1 + layer, 1)
+        elif kind == DESCEND:
+            while _fetch_add(progress, 1 + layer, 0) <= first[layer + 1] - first[layer]:
+                _give_way()
+            _block_descend(stored, table, sizes, layer, block, ts[layer], gammas[layer], lows[layer], c, d)
+        else:
+            for one in range(layer, block):
+                for part in range(first[one + 1] - first[one]):
+                    parts[first[one] + part] = _block_moments(stored, table, sizes, one, part, c)
+                _finish(one, sizes, first, parts, gammas, lows, d[COS_POWER])
+                for part in range(first[one + 1] - first[one]):
+                    _block_descend(stored, table, sizes, one, part, ts[one], gammas[one], lows[one], c, d)

@@ -1,0 +1,62 @@
+"""Which parameters the compiled kernel takes, and handing them over: all of equal dtype and options at once."""
+
+import importlib
+from typing import Any
+
+import numpy as np
+
+from setadam_core.inplace import Task
+from setadam_core.layout import Arrays, arranged
+
+try:
+    kernel: Any = importlib.import_module("setadam_numpy.kernel")
+except ImportError:
+    kernel = None
+
+Batch = list[tuple[Arrays, int, int]]  # theta, grad, m, v; how many layers they stack; t
+
+
+def why_not(dtype: Any) -> str | None:
+    """None if there is a kernel for parameters of this dtype, else what is missing."""
+    if kernel is None:
+        return "there is no compiled kernel in this release"
+    reason: str | None = kernel.why_not(_stored(dtype))
+    return reason
+
+
+def step_layers(tasks: list[Task]) -> list[Task]:
+    """Update theta, m and v of what the kernel can take; return the rest."""
+    batches: dict[Any, Batch] = {}
+    rest = []
+    for task in tasks:
+        arrays, outer = arranged(task)
+        theta, grad, m, v = arrays
+        dtype = _stored(theta.dtype)
+        if task.group["fused"] is False or why_not(theta.dtype) or not _contiguous(theta, m, v):
+            rest.append(task)
+            continue
+        item = (arrays, int(np.prod(theta.shape[:outer])), task.t)
+        if _contiguous(grad):
+            batches.setdefault((dtype, task.hp), []).append(item)
+        else:  # by itself, so that no more than one layer's gradient is copied at a time
+            arrays[1] = np.ascontiguousarray(grad)
+            _hand_over([item], dtype, task.hp)
+    for (dtype, hp), batch in batches.items():
+        _hand_over(batch, dtype, hp)
+    return rest
+
+
+def _hand_over(batch: Batch, dtype: str, hp: Any) -> None:
+    params, grads, ms, vs = zip(*(arrays for arrays, _, _ in batch), strict=True)
+    slices, ts = [n for _, n, _ in batch], [t for _, _, t in batch]
+    kernel.step_layers(params, grads, ms, vs, ts, hp, dtype=dtype, slices=slices)
+
+
+def _contiguous(*arrays: Any) -> bool:
+    return all(x.flags.c_contiguous for x in arrays)
+
+
+def _stored(dtype: Any) -> str:
+    """The name of the real dtype of a parameter's numbers."""
+    name = str(np.dtype(dtype))
+    return {"complex64": "float32", "complex128": "float64"}.get(name, name)

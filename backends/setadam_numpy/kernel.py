@@ -1,0 +1,220 @@
+"""The CPU kernel: all layers of a step in one call, in two passes over memory, on several threads.
+
+Extra `fast` (Numba). `step_layers` is a whole step; `moments` and `descend` are its halves, for layers
+of which this process has a part. Results do not depend on the number of threads, bit for bit. The
+algorithm is `setadam_core.spec.trace`; the loops, in `_compiled`, are written for memory traffic: 9 words
+a coordinate, and 7 where a layer's moments stay in the cache between the passes.
+
+Callers have checked their arguments. Arrays are C-contiguous and writable (grads may be read-only); θ and
+g of one dtype, m and v of its compute dtype, all of one size. Complex arrays come as real views. bfloat16
+and float16 may come as views of any 16-bit dtype, with ``dtype`` saying which they are.
+"""
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from setadam_core import Hyperparameters
+from setadam_core.layers import COMPUTE_DTYPE, check_layer_axes
+from setadam_core.parts import Parts
+from setadam_numpy import _threads
+
+Array = Any  # of whatever dtype holds the bits
+Integers = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+# A number of the type by which `_compiled` tells the dtypes of θ and g apart.
+_STORED: dict[str, Any] = {
+    "float64": np.float64(0),
+    "float32": np.float32(0),
+    "bfloat16": np.uint16(0),
+    "float16": np.int16(0),
+}
+_WHOLE = 1 << 17  # coordinates; larger layers are shared between threads
+
+
+@lru_cache
+def why_not(dtype: str = "float32") -> str | None:
+    """None if the kernel can run, else what is missing. Imports Numba; compiles nothing."""
+    if dtype not in _STORED:
+        return f"dtype must be one of {', '.join(_STORED)}, got {dtype}"
+    try:
+        from setadam_numpy import _compiled
+    except ImportError as error:  # absent, or at odds with the NumPy that is there
+        return f'the compiled CPU kernel needs Numba: pip install "setadam[fast]" ({error})'
+    if dtype == "float16" and not _compiled.HAS_FLOAT16:
+        return "this CPU has no instructions for float16"
+    return None
+
+
+class Layers(NamedTuple):
+    """Where layers lie in memory. Whoever makes one keeps the arrays alive until the step is over."""
+
+    table: Integers  # (4, layers): addresses of θ, g, m, v
+    sizes: Integers  # (layers,): coordinates
+    dtype: str  # of θ and g
+
+    @classmethod
+    def of_arrays(
+        cls, params: Sequence[Array], grads: Sequence[Array], ms: Sequence[Array], vs: Sequence[Array],
+        dtype: str | None = None, slices: Sequence[int] | None = None,
+    ) -> "Layers":  # fmt: skip
+        """Of NumPy arrays; ``slices`` says how many layers each array stacks, by default one."""
+        table = np.array([[x.__array_interface__["data"][0] for x in xs] for xs in (params, grads, ms, vs)], np.int64)
+        sizes = np.array([x.size for x in params], np.int64)
+        layers = cls(table.reshape(4, -1), sizes, dtype or (params[0].dtype.name if params else "float32"))
+        return layers if slices is None else layers.cut(np.asarray(slices, np.int64))
+
+    def cut(self, slices: Integers) -> "Layers":
+        """Each layer as so many of equal size, one after the other."""
+        whole = np.repeat(np.arange(len(slices)), slices)
+        place = np.arange(len(whole)) - np.repeat(np.cumsum(slices) - slices, slices)
+        sizes = (self.sizes // np.maximum(slices, 1))[whole]
+        widths = [_STORED[dtype].itemsize for dtype in (self.dtype, COMPUTE_DTYPE[self.dtype])]
+        table = self.table[:, whole] + np.repeat(widths, 2)[:, None] * (place * sizes)
+        return Layers(table, sizes, self.dtype)
+
+
+def contiguous_slices(shape: Sequence[int], layer_axes: Sequence[int] | None) -> int | None:
+    """How many layers an array in C order stacks one after the other; None where they are interleaved."""
+    axes = check_layer_axes(layer_axes, len(shape))
+    lead = len(shape) - len(axes)
+    if axes != tuple(range(lead, len(shape))):
+        return None
+    return math.prod(shape[:lead])
+
+
+def step_layers(
+    params: Sequence[Array],
+    grads: Sequence[Array],
+    ms: Sequence[Array],
+    vs: Sequence[Array],
+    ts: Sequence[int] | int,
+    hp: Hyperparameters,
+    *,
+    dtype: str | None = None,
+    slices: Sequence[int] | None = None,
+    threads: int | None = None,
+) -> None:
+    """One step of all layers, in place. ts counts this step: one number for each array, or one for all."""
+    step(Layers.of_arrays(params, grads, ms, vs, dtype, slices), _each(ts, slices), hp, threads=threads)
+
+
+def moments(
+    params: Sequence[Array],
+    grads: Sequence[Array],
+    ms: Sequence[Array],
+    vs: Sequence[Array],
+    hp: Hyperparameters,
+    *,
+    dtype: str | None = None,
+    slices: Sequence[int] | None = None,
+    threads: int | None = None,
+) -> Parts:
+    """Update m and v in place, read θ where there is a coupled weight decay, and return what
+    `setadam_core.parts.combine` needs of each layer: float64 arrays of shape (layers,).
+    """
+    layers = Layers.of_arrays(params, grads, ms, vs, dtype, slices)
+    tasks, first = _plan(layers.sizes.tobytes(), "moments")
+    parts = np.empty((first[-1], 4))
+    unused = np.empty((3, len(layers.sizes)))
+    _run(layers, tasks, first, parts, unused, hp, 0, threads)
+    return Parts(*parts[first[:-1]].T)
+
+
+def descend(
+    params: Sequence[Array],
+    ms: Sequence[Array],
+    vs: Sequence[Array],
+    ts: Sequence[int] | int,
+    hp: Hyperparameters,
+    gammas: Floats,
+    lows: Floats,
+    *,
+    dtype: str | None = None,
+    slices: Sequence[int] | None = None,
+    threads: int | None = None,
+) -> None:
+    """Update θ in place from moments that are already new, given γ and min v of each whole layer."""
+    layers = Layers.of_arrays(params, params, ms, vs, dtype, slices)
+    tasks, first = _plan(layers.sizes.tobytes(), "descend")
+    each = np.empty((3, len(layers.sizes)))
+    each[0], each[1], each[2] = _each(ts, slices), gammas, lows
+    _run(layers, tasks, first, np.empty((0, 4)), each, hp, 1 << 62, threads)
+
+
+def step(layers: Layers, ts: Any, hp: Hyperparameters, *, threads: int | None = None) -> None:
+    """`step_layers` of layers given by their addresses; ts: a number for each, or one for all."""
+    tasks, first = _plan(layers.sizes.tobytes(), "step")
+    each = np.empty((3, len(layers.sizes)))
+    each[0] = ts
+    _run(layers, tasks, first, np.empty((first[-1], 4)), each, hp, 0, threads)
+
+
+def _run(
+    layers: Layers,
+    tasks: Integers,
+    first: Integers,
+    parts: Floats,
+    each: Floats,
+    hp: Hyperparameters,
+    done: int,
+    threads: int | None,
+) -> None:
+    """Let threads work off tasks; each: the rows t, γ, min v; done: blocks whose moments count as done."""
+    from setadam_numpy._compiled import run
+
+    progress = np.full(1 + len(layers.sizes), done)
+    progress[0] = 0
+    c, d = _coefficients(hp, COMPUTE_DTYPE[layers.dtype])
+    threads = min(threads or _threads.available(), len(tasks))
+    stored = _STORED[layers.dtype]
+    _threads.together(threads, run, stored, tasks, progress, layers.table, layers.sizes, first, parts, *each, c, d)
+
+
+def _coefficients(hp: Hyperparameters, dtype: str) -> tuple[Array, Floats]:
+    """The scalars of a step in the order of `_compiled`: formed in double, and rounded once to dtype."""
+    decay, decoupled = float(hp.weight_decay), hp.decoupled_weight_decay
+    beta1, beta2, eps, lr = float(hp.beta1), float(hp.beta2), float(hp.eps), float(hp.lr)
+    sign = -1.0 if hp.maximize else 1.0
+    coupled, keep = (0.0, 1 - lr * decay) if decoupled else (decay, 1.0)
+    c = np.array([beta1, 1 - beta1, beta2, 1 - beta2, eps, sign, coupled, keep], dtype)
+    logs = [math.log(beta) if beta else -math.inf for beta in (beta1, beta2)]
+    return c, np.array([lr, *logs, float(hp.tau), eps, hp.cos_power, hp.eps_inside_sqrt], np.float64)
+
+
+def _each(ts: Sequence[int] | int, slices: Sequence[int] | None) -> Any:
+    return ts if slices is None or isinstance(ts, int) else np.repeat(ts, slices)
+
+
+@lru_cache(maxsize=32)
+def _plan(sizes: bytes, passes: str) -> tuple[Integers, Integers]:
+    """The tasks of `_compiled.run` for layers of these sizes, and each layer's first block.
+
+    A large layer: the moments of its blocks, then its descent (from the front: memory is read faster that
+    way than the cache's last blocks give back). Small layers: whole, so many at a time that taking a task
+    costs nothing beside doing it.
+    """
+    from setadam_numpy._compiled import BLOCK, DESCEND, MOMENTS, WHOLE
+
+    tasks: list[tuple[int, int, int]] = []
+    first, begun, load = [0], None, 0
+    counts = np.frombuffer(sizes, np.int64).tolist()
+    for layer, size in enumerate(counts):
+        blocks = max(1, -(-size // BLOCK))
+        first.append(first[-1] + blocks)
+        if passes == "step" and size <= _WHOLE:
+            begun, load = layer if begun is None else begun, load + size
+            if load >= BLOCK or layer + 1 == len(counts) or counts[layer + 1] > _WHOLE:
+                tasks.append((WHOLE, begun, layer + 1))
+                begun, load = None, 0
+            continue
+        if passes != "descend":
+            tasks += [(MOMENTS, layer, block) for block in range(blocks)]
+        if passes != "moments":
+            tasks += [(DESCEND, layer, block) for block in range(blocks)]
+    return np.array(tasks, np.int64).reshape(-1, 3), np.array(first, np.int64)

@@ -1,0 +1,107 @@
+"""The fused path: all layers of a group in one call of a kernel, in two passes over memory, without copies.
+
+On the CPU the kernel is `setadam_numpy.kernel` (Numba, extra `fast`), which is given addresses; on CUDA
+devices `setadam_torch._triton`.
+"""
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+
+from setadam_numpy import kernel
+from setadam_torch import _triton
+from setadam_torch._layers import Group, Tensor, Tensors, hyperparameters
+
+_STORED = {torch.complex64: "float32", torch.complex128: "float64"}
+
+
+@lru_cache
+def why_not(device_type: str, dtype: Any) -> str | None:
+    """What is missing for parameters of this device and dtype, or None."""
+    if device_type == "cuda":
+        return _triton.why_not()
+    if device_type == "cpu":
+        return kernel.why_not(_stored(dtype))
+    return f"there is no kernel for {device_type}"
+
+
+def serves(group: Group, param: Tensor, *others: Tensor) -> bool:
+    """Whether a kernel takes a layer as it lies in memory. On a GPU it has to be asked for."""
+    if param.device.type == "cuda":
+        return bool(group["fused"])
+    if param.device.type != "cpu" or why_not("cpu", param.dtype) is not None:
+        return False
+    if not _dense(param, *others):
+        return False
+    return group["layer_axes"] is None or (
+        param.is_contiguous() and kernel.contiguous_slices(param.shape, group["layer_axes"]) is not None
+    )
+
+
+def fused(
+    group: Group,
+    params: Tensors,
+    grads: Tensors,
+    exp_avgs: Tensors,
+    exp_avg_sqs: Tensors,
+    steps: Tensors,
+    *,
+    grad_scale: Tensor | None = None,
+    found_inf: Tensor | None = None,
+) -> None:
+    """Update params, moments and steps in place. grad_scale, found_inf: of torch.amp.GradScaler, for what
+    is on a GPU; `after_scaler` has done on the CPU what they ask for.
+    """
+    buckets: dict[Any, Any] = {}
+    for layer in zip(params, grads, exp_avgs, exp_avg_sqs, steps, strict=True):
+        bucket = buckets.setdefault((layer[0].device.type, layer[0].dtype), ([], [], [], [], []))
+        for column, x in zip(bucket, layer, strict=True):
+            column.append(x)
+    for (device_type, dtype), bucket in buckets.items():
+        if device_type == "cuda":
+            _triton.step_layers(group, *bucket, grad_scale=grad_scale, found_inf=found_inf)
+        else:
+            _on_cpu(group, _stored(dtype), *bucket)
+
+
+def _on_cpu(group: Group, dtype: str, params: Tensors, grads: Tensors, ms: Tensors, vs: Tensors, ts: Tensors) -> None:
+    torch._foreach_add_(ts, 1)
+    table = np.array([[x.data_ptr() for x in column] for column in (params, grads, ms, vs)], np.int64)
+    width = 2 if params[0].is_complex() else 1
+    layers = kernel.Layers(table, np.array([width * x.numel() for x in params], np.int64), dtype)
+    counts = np.array([t.item() for t in ts])
+    if group["layer_axes"] is not None:
+        slices = np.array([kernel.contiguous_slices(x.shape, group["layer_axes"]) for x in params], np.int64)
+        layers, counts = layers.cut(slices), np.repeat(counts, slices)
+    kernel.step(layers, counts, hyperparameters(group), threads=torch.get_num_threads())
+    torch.autograd.graph.increment_version(params)  # autograd does not see what is written by address
+
+
+def after_scaler(columns: Any, grad_scale: Tensor | None, found_inf: Tensor | None) -> Any:
+    """What is left to update after torch.amp.GradScaler handed a fused optimizer its two tensors.
+
+    On the CPU: nothing where found_inf is not 0, else all, with gradients divided by grad_scale in
+    place, as on all of torch's paths. What is on a GPU stays as it is; its kernel reads the tensors.
+    """
+    on_cpu = [param.device.type == "cpu" for param in columns[0]]
+    if found_inf is not None and any(on_cpu) and found_inf.item() != 0:
+        return [[x for x, here in zip(column, on_cpu, strict=True) if not here] for column in columns]
+    grads = [grad for grad, here in zip(columns[1], on_cpu, strict=True) if here]
+    if grad_scale is not None and grads:
+        torch._foreach_mul_(grads, 1 / grad_scale.item())
+    return columns
+
+
+def _dense(*tensors: Tensor) -> bool:
+    """Whether all lie in memory without gaps and in one order, which need not be C's."""
+    if tensors[0].is_complex() and any(x.is_conj() for x in tensors):
+        return False
+    if all(x.is_contiguous() for x in tensors):
+        return True
+    return tensors[0].ndim == 4 and all(x.is_contiguous(memory_format=torch.channels_last) for x in tensors)
+
+
+def _stored(dtype: Any) -> str:
+    return _STORED.get(dtype) or str(dtype).removeprefix("torch.")

@@ -1,0 +1,298 @@
+"""The CUDA path: all layers of a group in three launches, by kernels written in Triton.
+
+One pass over memory updates the moments and gathers what γ and min w need, a second updates θ: 9 words
+of traffic a coordinate, where a fused Adam has 7. Between them a small kernel puts each layer's chunks
+together. Nothing waits for the device, step counts live on it, and a step over tensors that were seen
+before allocates nothing, so a CUDA graph can hold it. No result depends on the order in which chunks
+happen to run.
+
+The two phases can be called apart, by whoever has to combine the statistics of layers that are spread
+over processes in between.
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+
+from setadam_core.layers import check_layer_axes
+from setadam_core.parts import Parts
+from setadam_torch._layers import Group, Tensor, compute_dtype, hyperparameters, real
+from setadam_torch._triton_tables import Columns, Plan, Tensors, plan_of
+
+LANES = 512  # coordinates at a time: 4 for each of 128 threads, one 16-byte word each of float32
+CONTRACT = {"enable_fp_fusion": True}  # Triton's own default changes from version to version
+
+
+def why_not() -> str | None:
+    """What is missing for this path, or None."""
+    if find_spec("triton") is None:
+        return "it needs Triton, which PyTorch's CUDA builds bring along: pip install triton"
+    return None
+
+
+def step_layers(
+    group: Group,
+    params: Tensors,
+    grads: Tensors,
+    exp_avgs: Tensors,
+    exp_avg_sqs: Tensors,
+    steps: Tensors,
+    *,
+    grad_scale: Tensor | None = None,
+    found_inf: Tensor | None = None,
+) -> None:
+    """One step of many tensors, in place: three launches for each device and dtype.
+
+    group: options as of SETAdam. An lr that is a Tensor on a device is read there.
+
+    params, grads, exp_avgs, exp_avg_sqs: strided tensors of any shape, checked by the caller. What is not
+    dense, or has layer_axes that are not the trailing ones, is worked on in a copy.
+
+    steps: 0-d float64 tensors on the parameters' device, one for each; counted up here.
+
+    grad_scale, found_inf: one-element float32 tensors on a device, as of torch.amp.GradScaler. Gradients
+    are divided by grad_scale, in place too: after a scaler's step they are unscaled on all of torch's
+    paths. Without it they are never written. Nothing changes, step counts included, where found_inf
+    is not 0.
+
+    Raises
+    ------
+    ValueError : sizes, devices, or a dtype of steps that do not fit. Nothing has been updated then.
+    """
+    for columns in _by_device_and_dtype(params, grads, exp_avgs, exp_avg_sqs, steps):
+        with _contiguous(group, columns, writes_grads=grad_scale is not None) as (dense, plan):
+            kernels = _Kernels(group, dense, plan, found_inf)
+            kernels.moments(grad_scale)
+            kernels.coefficients(None, None)
+            kernels.descend()
+    torch.autograd.graph.increment_version(params)  # autograd does not see what is written by address
+
+
+def moments(
+    group: Group,
+    params: Tensors,
+    grads: Tensors,
+    exp_avgs: Tensors,
+    exp_avg_sqs: Tensors,
+    steps: Tensors,
+    *,
+    grad_scale: Tensor | None = None,
+    found_inf: Tensor | None = None,
+) -> Parts:
+    """The first phase of `step_layers`, for tensors of one device and dtype: moments and step counts.
+
+    Returns
+    -------
+    Parts : of what is here of each layer, float64 tensors of shape (layers,) on the device; the layers
+        of a tensor with layer_axes follow one another. The next step of these tensors overwrites
+        them. They mean nothing where found_inf is not 0.
+    """
+    columns = _of_one_kind(params, grads, exp_avgs, exp_avg_sqs, steps)
+    with _contiguous(group, columns, writes_grads=grad_scale is not None) as (dense, plan):
+        kernels = _Kernels(group, dense, plan, found_inf)
+        kernels.moments(grad_scale)
+        return kernels.parts()
+
+
+def descend(
+    group: Group,
+    params: Tensors,
+    exp_avgs: Tensors,
+    exp_avg_sqs: Tensors,
+    steps: Tensors,
+    gammas: Tensor,
+    lows: Tensor,
+    *,
+    found_inf: Tensor | None = None,
+) -> None:
+    """The second phase: θ of the same tensors, given γ and min v of each whole layer.
+
+    gammas, lows: contiguous float64 tensors of shape (layers,) on the device, as
+    `setadam_core.parts.combine` makes them of the Parts of all processes.
+    """
+    columns = _of_one_kind(params, params, exp_avgs, exp_avg_sqs, steps)  # no gradient is read
+    with _contiguous(group, columns, writes_grads=False) as (dense, plan):
+        kernels = _Kernels(group, dense, plan, found_inf)
+        kernels.coefficients(gammas, lows)
+        kernels.descend()
+    torch.autograd.graph.increment_version(params)
+
+
+class _Kernels:
+    """The launches for one plan, and the arguments that they share."""
+
+    def __init__(self, group: Group, columns: Columns, plan: Plan, found_inf: Tensor | None) -> None:
+        from setadam_torch import _triton_kernels  # imports Triton, which other paths do without
+
+        param = columns.params[0]
+        self._source, self._plan, self._device = _triton_kernels, plan, param.device
+        self._uncounted = [t for t, layers in zip(columns.steps, columns.counts, strict=True) if layers == 0]
+        self._hp = hyperparameters(group)
+        self._found_inf = _on(param.device, found_inf)
+        self._dtypes = {"PARAM": self._dtype(param.dtype), "COMPUTE": self._dtype(compute_dtype(param))}
+        self._sizes: dict[str, int] = {"CHUNK": plan.chunk, "LANES": LANES, **CONTRACT}
+        # A layer's chunks are put together by one program: wide enough for the layer that has most.
+        wide = next((n for n in (32, 256) if n >= plan.most_chunks), 2048)
+        warps = max(wide // 128, 1)
+        self._wide: dict[str, int] = {"CHUNK": plan.chunk, "LANES": wide, "num_warps": warps, **CONTRACT}
+
+    def moments(self, grad_scale: Tensor | None) -> None:
+        hp, plan = self._hp, self._plan
+        for t in self._uncounted:  # a stack of no layers has none that counts its steps
+            t.add_(1 if self._found_inf is None else (self._found_inf == 0).sum())
+        if plan.layers == 0:
+            return
+        with self._on_device():
+            self._source.moments_kernel[(plan.chunks,)](
+                plan.table,
+                plan.owner,
+                plan.partials,
+                plan.layers,
+                plan.chunks,
+                self._found_inf,
+                _on(self._device, grad_scale),
+                hp.beta1,
+                hp.beta2,
+                hp.weight_decay,
+                MAXIMIZE=hp.maximize,
+                COUPLED=hp.decays and not hp.decoupled_weight_decay,
+                **self._dtypes,
+                **self._sizes,
+            )
+
+    def parts(self) -> Parts:
+        plan = self._plan
+        if plan.layers == 0:
+            return Parts(*plan.parts)
+        with self._on_device():
+            self._source.parts_kernel[(plan.layers,)](
+                plan.table, plan.partials, plan.parts, plan.layers, plan.chunks, self._found_inf, **self._wide
+            )
+        return Parts(*plan.parts)
+
+    def coefficients(self, gammas: Tensor | None, lows: Tensor | None) -> None:
+        hp, plan = self._hp, self._plan
+        if plan.layers == 0:
+            return
+        lr_here = isinstance(hp.lr, torch.Tensor) and hp.lr.device.type == self._device.type
+        with self._on_device():
+            self._source.coefficients_kernel[(plan.layers,)](
+                plan.table,
+                plan.partials,
+                gammas,
+                lows,
+                plan.coefficients,
+                plan.layers,
+                plan.chunks,
+                self._found_inf,
+                _on(self._device, hp.lr) if lr_here else None,
+                0.0 if lr_here else float(hp.lr),
+                _log(hp.beta1),
+                _log(hp.beta2),
+                hp.eps,
+                hp.tau,
+                hp.weight_decay,
+                COMPUTE=self._dtypes["COMPUTE"],
+                POWER=hp.cos_power,
+                EPS_INSIDE=hp.eps_inside_sqrt,
+                **self._wide,
+            )
+
+    def descend(self) -> None:
+        hp, plan = self._hp, self._plan
+        if plan.layers == 0:
+            return
+        with self._on_device():
+            self._source.descend_kernel[(plan.chunks,)](
+                plan.table,
+                plan.owner,
+                plan.coefficients,
+                plan.layers,
+                self._found_inf,
+                hp.eps,
+                EPS_INSIDE=hp.eps_inside_sqrt,
+                DECOUPLED=hp.decays and hp.decoupled_weight_decay,
+                **self._dtypes,
+                **self._sizes,
+            )
+
+    def _dtype(self, dtype: Any) -> Any:
+        return self._source.DTYPES[str(dtype).removeprefix("torch.")]
+
+    def _on_device(self) -> Any:
+        """Triton launches on the current device; there is none to choose for its interpreter."""
+        return torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext()
+
+
+def _by_device_and_dtype(*columns: Tensors) -> list[list[Tensors]]:
+    """The same columns, apart for each device and dtype of the first: a kernel knows one of each."""
+    first = columns[0]
+    if len({(x.device, x.dtype) for x in first}) == 1:
+        return [list(columns)]
+    parts: dict[Any, list[Tensors]] = {}
+    for row in zip(*columns, strict=True):
+        part = parts.setdefault((row[0].device, row[0].dtype), [[] for _ in columns])
+        for column, x in zip(part, row, strict=True):
+            column.append(x)
+    return list(parts.values())
+
+
+def _of_one_kind(*columns: Tensors) -> list[Tensors]:
+    parts = _by_device_and_dtype(*columns)
+    if len(parts) != 1:
+        raise ValueError(f"params must be tensors of one device and dtype, got {len(parts)} kinds")
+    return parts[0]
+
+
+@contextmanager
+def _contiguous(group: Group, columns: list[Tensors], *, writes_grads: bool) -> Iterator[tuple[Columns, Plan]]:
+    """The tensors as contiguous real ones, of which the layers are contiguous parts, and their plan.
+    They share memory with the tensors given where that is laid out so, else the copies are copied back.
+    """
+    main, steps = columns[:4], columns[4]
+    axes, counts, copies = group["layer_axes"], [1] * len(steps), []
+    if axes is not None or main[0][0].is_complex() or not all(x.is_contiguous() for xs in main for x in xs):
+        counts = [_layer_count(param, axes) for param in main[0]]
+        orders = [_memory_order(param, axes) for param in main[0]]
+        views = [[real(x).permute(order) for x, order in zip(xs, orders, strict=True)] for xs in main]
+        main = [[view.contiguous() for view in xs] for xs in views]
+        written = [0, 1, 2, 3] if writes_grads else [0, 2, 3]
+        copies = [
+            (view, copy)
+            for i in written
+            for view, copy in zip(views[i], main[i], strict=True)
+            if view.data_ptr() != copy.data_ptr()
+        ]
+    dense = Columns(main[0], main[1], main[2], main[3], steps, counts)
+    yield dense, plan_of(dense)
+    for view, copy in copies:
+        view.copy_(copy)
+
+
+def _memory_order(param: Tensor, layer_axes: Any) -> list[int]:
+    """The axes of a real view with those of a layer last; as they lie in memory, if the layer is all of it."""
+    x = real(param)
+    if layer_axes is None:
+        return sorted(range(x.ndim), key=lambda axis: -x.stride(axis))
+    inner = check_layer_axes(layer_axes, param.ndim) + ((param.ndim,) if param.is_complex() else ())
+    return [axis for axis in range(x.ndim) if axis not in inner] + list(inner)
+
+
+def _layer_count(param: Tensor, layer_axes: Any) -> int:
+    """How many layers a tensor holds: 0, if it is a stack of none; a layer may have no coordinates."""
+    if layer_axes is None:
+        return 1
+    inner = check_layer_axes(layer_axes, param.ndim)
+    return math.prod(n for axis, n in enumerate(param.shape) if axis not in inner)
+
+
+def _on(device: Any, x: Tensor | None) -> Tensor | None:
+    return None if x is None else x.to(device, non_blocking=True)
+
+
+def _log(beta: float) -> float:
+    return math.log(beta) if beta else -math.inf

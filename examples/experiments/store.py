@@ -1,0 +1,66 @@
+"""Runs and their results, in a CSV file that a study goes on from after an interruption."""
+
+import csv
+import json
+import multiprocessing
+import tomllib
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from training import Run, train
+
+HERE = Path(__file__).parent
+CONFIG: dict[str, Any] = tomllib.loads((HERE / "config.toml").read_text())
+
+Results = dict[str, dict[str, float]]
+
+
+def key(run: Run) -> str:
+    """All that decides the run's result, as one line of JSON."""
+    task, training = CONFIG["tasks"][run.task], CONFIG["training"]
+    return json.dumps({**run._asdict(), "settings": dict(run.settings), "how": {**task, **training}}, sort_keys=True)
+
+
+def run_all(runs: Iterable[Run], file: Path, jobs: int, title: str) -> Results:
+    """The results of all runs by `key`: read from the file where it has them, else made and added to it.
+
+    Each is written as it ends, so that a study that was stopped loses what was under way alone.
+    """
+    done = read(file)
+    missing = [run for run in dict.fromkeys(runs) if key(run) not in done]
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with (
+        Progress(*columns) as progress,
+        ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool,
+    ):
+        bar = progress.add_task(title, total=len(missing))
+        futures = {pool.submit(train, run, CONFIG["tasks"][run.task], CONFIG["training"]): run for run in missing}
+        for future in as_completed(futures):
+            done[key(futures[future])] = future.result()
+            _append(file, key(futures[future]), future.result())
+            progress.advance(bar)
+    return done
+
+
+def read(file: Path) -> Results:
+    """What the file has. A last line that was cut off in the middle is taken out, to be made again."""
+    if not file.exists():
+        return {}
+    whole, end, cut = file.read_text().rpartition("\n")
+    if cut:
+        file.write_text(whole + end)
+    rows = list(csv.DictReader(whole.splitlines()))
+    return {row.pop("run"): {name: float(x) for name, x in row.items()} for row in rows}
+
+
+def _append(file: Path, run: str, result: dict[str, float]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    row = {"run": run, **result}
+    with file.open("a", newline="") as lines:
+        writer = csv.DictWriter(lines, row, lineterminator="\n")
+        if file.stat().st_size == 0:
+            writer.writeheader()
+        writer.writerow(row)

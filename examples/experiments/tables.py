@@ -1,0 +1,41 @@
+"""Tables over seeds, and the plain sentence on what they let one conclude."""
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from scipy.stats import t as student
+
+
+def mean_std(values: Sequence[float]) -> str:
+    """Mean ± standard deviation over seeds."""
+    return f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
+
+
+def interval(differences: Sequence[float], level: float = 0.95) -> tuple[float, float]:
+    """Student's interval for the mean of paired differences, one a seed."""
+    n, mean = len(differences), statistics.mean(differences)
+    half = student.ppf(0.5 + level / 2, n - 1) * statistics.stdev(differences) / n**0.5
+    return mean - half, mean + half
+
+
+def conclusion(what: str, ours: Sequence[float], other: str, theirs: Sequence[float]) -> str:
+    """Whether the difference of two settings, seed by seed, can be told from none."""
+    differences = [a - b for a, b in zip(ours, theirs, strict=True)]
+    low, high = interval(differences)
+    verdict = f"{what} is better" if low > 0 else f"{other} is better" if high < 0 else "no difference can be claimed"
+    mean = statistics.mean(differences)
+    return f"{what} minus {other}: {mean:+.2f} points, 95 % interval {low:+.2f} to {high:+.2f}: {verdict}."
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def write(file: Path, text: str) -> None:
+    """Write a report, and show it."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+    print(text)

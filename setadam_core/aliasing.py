@@ -1,0 +1,55 @@
+"""Whether arrays that are updated in place share memory: then one layer's step would change another's."""
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping
+from itertools import accumulate
+from typing import Any
+
+Array = Any  # strided: with `shape`, `strides` in bytes, and `itemsize`, as NumPy's and CuPy's
+Bounds = Callable[[Array], tuple[int, int]]  # address of the first byte, and of the one after the last
+Share = Callable[[Array, Array], bool]  # whether two arrays whose bounds overlap have an element in common
+
+
+class Footprint:
+    """Where arrays lie, sorted by address, so that thousands of them are compared in little time."""
+
+    def __init__(self, arrays: Mapping[str, Array], bounds: Bounds) -> None:
+        self._bounds = bounds
+        self._spans = sorted((*bounds(x), name) for name, x in arrays.items() if x.size)
+        self._reach = list(accumulate((high for _, high, _ in self._spans), max))
+
+    def near(self, x: Array) -> Iterator[str]:
+        """The names of the arrays whose bounds overlap those of x, if it holds anything."""
+        low, high = self._bounds(x)
+        i = bisect_left(self._spans, (high,)) - 1
+        while i >= 0 and self._reach[i] > low:
+            _, end, name = self._spans[i]
+            if end > low and x.size:
+                yield name
+            i -= 1
+
+
+def check_separate(arrays: Mapping[str, Array], bounds: Bounds, share: Share) -> None:
+    """Raise ValueError, naming both, if two arrays share memory, or one overlaps itself.
+
+    Interleaved arrays, such as the columns of one matrix, do not.
+    """
+    footprint = Footprint(arrays, bounds)
+    for name, x in arrays.items():
+        if _overlaps_itself(x):
+            raise ValueError(f"param {name!r} must not overlap itself, got strides {x.strides}")
+        for other in footprint.near(x):
+            if other != name and share(x, arrays[other]):
+                raise ValueError(f"params {name!r} and {other!r} share memory: each must have its own")
+
+
+def _overlaps_itself(x: Array) -> bool:
+    """True also for a few exotic strides that only might: those are not worth a search."""
+    if x.size == 0:
+        return False
+    reach = x.itemsize
+    for stride, n in sorted((abs(stride), n) for stride, n in zip(x.strides, x.shape, strict=True) if n > 1):
+        if stride < reach:
+            return True
+        reach += stride * (n - 1)
+    return False

@@ -1,0 +1,89 @@
+"""Groups of parameters with options of their own, checked by the options' and the parameters' names."""
+
+from collections.abc import Mapping
+from functools import lru_cache
+from math import prod
+from typing import Any
+
+from array_api_compat import array_namespace
+
+from setadam_core.containers import Leaf, flatten
+from setadam_core.hyperparameters import Hyperparameters, is_array_scalar
+from setadam_core.layers import Array, Layer, check_layer_axes, compute_dtype_name
+
+Group = dict[str, Any]  # "params", arrays by name, and the options by theirs
+
+_NUMBERS = ("lr", "eps", "tau", "weight_decay", "cos_power")
+_SWITCHES = ("decoupled_weight_decay", "maximize", "eps_inside_sqrt")
+
+
+def are_groups(params: Any) -> bool:
+    """Whether params is a list of groups rather than a container of arrays."""
+    return isinstance(params, list | tuple) and any(isinstance(x, Mapping) and "params" in x for x in params)
+
+
+def named(group: Any, index: int | None, leaf: Leaf) -> dict[str, Array]:
+    """A group's arrays by name: of a list, by the group's index (None where there are no groups) and theirs."""
+    if not isinstance(group, Mapping) or "params" not in group:
+        raise TypeError(f"a group must be a dict with 'params', got {type(group).__name__}")
+    params = group["params"]
+    if index is None or isinstance(params, Mapping):
+        return flatten(params, "param", leaf)
+    return flatten({index: params}, "param", leaf)
+
+
+def hyperparameters(group: Group) -> Hyperparameters:
+    """A group's options, checked: TypeError or ValueError by the name of the option."""
+    betas = group["betas"]
+    if not isinstance(betas, tuple | list) or len(betas) != 2:
+        raise ValueError(f"betas must be a pair of numbers in [0, 1), got {betas!r}")
+    options = {name: group[name] for name in (*_NUMBERS, *_SWITCHES)}
+    options |= {"beta1": betas[0], "beta2": betas[1]}
+    for name, value in options.items():
+        if is_array_scalar(value):  # reading one that is on a device would wait for it
+            raise TypeError(f"{name} must be a number, got a {type(value).__name__}")
+    return Hyperparameters(**options)
+
+
+def check_params(group: Group) -> None:
+    """Raise TypeError or ValueError, naming the parameter, if a group's options or dtypes do not fit it."""
+    hp = hyperparameters(group)
+    for name, param in group["params"].items():
+        check_writeable(name, param)
+        try:
+            layer = layer_of(param, group["layer_axes"])
+            check_representable(hp, layer)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"param {name!r}: {error}") from None
+
+
+def check_writeable(name: str, param: Array) -> None:
+    """Raise ValueError for an array that cannot be updated."""
+    if not getattr(param.flags, "writeable", True):  # CuPy's are always
+        raise ValueError(f"param {name!r} is read-only: it must be writeable")
+
+
+@lru_cache(maxsize=1024)
+def check_representable(hp: Hyperparameters, layer: Layer) -> None:
+    """`Hyperparameters.check_representable` for the layer's compute dtype."""
+    info = layer.xp.finfo(layer.dtype)
+    hp.check_representable(layer.dtype.__name__, float(info.smallest_normal), float(info.max))
+
+
+def layer_of(param: Array, layer_axes: Any) -> Layer:
+    """The specification's description of a parameter, as its real view in the compute dtype."""
+    axes = tuple(layer_axes) if isinstance(layer_axes, list) else layer_axes
+    if param.dtype not in _COMPUTE:  # reading a dtype's name costs as much as a small layer's arithmetic
+        _COMPUTE[param.dtype] = compute_dtype_name(param)
+    return _layer(array_namespace(param), _COMPUTE[param.dtype], param.dtype, param.shape, axes)
+
+
+_COMPUTE: dict[Any, str] = {}
+
+
+@lru_cache(maxsize=4096)
+def _layer(xp: Any, compute: str, dtype: Any, shape: tuple[int, ...], layer_axes: Any) -> Layer:
+    axes = check_layer_axes(layer_axes, len(shape))
+    if dtype.kind == "c":
+        shape, axes = (*shape, 2), (*axes, len(shape))
+    return Layer(xp, getattr(xp, compute), dtype, False, axes, prod(shape[axis] for axis in axes))

@@ -1,0 +1,23 @@
+"""A parameter's arrays, arranged by layer and by their order in memory."""
+
+from setadam_core.inplace import Task
+from setadam_core.layers import Array
+
+Arrays = list[Array]  # theta, grad, m, v, or the same part of each
+
+
+def arranged(task: Task) -> tuple[Arrays, int]:
+    """The arrays with the axes that tell layers apart in front, and how many axes these are; within a
+    layer the axes as they lie in memory, and one alone where there is a single layer without gaps.
+    """
+    arrays: Arrays = [task.theta, task.grad, task.m, task.v]
+    strides, inner = task.theta.strides, list(task.layer.axes)
+    if task.layer.size == task.theta.size:  # what axes of length 1 tell apart is one layer
+        inner = list(range(task.theta.ndim))
+    outer = [axis for axis in range(task.theta.ndim) if axis not in inner]
+    inner.sort(key=lambda axis: -abs(strides[axis]))
+    if outer + inner != list(range(task.theta.ndim)):
+        arrays = [x.transpose(outer + inner) for x in arrays]
+    if not outer and all(x.flags.c_contiguous for x in arrays):
+        arrays = [x.reshape(-1) for x in arrays]
+    return arrays, len(outer)

@@ -1,0 +1,171 @@
+"""README's and the documentation's code runs, and what they show of the code is what it says."""
+
+import importlib.util
+import re
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from setadam_core import Hyperparameters, demo, init, step
+
+ROOT = Path(__file__).parents[2]
+
+
+def script(name: str) -> ModuleType:
+    """A script of docs/, which is no package."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / f"docs/{name}.py")
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+tables = script("tables")
+PAGES = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in tables.PAGES}
+PAGES["CONTRIBUTING.md"] = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+FENCED = re.compile(r"^( *)```python\n(.*?)^ *```$", flags=re.DOTALL | re.MULTILINE)
+# What is made by docs/tables.py are excerpts, and do not run alone.
+BLOCKS = {
+    f"{page}:{i}": textwrap.dedent(code)
+    for page, text in PAGES.items()
+    for i, (_, code) in enumerate(FENCED.findall(tables.MADE.sub("", text)))
+}
+
+
+ON_A_GPU = {name: [pytest.mark.gpu] * ("import cupy\n" in code) for name, code in BLOCKS.items()}
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=marks) for name, marks in ON_A_GPU.items()])
+def test_python_block(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each by itself; one for a framework that is not installed is skipped."""
+    monkeypatch.syspath_prepend(str(ROOT / "examples/adapters"))  # of the textbook's adapter
+    code = BLOCKS[name]
+    for package in re.findall(r"^(?:import|from) (\w+)", code, flags=re.MULTILINE):
+        framework = package.removeprefix("setadam_")
+        if framework not in ("core", "conformance") and importlib.util.find_spec(framework) is None:
+            pytest.skip(f"{framework} is not installed")
+    exec(compile(code, name, "exec"), {"__name__": "__main__"})
+
+
+def test_there_is_something_to_run() -> None:
+    assert {"README.md", "docs/step.md", "docs/operations.md", "docs/adam.md"} <= {n.split(":")[0] for n in BLOCKS}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_what_is_made_of_the_code_is_up_to_date(page: str) -> None:
+    """If this fails: make figures."""
+    text = PAGES[page]
+    assert tables.written(text) == text
+    assert text.count("<!-- made by") == text.count("<!-- end -->") == len(tables.MADE.findall(text))
+
+
+def test_everything_that_is_made_is_shown() -> None:
+    shown = {found[0] for text in PAGES.values() for found in tables.MADE.findall(text)}
+    assert shown == set(tables.BLOCKS)
+
+
+def test_pictures_and_links_lead_somewhere() -> None:
+    for page, text in PAGES.items():
+        for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text):
+            if "://" not in target:
+                assert (ROOT / page).parent.joinpath(target).exists(), f"{page}: {target}"
+
+
+@pytest.fixture(scope="module")
+def figures() -> Iterator[ModuleType]:
+    for package in ("matplotlib", "sklearn", "torch"):
+        pytest.importorskip(package)
+    import torch
+
+    threads = torch.get_num_threads()
+    yield script("figures")
+    torch.set_num_threads(threads)
+
+
+def test_every_figure_is_made_by_the_script_and_shown(figures: ModuleType) -> None:
+    made = {figures.path_of(name).name for name in figures.FIGURES}
+    assert made == {path.name for path in (ROOT / "docs/figures").iterdir()}
+    shown = {Path(target).name for text in PAGES.values() for target in re.findall(r"!\[.*?\]\((.*?)\)", text)}
+    assert made <= shown
+
+
+def test_figures_come_out_the_same(figures: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Byte for byte, here in short runs."""
+    monkeypatch.setattr(figures, "STEPS", 3)
+    monkeypatch.setattr(figures, "EVERY", 1)
+    monkeypatch.setattr(figures, "MOMENTS", (2, 3))
+    drawn = []
+    for folder in (tmp_path / "a", tmp_path / "b"):
+        figures.run.cache_clear()
+        figures.main(["--out", str(folder)])
+        drawn.append({path.name: path.read_bytes() for path in folder.iterdir()})
+    assert drawn[0] == drawn[1]
+    assert set(drawn[0]) == {figures.path_of(name).name for name in figures.FIGURES}
+
+
+def test_each_theorem_names_a_test() -> None:
+    text = PAGES["docs/operations.md"]
+    statements = re.findall(r"^\*\*(\d+)\.", text, flags=re.MULTILINE)
+    assert statements == [str(i) for i in range(1, len(statements) + 1)]
+    brackets = re.findall(r"\[(`test_[^\]]*)\]", text)
+    assert len(brackets) == len(statements)
+    tests = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests/core").glob("test_*.py"))
+    for name in re.findall(r"`(test_\w+)`", text):
+        assert f"def {name}(" in tests, name
+
+
+def test_table_of_placements_holds() -> None:
+    """PyTorch's Adam is the first row, to rounding, and the other rows differ as the table says."""
+    torch = pytest.importorskip("torch")
+    for size in tables.SIZES:
+        grads = tables.five_gradients(size)
+        param = torch.zeros(100, dtype=torch.float64, requires_grad=True)
+        adam = torch.optim.Adam([param], lr=1, eps=1e-8)
+        for grad in grads:
+            param.grad = torch.from_numpy(grad)
+            adam.step()
+        ours = tables.adam_with(tables.PLACEMENTS["√v̂ + ε"], grads, 1e-8)
+        # 1-βᵗ cancels in both: to 1e-13 at t = 1 for β2
+        np.testing.assert_allclose(param.detach().numpy(), ours, rtol=1e-12, atol=1e-13)
+
+
+def test_table_of_placements_has_optax_in_its_rows() -> None:
+    jax = pytest.importorskip("jax")
+    optax = pytest.importorskip("optax")
+    rows = {"√v̂ + ε": {"eps": 1e-8}, "√(v̂ + ε)": {"eps": 0, "eps_root": 1e-8}}
+    with jax.enable_x64(True):
+        for name, options in rows.items():
+            grads = tables.five_gradients(1e-6)
+            optimizer = optax.adam(1.0, **options)
+            theta = jax.numpy.zeros(100, jax.numpy.float64)
+            state = optimizer.init(theta)
+            for grad in grads:
+                updates, state = optimizer.update(jax.numpy.asarray(grad), state, theta)
+                theta = theta + updates
+            ours = tables.adam_with(tables.PLACEMENTS[name], grads, 1e-8)
+            # optax's powers of β are float32 where x64 is off; here they are double, and cancel as ours do.
+            np.testing.assert_allclose(theta, ours, rtol=1e-12, atol=1e-13)
+
+
+def test_smallest_eps_is_as_the_table_of_dtypes_says() -> None:
+    printed = re.findall(r"^\| [\w ,]+ \| (float\d\d).* \| (\S+) \|$", PAGES["docs/numerics.md"], flags=re.MULTILINE)
+    assert len(printed) == 3
+    for dtype, smallest in printed:
+        info = np.finfo(dtype)
+        assert f"{info.smallest_normal:.1e}" == smallest
+        Hyperparameters(eps=float(info.smallest_normal)).check_representable(dtype, float(info.smallest_normal), 1e9)
+        param = np.ones(2, dtype)
+        with pytest.raises(ValueError, match="eps must be at least"):
+            step(param, param, init(param), Hyperparameters(eps=float(info.smallest_normal) / 2))
+
+
+def test_the_demonstrations_layer_is_a_real_one(figures: ModuleType) -> None:
+    """Its numbers are those of the training run that docs/figures.py has, to the four digits that were kept."""
+    param, grad, state = figures.five_biases()
+    assert state.t == demo.STATE.t
+    for kept, recorded in ((demo.PARAM, param), (demo.GRAD, grad), (demo.STATE.m, state.m), (demo.STATE.v, state.v)):
+        np.testing.assert_allclose(kept, recorded, rtol=5.1e-4)
