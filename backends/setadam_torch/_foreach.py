@@ -64,6 +64,11 @@ def moments(group: Group, params: Tensors, grads: Tensors, ms: Tensors, vs: Tens
         torch._foreach_neg_(own)
     if coupled:
         torch._foreach_add_(own, _in_compute_dtype(params, dtype), alpha=decay)
+    if torch.compiler.is_compiling():  # a number among a foreach operation's arguments is a constant of the graph
+        for m, v, g in zip(ms, vs, own, strict=True):
+            m.add_((g - m) * (1 - beta1))
+            v.mul_(beta2).add_(g * g * (1 - beta2))
+        return
     torch._foreach_lerp_(ms, own, 1 - beta1)
     torch._foreach_mul_(vs, beta2)
     torch._foreach_addcmul_(vs, own, own, 1 - beta2)
@@ -137,7 +142,8 @@ def _bias_corrections(beta: float, steps: Tensors, traced: bool) -> Any:
         return [-math.expm1(t.item() * math.log(beta)) if beta else 1.0 for t in steps]
     if beta == 0:
         return [torch.ones_like(t) for t in steps]
-    corrections = torch._foreach_mul(steps, math.log(beta))
+    log_beta = torch.log(torch.ones_like(steps[0]) * beta)  # a β that changes stays an input of a compiled graph
+    corrections = torch._foreach_mul(steps, log_beta)
     torch._foreach_expm1_(corrections)
     torch._foreach_neg_(corrections)
     return corrections

@@ -292,7 +292,8 @@ def test_compile_without_graph_breaks_or_recompilation():
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch's own imports
-def test_a_schedule_of_plain_numbers_recompiles_once():
+@pytest.mark.parametrize("cycles_betas", [False, True])
+def test_a_schedule_of_plain_numbers_recompiles_once(cycles_betas):
     """At its first change a float becomes an input of the graph, as with torch.optim.Adam."""
     from torch._dynamo.testing import CompileCounterWithBackend
 
@@ -301,7 +302,11 @@ def test_a_schedule_of_plain_numbers_recompiles_once():
     plain[0].data.copy_(ours[0].data)
     plain[0].grad.copy_(ours[0].grad)
     opt, eager, backend, counts = SETAdam(ours), SETAdam(plain), CompileCounterWithBackend("aot_eager"), []
-    schedules = [torch.optim.lr_scheduler.ExponentialLR(o, 0.5) for o in (opt, eager)]
+    schedulers = torch.optim.lr_scheduler
+    if cycles_betas:
+        schedules = [schedulers.OneCycleLR(o, 0.1, total_steps=8) for o in (opt, eager)]
+    else:
+        schedules = [schedulers.ExponentialLR(o, 0.5) for o in (opt, eager)]
     compiled = torch.compile(opt.step, backend=backend)  # the scheduler wraps step in what is not traced
     for _ in range(6):
         compiled()
