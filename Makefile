@@ -39,13 +39,14 @@ conformance: $(FOR_CONFORMANCE)
 	$(BIN)/setadam-conformance run $(foreach name,$(BACKENDS),--backend $(name)) --report reports/conformance $(ARGS)
 
 test: $(FOR_TESTS)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 $(ARGS)
 
 docs: $(FOR_DOCS)
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -b html docs site
 
 figures: $(FOR_DOCS)
 	$(BIN)/python docs/figures.py
+	$(BIN)/python docs/sharding_figure.py > docs/figures/sharding.svg
 	$(BIN)/python docs/tables.py
 
 study: $(call stamp,experiments)
