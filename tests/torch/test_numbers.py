@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from setadam_conformance.protocol import LayerState
 from setadam_core import Hyperparameters, State, step
-from setadam_torch.conformance import TorchCompiled, TorchDefault, TorchForeach, TorchSingle
+from setadam_torch.conformance import TorchBlocks, TorchCompiled, TorchDefault, TorchForeach, TorchSingle
 
 DTYPES = {
     "float64": np.float64,
@@ -89,7 +89,7 @@ hyper = st.fixed_dictionaries(
 )
 
 
-@pytest.mark.parametrize("adapter", [TorchSingle, TorchForeach, TorchDefault])
+@pytest.mark.parametrize("adapter", [TorchSingle, TorchForeach, TorchBlocks, TorchDefault])
 @given(
     dtype=st.sampled_from(sorted(DTYPES)),
     shapes=st.lists(st.sampled_from([(), (0,), (1,), (7,), (3, 5), (2, 4, 8), (0, 3)]), min_size=1, max_size=4),
@@ -101,13 +101,13 @@ def test_paths_agree_with_the_specification(adapter, dtype, shapes, hp, scale, s
     check(adapter(), *layers(shapes, DTYPES[dtype], seed, scale), hp, [None] * len(shapes))
 
 
-@pytest.mark.parametrize("adapter", [TorchSingle, TorchForeach, TorchDefault])
+@pytest.mark.parametrize("adapter", [TorchSingle, TorchForeach, TorchBlocks, TorchDefault])
 @pytest.mark.parametrize("axes", [(), (1,), (1, 2), (0, 2), (-1,)])
 def test_layer_axes(adapter, axes):
     check(adapter(), *layers([(3, 4, 2), (1, 5, 6)], np.float32, 0), {}, [axes, axes])
 
 
-@pytest.mark.parametrize("adapter", [TorchSingle, TorchForeach, TorchDefault])
+@pytest.mark.parametrize("adapter", [TorchSingle, TorchForeach, TorchBlocks, TorchDefault])
 @pytest.mark.parametrize("scale", [1e-20, 1e-17, 1e15])
 def test_gamma_is_free_of_scale(adapter, scale):
     """v of 1e-34 … 1e30: Σv² leaves float32 on both sides. eps small enough for γ to matter."""
@@ -120,7 +120,7 @@ def test_the_compiled_step():
     check(TorchCompiled(), params, grads, states, {"weight_decay": 0.1}, [None] * 4)
 
 
-@pytest.mark.parametrize("adapter", [TorchSingle, TorchForeach, TorchDefault])
+@pytest.mark.parametrize("adapter", [TorchSingle, TorchForeach, TorchBlocks, TorchDefault])
 @pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
 def test_complex_is_view_as_real(adapter, dtype):
     z, dz = torch.randn(3, 4, dtype=dtype), torch.randn(3, 4, dtype=dtype)
@@ -143,4 +143,4 @@ def test_a_layer_of_many_blocks(monkeypatch):
     for dtype in (np.float64, np.float32, ml_dtypes.bfloat16):
         for scale in (1e-17, 1.0):
             params, grads, states = layers([(8, 7), (3, 5), (1,)], dtype, 0, scale)
-            check(TorchDefault(), params, grads, states, {"eps": 1e-30, "tau": 0.3}, [None] * 3)
+            check(TorchBlocks(), params, grads, states, {"eps": 1e-30, "tau": 0.3}, [None] * 3)
