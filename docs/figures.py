@@ -1,7 +1,8 @@
 """Make every figure of the documentation, from short training runs on scikit-learn's digits: make figures
 
-They are drawn by `setadam_core.plots`, into docs/figures/. On one machine the files come out the same, byte for
-byte; on another, the last digits of a training run may differ, and a few points with them.
+They are drawn by `setadam_core.plots`, into docs/figures/. The same code on one machine makes the same files, byte
+for byte. Another machine, or another order of sums in the backend, rounds differently, and a training run amplifies
+that: curves then move a little.
 """
 
 import argparse

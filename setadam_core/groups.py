@@ -73,7 +73,12 @@ def check_representable(hp: Hyperparameters, layer: Layer) -> None:
 def layer_of(param: Array, layer_axes: Any) -> Layer:
     """The specification's description of a parameter, as its real view in the compute dtype."""
     axes = tuple(layer_axes) if isinstance(layer_axes, list) else layer_axes
-    return _layer(array_namespace(param), compute_dtype_name(param), param.dtype, param.shape, axes)
+    if param.dtype not in _COMPUTE:  # reading a dtype's name costs as much as a small layer's arithmetic
+        _COMPUTE[param.dtype] = compute_dtype_name(param)
+    return _layer(array_namespace(param), _COMPUTE[param.dtype], param.dtype, param.shape, axes)
+
+
+_COMPUTE: dict[Any, str] = {}
 
 
 @lru_cache(maxsize=4096)

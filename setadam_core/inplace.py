@@ -275,7 +275,7 @@ class InPlaceOptimizer(ABC):
         check_writeable(name, param)
         layer, state, theta = layer_of(param, group["layer_axes"]), self._state(name), self._real(param)
         check_representable(hp, layer)
-        interchange.check_state(name, state, theta.shape, compute_dtype_name(param))
+        interchange.check_state(name, state, theta.shape, layer.dtype.__name__)
         return Task(theta, self._real(grad), state.m, state.v, state.t + 1, hp, layer, group)
 
     def _state(self, name: str, convert: Callable[[Array], Any] = lambda x: x) -> State:

@@ -78,7 +78,7 @@ def check_state(name: str, state: State, shape: Sequence[int], dtype: str) -> No
         x = state[_FIELDS[field]]
         if tuple(x.shape) != tuple(shape):
             raise ValueError(f"{field} of {name!r} must have shape {tuple(shape)}, got {tuple(x.shape)}")
-        if str(x.dtype) != dtype:
+        if x.dtype != dtype:
             raise TypeError(f"{field} of {name!r} must have dtype {dtype}, got {x.dtype}")
 
 

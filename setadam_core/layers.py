@@ -55,6 +55,7 @@ class Layer(NamedTuple):
     is_complex: bool
     axes: tuple[int, ...]  # of the real view
     size: int  # d, coordinates in one layer
+    across: Any = None  # where one layer is spread over processes: its sum, min, max and parts over all of them
 
     def real(self, x: Array) -> Array:
         """X in the compute dtype; a complex x of shape s becomes real of shape s + (2,)."""
@@ -77,17 +78,19 @@ class Layer(NamedTuple):
 
     def sum(self, x: Array) -> Array:
         """Σ over each layer, keeping the axes."""
-        if not self.axes:  # every coordinate is a layer; namespaces disagree on axis=()
-            return x
-        return self.xp.sum(x, axis=self.axes, keepdims=True, dtype=x.dtype)
+        if self.axes:  # else every coordinate is a layer; namespaces disagree on axis=()
+            x = self.xp.sum(x, axis=self.axes, keepdims=True, dtype=x.dtype)
+        return x if self.across is None else self.across.sum(x)
 
     def min(self, x: Array) -> Array:
         """The smallest coordinate of each layer, keeping the axes; +∞ for a layer without any."""
-        return self._extremum(self.xp.min, x, math.inf)
+        least = self._extremum(self.xp.min, x, math.inf)
+        return least if self.across is None else self.across.min(least)
 
     def max(self, x: Array) -> Array:
         """The largest coordinate of each layer, keeping the axes; -∞ for a layer without any."""
-        return self._extremum(self.xp.max, x, -math.inf)
+        most = self._extremum(self.xp.max, x, -math.inf)
+        return most if self.across is None else self.across.max(most)
 
     def _extremum(self, reduce: Any, x: Array, of_nothing: float) -> Array:
         if not self.axes:
@@ -106,6 +109,7 @@ def check_layer(
     t: Any,
     hp: Hyperparameters,
     layer_axes: Sequence[int] | None,
+    across: Any = None,
 ) -> Layer:
     """Check the arguments of a step against each other, before anything is computed.
 
@@ -147,8 +151,8 @@ def check_layer(
     axes = check_layer_axes(layer_axes, len(param.shape))
     if is_complex:
         axes = (*axes, len(param.shape))
-    size = math.prod(real_shape[axis] for axis in axes)
-    return Layer(xp, dtype, param.dtype, is_complex, axes, size)
+    size = math.prod(real_shape[axis] for axis in axes) * (1 if across is None else across.parts)
+    return Layer(xp, dtype, param.dtype, is_complex, axes, size, across)
 
 
 def check_layer_axes(layer_axes: Sequence[int] | None, ndim: int) -> tuple[int, ...]:

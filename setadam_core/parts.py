@@ -36,7 +36,18 @@ def combine(parts: Parts, size: Any, power: float) -> tuple[Array, Array]:
     if power == 0:
         return one, low
     ratio = parts.high / xp.where(nothing, one, high)
-    s1, s2 = xp.sum(parts.s1 * ratio, axis=0), xp.sum(parts.s2 * (ratio * ratio), axis=0)
+    s1, s2 = _sum(parts.s1 * ratio), _sum(parts.s2 * (ratio * ratio))
     cos2 = xp.minimum((s1 / size) * (s1 / xp.where(nothing, one, s2)), one)
     gamma = xp.where(nothing, one, cos2)
     return (gamma if power == 2 else gamma ** (power / 2)), low
+
+
+def _sum(x: Array) -> Array:
+    """Σ along axis 0, halving it by elementwise additions: the order depends on nothing but the number of
+    parts, where a library's own sum may go by threads or the width of its vectors.
+    """
+    xp = array_namespace(x)
+    while x.shape[0] > 1:
+        half = x.shape[0] // 2
+        x = xp.concat([x[:half, ...] + x[half : 2 * half, ...], x[2 * half :, ...]])
+    return x[0, ...]

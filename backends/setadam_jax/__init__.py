@@ -13,7 +13,16 @@ except ImportError as error:
     ) from error
 
 from setadam_jax._alias import set_adam
+from setadam_jax._interchange import load_neutral, to_neutral
 from setadam_jax._statistics import LayerStatistics, layer_statistics
 from setadam_jax._transform import ScaleBySetAdamState, scale_by_set_adam
 
-__all__ = ["LayerStatistics", "ScaleBySetAdamState", "layer_statistics", "scale_by_set_adam", "set_adam"]
+__all__ = [
+    "LayerStatistics",
+    "ScaleBySetAdamState",
+    "layer_statistics",
+    "load_neutral",
+    "scale_by_set_adam",
+    "set_adam",
+    "to_neutral",
+]

@@ -8,6 +8,7 @@ import optax
 
 from setadam_core.layers import COMPUTE_DTYPE
 from setadam_jax._injectable import injectable, unshielded
+from setadam_jax._spread import AxisName
 from setadam_jax._transform import LayerAxes, Tree, hyperparameters, scale_by_set_adam
 
 
@@ -24,6 +25,7 @@ def set_adam(
     mask: Any = None,
     mu_dtype: Any = None,
     layer_axes: LayerAxes = None,
+    axis_name: AxisName = None,
     cos_power: float = 2,
     eps_inside_sqrt: bool = True,
 ) -> optax.GradientTransformationExtraArgs:
@@ -36,7 +38,7 @@ def set_adam(
     ----------
     learning_rate :
         η ≥ 0, or a schedule: a function of the number of updates before this one.
-    b1, b2, eps, tau, mu_dtype, layer_axes, cos_power, eps_inside_sqrt :
+    b1, b2, eps, tau, mu_dtype, layer_axes, axis_name, cos_power, eps_inside_sqrt :
         As in `scale_by_set_adam`.
     weight_decay :
         λ ≥ 0, or a schedule. Unless it is 0, `update` needs ``params``.
@@ -74,6 +76,7 @@ def set_adam(
         tau,
         mu_dtype=mu_dtype,
         layer_axes=layer_axes,
+        axis_name=axis_name,
         cos_power=cos_power,
         eps_inside_sqrt=eps_inside_sqrt,
     )

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from setadam_core.layers import check_layer
 from setadam_core.spec import bias_correction, down_scaling, down_translate, embed_epsilon
+from setadam_jax._spread import AxisName, across_of
 from setadam_jax._transform import LayerAxes, ScaleBySetAdamState, Tree, axes_of, hyperparameters, naming
 
 
@@ -34,6 +35,7 @@ def layer_statistics(
     cos_power: float = 2,
     eps_inside_sqrt: bool = True,
     layer_axes: LayerAxes = None,
+    axis_name: AxisName = None,
 ) -> Tree:
     """γ, min w and the spread of the stepsizes of each layer, after the last step of `state`.
 
@@ -43,7 +45,7 @@ def layer_statistics(
         The state of `set_adam`, or any optimizer state that holds one `ScaleBySetAdamState`.
     params :
         The parameters, for their tree and dtypes.
-    b2, eps, tau, cos_power, eps_inside_sqrt, layer_axes :
+    b2, eps, tau, cos_power, eps_inside_sqrt, layer_axes, axis_name :
         As they were given to the optimizer, which does not keep them in its state (those of
         `optax.inject_hyperparams` are in ``state.hyperparams``).
 
@@ -59,13 +61,13 @@ def layer_statistics(
     TypeError, ValueError : a hyperparameter, as in `scale_by_set_adam`.
     """
     hp = hyperparameters(b2=b2, eps=eps, tau=tau, cos_power=cos_power, eps_inside_sqrt=eps_inside_sqrt)
-    adam = _find(state)
+    adam = find(state)
 
     def statistics(path: Any, param: Any, nu: Any) -> LayerStatistics:
         param, t = jnp.asarray(param), jnp.maximum(adam.count, 1)
         with naming("params", path):
             axes = axes_of(layer_axes, path, param)
-            layer = check_layer(param, param, nu, nu, t, hp, axes)
+            layer = check_layer(param, param, nu, nu, t, hp, axes, across_of(axis_name, path, param))
         gamma = down_scaling(nu, layer, hp.cos_power)
         v_hat = gamma * nu / bias_correction(hp.beta2, t, layer)
         w = embed_epsilon(v_hat, layer.coefficient(hp.eps), layer, hp)
@@ -79,7 +81,7 @@ def layer_statistics(
     return jax.tree_util.tree_map_with_path(statistics, params, adam.nu)
 
 
-def _find(state: Any) -> ScaleBySetAdamState:
+def find(state: Any) -> ScaleBySetAdamState:
     """The one state of SET-Adam inside an optimizer's state."""
 
     def is_ours(x: Any) -> bool:

@@ -10,8 +10,10 @@ import optax
 
 import setadam_core
 from setadam_core import Hyperparameters
-from setadam_core.layers import check_layer_axes
+from setadam_core.layers import check_layer, check_layer_axes
 from setadam_jax._injectable import injectable, not_rounded, unshielded
+from setadam_jax._passes import in_turn, is_large, step
+from setadam_jax._spread import AxisName, across_of
 
 Tree = Any  # a pytree of arrays
 LayerAxes = Sequence[int] | None | Callable[[Any, Any], Sequence[int] | None]
@@ -42,6 +44,7 @@ def scale_by_set_adam(
     *,
     mu_dtype: Any = None,
     layer_axes: LayerAxes = None,
+    axis_name: AxisName = None,
     cos_power: float = 2,
     eps_inside_sqrt: bool = True,
 ) -> optax.GradientTransformation:
@@ -58,6 +61,11 @@ def scale_by_set_adam(
         None: all of them, a leaf is a layer. A tuple: for every leaf. A function of (path, leaf)
         returning a tuple or None: path as in `jax.tree_util.tree_map_with_path`, leaf an array of
         the parameter's shape and dtype. Give (1, 2) for matrices stacked along axis 0.
+    axis_name : inside `jax.shard_map`, the names of the mesh axes over which the layers of a leaf are
+        spread: a name, a tuple of names, None where each layer is whole (replicated, or a stack that is
+        cut between its layers), or a function of (path, leaf) returning one of these. γ and the minimum
+        are then taken by `jax.lax.psum`, `pmax` and `pmin` over these axes. Under `jax.jit` alone arrays
+        are whole, whatever their sharding, and this must be None.
 
     Returns
     -------
@@ -72,7 +80,7 @@ def scale_by_set_adam(
         Here for a hyperparameter; when `init` or `update` is traced for a leaf, naming its path.
     """
     mu_dtype = None if mu_dtype is None else jnp.dtype(unshielded(mu_dtype))
-    layer_axes = unshielded(layer_axes)
+    layer_axes, axis_name = unshielded(layer_axes), unshielded(axis_name)
     hp = hyperparameters(
         b1=b1, b2=b2, eps=eps, tau=tau, cos_power=unshielded(cos_power), eps_inside_sqrt=eps_inside_sqrt
     )
@@ -97,21 +105,22 @@ def scale_by_set_adam(
         check_trees(updates, state, params)
         count = optax.safe_increment(state.count)
 
+        after = None  # min w of the last large leaf
+
         def one_leaf(path: Any, grad: Any, mu: Any, nu: Any) -> tuple[Any, Any, Any]:
+            nonlocal after
+            mu, nu = in_turn(mu, after), in_turn(nu, after)
             with naming("updates", path):
                 grad = jnp.asarray(grad)
-                # The update needs no parameter; the gradient stands in for its shape and dtype. The
-                # specification counts up by itself.
-                now = setadam_core.trace(
-                    grad,
-                    grad,
-                    setadam_core.State(mu.astype(nu.dtype), nu, count - 1),
-                    hp,
-                    layer_axes=axes_of(layer_axes, path, grad),
-                )
+                m = mu.astype(nu.dtype)
+                axes, across = axes_of(layer_axes, path, grad), across_of(axis_name, path, grad)
+                # The update needs no parameter; the gradient stands in for its shape and dtype.
+                layer = check_layer(grad, grad, m, nu, count, hp, axes, across)
+            new = step(grad, m, nu, count, layer, hp)
+            after = new.w_min if is_large(nu) else after
             is_complex = jnp.iscomplexobj(grad)
-            new = jax.lax.complex(now.update[..., 0], now.update[..., 1]) if is_complex else now.update
-            return new, now.m.astype(mu.dtype), now.v
+            update = jax.lax.complex(new.update[..., 0], new.update[..., 1]) if is_complex else new.update
+            return update, new.m.astype(mu.dtype), new.v
 
         grads, tree = jax.tree_util.tree_flatten_with_path(updates)
         mus, nus = jax.tree.leaves(state.mu), jax.tree.leaves(state.nu)

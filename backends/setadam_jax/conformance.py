@@ -11,19 +11,19 @@ import numpy as np
 import optax
 
 from setadam_conformance.protocol import OPTIONS, Capabilities, LayerState, Native, NumPyArray
-from setadam_jax import ScaleBySetAdamState, set_adam
+from setadam_jax import ScaleBySetAdamState, _conformance_devices, set_adam
 
 _RENAMED = {"lr": "learning_rate", "beta1": "b1", "beta2": "b2", "decoupled_weight_decay": "decoupled"}
 _WIDE = ("float64", "complex128")
 
 
-def _optimizer(hp: Mapping[str, Any], layer_axes: Sequence[tuple[int, ...] | None]) -> Any:
+def _optimizer(hp: Mapping[str, Any], layer_axes: Sequence[tuple[int, ...] | None], **options: Any) -> Any:
     """`set_adam` with the kit's names, for parameters that are a list."""
     if hp.get("maximize", False):
         raise ValueError("set_adam has no maximize: flip the gradients with optax.scale(-1)")
     named = {_RENAMED.get(name, name): x for name, x in hp.items() if name != "maximize"}
     given = {"learning_rate": 1e-3} | named
-    return set_adam(**given, layer_axes=lambda path, leaf: layer_axes[path[0].idx])
+    return set_adam(**given, layer_axes=lambda path, leaf: layer_axes[path[0].idx], **options)
 
 
 def _step(optimizer: Any, params: Any, grads: Any, adam: ScaleBySetAdamState) -> tuple[Any, Any]:
@@ -115,7 +115,7 @@ class EagerJAX:
 
 
 class JittedJAX(EagerJAX):
-    """`set_adam` under jit, the hyperparameters constants of the program."""
+    """`set_adam` under jit, the hyperparameters constants of the program; and on several devices."""
 
     name = "jax:jit"
     capabilities = Capabilities(
@@ -128,7 +128,23 @@ class JittedJAX(EagerJAX):
         compiles=True,
         cost=4,
         reloads=EagerJAX.capabilities.reloads,
+        layouts=_conformance_devices.LAYOUTS,
     )
 
     def _step(self, hp: Any, layer_axes: Any, params: Any, grads: Any, adam: Any) -> Any:
         return _jitted(tuple(sorted(hp.items())), layer_axes, params, grads, adam)
+
+    def step_sharded(
+        self,
+        layout: str,
+        params: Sequence[Native],
+        grads: Sequence[Native],
+        states: Sequence[LayerState],
+        hp: Mapping[str, Any],
+        layer_axes: Sequence[tuple[int, ...] | None],
+    ) -> tuple[list[Native], list[LayerState]]:
+        read, write = self.to_numpy, self.from_numpy
+        moments = [LayerState(read(s.m), read(s.v), s.t) for s in states]
+        sent = ([read(p) for p in params], [read(g) for g in grads], moments, dict(hp), list(layer_axes))
+        new, after = _conformance_devices.step_sharded(layout, *sent)
+        return [write(p) for p in new], [LayerState(write(s.m), write(s.v), s.t) for s in after]

@@ -1,27 +1,19 @@
 """Which parameters the compiled kernel takes, and handing them over: all of equal dtype and options at once."""
 
-import importlib
 from typing import Any
 
 import numpy as np
 
 from setadam_core.inplace import Task
 from setadam_core.layout import Arrays, arranged
-
-try:
-    kernel: Any = importlib.import_module("setadam_numpy.kernel")
-except ImportError:
-    kernel = None
+from setadam_numpy import kernel
 
 Batch = list[tuple[Arrays, int, int]]  # theta, grad, m, v; how many layers they stack; t
 
 
 def why_not(dtype: Any) -> str | None:
     """None if there is a kernel for parameters of this dtype, else what is missing."""
-    if kernel is None:
-        return "there is no compiled kernel in this release"
-    reason: str | None = kernel.why_not(_stored(dtype))
-    return reason
+    return kernel.why_not(_stored(dtype))
 
 
 def step_layers(tasks: list[Task]) -> list[Task]:

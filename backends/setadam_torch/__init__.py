@@ -7,6 +7,7 @@ try:
 except ImportError as error:
     raise ImportError('setadam_torch needs PyTorch: pip install "setadam[torch]"') from error
 
+from setadam_torch._interchange import load_neutral, to_neutral
 from setadam_torch._optimizer import SETAdam
 
-__all__ = ["SETAdam"]
+__all__ = ["SETAdam", "load_neutral", "to_neutral"]

@@ -45,7 +45,7 @@ def complete(state: dict[str, Any], groups: list[Group] | None, defaults: Group 
                 _complete_entry(param, entry, group)
                 try:
                     check_moments(param, entry)
-                except (TypeError, ValueError, KeyError) as error:
+                except (TypeError, ValueError, KeyError, RuntimeError) as error:
                     raise named(error, group, i, j) from None
 
 

@@ -3,7 +3,8 @@
 It restates `setadam_core.spec.trace`, because a sequence of out-of-place steps costs several times the
 memory traffic. Nothing waits for a device. The number of launches does not grow with the number of
 layers, but for what torch has no foreach operation for: scaling a layer by its own γ and taking its
-own minimum off (two launches a layer), and the reductions of float64 or `layer_axes` layers.
+own minimum off (two launches a layer; three more for its stepsize where that is on the device), and the
+reductions of float64 or `layer_axes` layers.
 
 Memory: one temporary of a group's size, in the compute dtype; a second for 16-bit parameters.
 """
@@ -15,7 +16,7 @@ import torch
 
 from setadam_core.layers import Layer
 from setadam_core.spec import down_scaling
-from setadam_torch._layers import Group, Tensors, compute_dtype, layer_of, real
+from setadam_torch._layers import Group, Tensor, Tensors, compute_dtype, layer_of, real
 
 
 def foreach(
@@ -45,45 +46,65 @@ def _update(
     steps: Tensors,
     layers: list[Layer],
 ) -> None:
+    moments(group, params, grads, ms, vs)
+    real_vs = [real(v) for v in vs]
+    gammas, v_mins = _gammas(real_vs, layers, group["cos_power"]), _minima(real_vs, layers)
+    descend(group, params, ms, vs, steps, gammas, v_mins)
+
+
+def moments(group: Group, params: Tensors, grads: Tensors, ms: Tensors, vs: Tensors) -> None:
+    """The first phase, up to the statistics of v: update the moments of layers of one device and dtype."""
+    dtype, (beta1, beta2), decay = compute_dtype(params[0]), group["betas"], group["weight_decay"]
+    params, grads, ms, vs = ([real(x) for x in xs] for xs in (params, grads, ms, vs))
+    coupled = decay and not group["decoupled_weight_decay"]
+    own = grads  # p.grad itself is never written
+    if grads[0].dtype != dtype or group["maximize"] or coupled:
+        own = _cast(grads, dtype)
+    if group["maximize"]:
+        torch._foreach_neg_(own)
+    if coupled:
+        torch._foreach_add_(own, _in_compute_dtype(params, dtype), alpha=decay)
+    torch._foreach_lerp_(ms, own, 1 - beta1)
+    torch._foreach_mul_(vs, beta2)
+    torch._foreach_addcmul_(vs, own, own, 1 - beta2)
+
+
+def descend(
+    group: Group,
+    params: Tensors,
+    ms: Tensors,
+    vs: Tensors,
+    steps: Tensors,
+    gammas: Tensors,
+    v_mins: Tensors,
+) -> None:
+    """The second phase: update the parameters, given γ and min v of each layer; steps count this one."""
     dtype, device = compute_dtype(params[0]), params[0].device
     (beta1, beta2), eps, decay = group["betas"], group["eps"], group["weight_decay"]
     lr = group["lr"]
     if isinstance(lr, torch.Tensor):
         lr = lr.to(device=device, dtype=dtype)
-    params, grads, ms, vs = ([real(x) for x in xs] for xs in (params, grads, ms, vs))
-    theta = params if params[0].dtype == dtype else _cast(params, dtype)
-
-    own = grads if grads[0].dtype == dtype else _cast(grads, dtype)  # p.grad itself is never written
-    if group["maximize"]:
-        own = torch._foreach_neg(own)
-    if decay and not group["decoupled_weight_decay"]:
-        own = torch._foreach_add(own, theta, alpha=decay)
-    torch._foreach_lerp_(ms, own, 1 - beta1)
-    torch._foreach_mul_(vs, beta2)
-    torch._foreach_addcmul_(vs, own, own, 1 - beta2)
-    del own  # before w is allocated, so that they are never there together
+    params, ms, vs = ([real(x) for x in xs] for xs in (params, ms, vs))
 
     traced = group["capturable"] or torch.compiler.is_compiling()
     bc1, bc2 = (_bias_corrections(beta, steps, traced) for beta in (beta1, beta2))
-    gammas = _gammas(vs, layers, group["cos_power"])
-    scales = [gamma / bc for gamma, bc in zip(gammas, bc2, strict=True)]
-    scales = [scale.to(dtype) for scale in scales]
-    w, v_mins = _scaled(vs, layers, scales)
-    if group["eps_inside_sqrt"]:
-        torch._foreach_add_(w, eps)
-    torch._foreach_sqrt_(w)
-    if not group["eps_inside_sqrt"]:
-        torch._foreach_add_(w, eps)
+    scales = torch._foreach_div(gammas, bc2)
+    if scales[0].dtype != dtype:
+        scales = _cast(scales, dtype)
+    w = [v * scale for v, scale in zip(vs, scales, strict=True)]
+    _root(w, eps, group)
     if group["tau"] != 0:
-        for x, v_min, scale in zip(w, v_mins, scales, strict=True):  # √(cv + ε) is monotone in v
-            least = scale * v_min
-            least = (least + eps).sqrt() if group["eps_inside_sqrt"] else least.sqrt() + eps
-            x.sub_(least, alpha=group["tau"])
+        least = torch._foreach_mul(scales, v_mins)
+        _root(least, eps, group)  # √(cv + ε) is monotone in v
+        for x, w_min in zip(w, least, strict=True):
+            x.sub_(w_min, alpha=group["tau"])
 
+    theta = _in_compute_dtype(params, dtype)
     if decay and group["decoupled_weight_decay"]:
         torch._foreach_mul_(theta, 1 - lr * decay)
     if traced or isinstance(lr, torch.Tensor):  # addcdiv's scalars must be host numbers
-        torch._foreach_div_(w, [-(lr / bc) for bc in bc1] if not traced else list(-(lr / bc1)))
+        # Not by a foreach operation: a number among its arguments would be a constant of a compiled graph.
+        torch._foreach_div_(w, [-(lr / bc) for bc in bc1])
         torch._foreach_addcdiv_(theta, ms, w)
     else:
         torch._foreach_addcdiv_(theta, ms, w, [-(lr / bc) for bc in bc1])
@@ -97,36 +118,63 @@ def _cast(xs: Tensors, dtype: Any) -> Tensors:
     return new
 
 
+def _in_compute_dtype(xs: Tensors, dtype: Any) -> Tensors:
+    return xs if xs[0].dtype == dtype else _cast(xs, dtype)
+
+
+def _root(w: Tensors, eps: float, group: Group) -> None:
+    """√(w + ε), or √w + ε, in place."""
+    if group["eps_inside_sqrt"]:
+        torch._foreach_add_(w, eps)
+    torch._foreach_sqrt_(w)
+    if not group["eps_inside_sqrt"]:
+        torch._foreach_add_(w, eps)
+
+
 def _bias_corrections(beta: float, steps: Tensors, traced: bool) -> Any:
-    """1 - βᵗ for each layer: numbers formed in double, or a 1-d tensor on the steps' device."""
+    """1 - βᵗ for each layer: numbers formed in double, or 0-d tensors on the steps' device."""
+    if not traced:
+        return [-math.expm1(t.item() * math.log(beta)) if beta else 1.0 for t in steps]
     if beta == 0:
-        return torch.ones_like(torch.stack(steps)) if traced else [1.0] * len(steps)
-    if traced:
-        return -torch.expm1(torch.stack(steps) * math.log(beta))
-    return [-math.expm1(t.item() * math.log(beta)) for t in steps]
+        return [torch.ones_like(t) for t in steps]
+    corrections = torch._foreach_mul(steps, math.log(beta))
+    torch._foreach_expm1_(corrections)
+    torch._foreach_neg_(corrections)
+    return corrections
 
 
-def _scaled(vs: Tensors, layers: list[Layer], scales: Tensors) -> tuple[Tensors, Tensors]:
-    """c·v, in fresh memory, and min v, for each layer."""
-    if _multi_tensor_reductions(vs, layers):
-        w = torch._foreach_neg(vs)
-        v_mins = torch._foreach_neg(torch._foreach_max(w))  # there is no foreach minimum
-        for x, scale in zip(w, scales, strict=True):
-            x.mul_(-scale)
-        return w, v_mins
-    w = [v * scale for v, scale in zip(vs, scales, strict=True)]
-    return w, [layer.min(v) for v, layer in zip(vs, layers, strict=True)]
+def _minima(vs: Tensors, layers: list[Layer]) -> Tensors:
+    """The least v of each layer."""
+    if _multi_tensor_reductions(vs, layers):  # there is no foreach minimum
+        return torch._foreach_neg(torch._foreach_max(torch._foreach_neg(vs)))  # type: ignore[no-any-return]
+    return [layer.min(v) for v, layer in zip(vs, layers, strict=True)]
 
 
 def _gammas(vs: Tensors, layers: list[Layer], power: float) -> Tensors:
-    """γ for each layer. In double no float32 v² under- or overflows, so that it is free of scale."""
-    if not _multi_tensor_reductions(vs, layers) or vs[0].dtype != torch.float32 or power == 0:
+    """γ for each layer. In double no float32 v² under- or overflows, so that it is free of scale; and Σv,
+    Σv² and min v can share one pass, where the specification's v / max v needs two and a temporary.
+    """
+    if vs[0].dtype != torch.float32 or power == 0:
         return [down_scaling(v, layer, power) for v, layer in zip(vs, layers, strict=True)]
-    s1 = torch.stack(torch._foreach_norm(vs, 1, dtype=torch.float64))
-    s2 = torch.stack(torch._foreach_norm(vs, 2, dtype=torch.float64)).square()
-    size = torch.stack([torch.full_like(s1[0], layer.size) for layer in layers])
+    if _multi_tensor_reductions(vs, layers):
+        s1 = torch.stack(torch._foreach_norm(vs, 1, dtype=torch.float64))
+        s2 = torch.stack(torch._foreach_norm(vs, 2, dtype=torch.float64)).square()
+        size = torch.stack([torch.full_like(s1[0], layer.size) for layer in layers])
+        return list(_cosine(s1, s2, size, power))
+    return [_gamma(v, layer, power) for v, layer in zip(vs, layers, strict=True)]
+
+
+def _gamma(v: Tensor, layer: Layer, power: float) -> Tensor:
+    if not layer.axes:  # each coordinate is a layer; and no axes would mean all of them
+        return torch.where(v.isfinite(), 1.0, torch.nan)
+    s1 = v.sum(layer.axes, keepdim=True, dtype=torch.float64)
+    s2 = torch.linalg.vector_norm(v, 2, layer.axes, keepdim=True, dtype=torch.float64).square()
+    return _cosine(s1, s2, layer.size, power)
+
+
+def _cosine(s1: Tensor, s2: Tensor, size: Any, power: float) -> Tensor:
     cos2 = torch.where(s2 == 0, 1.0, (s1 / size) * (s1 / s2)).clamp(max=1.0)
-    return list(cos2 ** (power / 2))
+    return cos2 if power == 2 else cos2 ** (power / 2)
 
 
 def _multi_tensor_reductions(vs: Tensors, layers: list[Layer]) -> bool:

@@ -1,7 +1,6 @@
 """Tensors as `setadam_core` sees them: checks before a step, real views, the layer of a parameter."""
 
 import math
-import sys
 from typing import Any
 
 import array_api_compat.torch as xp
@@ -9,6 +8,7 @@ import torch
 
 from setadam_core import Hyperparameters
 from setadam_core.layers import COMPUTE_DTYPE, Layer, check_layer_axes
+from setadam_torch import _mesh
 
 Tensor = Any  # torch.Tensor; torch is optional for the type checker
 Tensors = list[Tensor]
@@ -81,16 +81,11 @@ def check_group(group: Group) -> Hyperparameters:
     return hp
 
 
-def check_not_sharded(param: Tensor) -> None:
-    """γ and min w need the whole layer: refuse a parameter of which this process has a part."""
-    dtensor = sys.modules.get("torch.distributed.tensor")  # where there is a DTensor it is imported
-    if dtensor is not None and isinstance(param, dtensor.DTensor):
-        raise TypeError("it is a DTensor: sharded parameters are not supported yet")
-    if getattr(param, "_is_flat_param", False) or getattr(param, "_fsdp_flattened", False):
-        raise TypeError(
-            "it is flattened by FSDP (fully_sharded_data_parallel), so the layers, over which "
-            "SET-Adam takes statistics, cannot be told apart: it cannot be supported"
-        )
+def check_whole(param: Tensor, group: Group) -> None:
+    """γ and min w need to know what a layer is: refuse a parameter in which layers are mixed up."""
+    _mesh.check_not_flattened(param, group["params"])
+    if _mesh.is_dtensor(param):
+        _mesh.check(param, group["differentiable"])
 
 
 def check_representable(params: Tensors, hp: Hyperparameters) -> None:
@@ -102,7 +97,8 @@ def check_representable(params: Tensors, hp: Hyperparameters) -> None:
 
 def check_param(param: Tensor, grad: Tensor, group: Group) -> None:
     """Check a parameter that has a gradient, before any parameter is updated."""
-    check_not_sharded(param)
+    check_whole(param, group)
+    _mesh.check_gradient(param, grad)
     if grad.layout is not torch.strided:
         raise RuntimeError("it has a sparse gradient, which SETAdam does not support: it must be dense")
     compute_dtype(param)
@@ -122,10 +118,11 @@ def check_moments(param: Tensor, state: dict[str, Any]) -> None:
         x = state[key]
         if x.shape != shape:
             raise ValueError(f"{key} must have the parameter's shape {tuple(shape)}, got {tuple(x.shape)}")
+        _mesh.check_placed_alike(param, x, key)
         if x.dtype != dtype:
             raise TypeError(f"{key} must have dtype {_bare(dtype)}, got {_bare(x.dtype)}")
         if x.device != device:
-            raise ValueError(f"{key} must be on the parameter's device {device}, got {x.device}")
+            raise RuntimeError(f"{key} must be on the parameter's device {device}, got {x.device}")
 
 
 def parameter_name(group: Group, group_index: int, index: int) -> str:

@@ -7,7 +7,7 @@ import torch
 from torch.optim import Optimizer
 
 from setadam_core.layers import check_layer_axes
-from setadam_torch import _checkpoint, _fused, _statistics
+from setadam_torch import _checkpoint, _fused, _sharded
 from setadam_torch._blocks import blocks
 from setadam_torch._blocks import serves as blocks_serve
 from setadam_torch._foreach import foreach
@@ -17,14 +17,15 @@ from setadam_torch._layers import (
     Tensors,
     check_group,
     check_moments,
-    check_not_sharded,
     check_param,
     check_representable,
+    check_whole,
     moment_dtype,
     named,
     parameter_name,
     step_device,
 )
+from setadam_torch._mesh import is_dtensor
 from setadam_torch._single import single
 
 
@@ -35,7 +36,7 @@ class SETAdam(Optimizer):  # type: ignore[misc]  # torch is untyped where it is 
     Parameters
     ----------
     params : tensors, named tensors ``(name, tensor)``, or groups of them with their own options.
-    lr : stepsize η ≥ 0, a number or a 0-d Tensor. Compiled steps that see a schedule need the Tensor.
+    lr : stepsize η ≥ 0, a number or a 0-d Tensor. A compiled step recompiles once when a number changes.
     betas : decay rates (β1, β2) of the moments, in [0, 1).
     eps : ε > 0, in units of the gradient *squared*: it stands under the root, so that 1e-8 is about
         Adam's 1e-4.
@@ -116,7 +117,7 @@ class SETAdam(Optimizer):  # type: ignore[misc]  # torch is untyped where it is 
         try:
             for i, param in enumerate(group["params"]):
                 try:
-                    check_not_sharded(param)
+                    check_whole(param, group)
                     check_layer_axes(group["layer_axes"], param.ndim)
                     _check_kernel(param, group)
                 except (TypeError, ValueError, RuntimeError) as error:
@@ -144,7 +145,7 @@ class SETAdam(Optimizer):  # type: ignore[misc]  # torch is untyped where it is 
             columns: Any = [[], [], [], [], []]  # params, grads, exp_avgs, exp_avg_sqs, steps
             self._init_group(group, *columns)
             work.append((group, columns))
-        for group, columns in work:
+        for group, columns in _sharded.step(work):
             if torch.compiler.is_compiling():
                 foreach(group, *columns)
                 continue
@@ -154,8 +155,11 @@ class SETAdam(Optimizer):  # type: ignore[misc]  # torch is untyped where it is 
 
     @property
     def _step_supports_amp_scaling(self) -> bool:
-        """Tells torch.amp.GradScaler to leave scaling and skipping to `step`, by attributes of its own."""
-        return all(group["fused"] for group in self.param_groups)
+        """Tells torch.amp.GradScaler to leave scaling and skipping to `step`, by attributes of its own. It keeps
+        them itself where there are DTensors, of which a process does not see all.
+        """
+        fused = all(group["fused"] for group in self.param_groups)
+        return fused and not any(is_dtensor(param) for group in self.param_groups for param in group["params"])
 
     def _init_group(
         self,
@@ -216,13 +220,19 @@ class SETAdam(Optimizer):  # type: ignore[misc]  # torch is untyped where it is 
             parameters are not named): ``gamma`` (γ in [0, 1]), ``w_min`` (min w, in units of the
             gradient), and ``stepsize_min``, ``_mean``, ``_std``, ``_max`` of 1/w̃. Python floats; with
             ``layer_axes`` that leave several layers, tensors of one value a layer.
+
+        Notes
+        -----
+        Where parameters are sharded (DTensors) this is a collective, of a few words a layer: every
+        process must call it.
         """
-        return {
-            parameter_name(group, g, i): _statistics.of_param(param, self.state[param], group)
+        asked = [
+            (parameter_name(group, g, i), (param, self.state[param], group))
             for g, group in enumerate(self.param_groups)
             for i, param in enumerate(group["params"])
             if param.numel() > 0 and self.state.get(param) and self.state[param]["step"] > 0
-        }
+        ]
+        return dict(zip((name for name, _ in asked), _sharded.statistics([x for _, x in asked]), strict=True))
 
 
 def _by_path(group: Group, columns: Any) -> dict[Any, Any]:

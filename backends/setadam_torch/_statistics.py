@@ -7,6 +7,8 @@ import torch
 from setadam_core.spec import bias_correction, down_scaling, down_translate, embed_epsilon
 from setadam_torch._layers import Group, Tensor, hyperparameters, layer_of, real
 
+NAMES = ("gamma", "w_min", "stepsize_min", "stepsize_mean", "stepsize_std", "stepsize_max")
+
 
 def of_param(param: Tensor, state: dict[str, Any], group: Group) -> dict[str, Any]:
     """γ, min w, and min, mean, std, max of 1/w̃ of a parameter; one value a layer."""
@@ -18,18 +20,15 @@ def of_param(param: Tensor, state: dict[str, Any], group: Group) -> dict[str, An
         w_min = layer.min(w)
         stepsize = 1 / down_translate(w, w_min, hp.tau)
         mean = layer.sum(stepsize) / layer.size
-        statistics = {
-            "gamma": gamma,
-            "w_min": w_min,
-            "stepsize_min": layer.min(stepsize),
-            "stepsize_mean": mean,
-            "stepsize_std": (layer.sum((stepsize - mean) ** 2) / layer.size).sqrt(),
-            "stepsize_max": layer.max(stepsize),
-        }
-    return {name: _plain(x, layer.axes) for name, x in statistics.items()}
+        std = (layer.sum((stepsize - mean) ** 2) / layer.size).sqrt()
+        values = (gamma, w_min, layer.min(stepsize), mean, std, layer.max(stepsize))
+    return named(values, gamma.shape, layer.axes)
 
 
-def _plain(x: Tensor, axes: tuple[int, ...]) -> Any:
-    """Without the layer's axes; a float where that leaves a single value."""
-    x = x.reshape([n for axis, n in enumerate(x.shape) if axis not in axes])
-    return x.item() if x.ndim == 0 else x
+def named(values: tuple[Tensor, ...], kept: tuple[int, ...], axes: tuple[int, ...]) -> dict[str, Any]:
+    """The statistics by name, each of a shape with the layer's axes kept as 1: without these axes, and a
+    float where that leaves a single value.
+    """
+    shape = [n for axis, n in enumerate(kept) if axis not in axes]
+    plain = (x.reshape(shape) if shape else x.item() for x in values)
+    return dict(zip(NAMES, plain, strict=True))

@@ -24,6 +24,7 @@ from setadam_torch._layers import Group, Tensor, compute_dtype, hyperparameters,
 from setadam_torch._triton_tables import Columns, Plan, Tensors, plan_of
 
 LANES = 512  # coordinates at a time: 4 for each of 128 threads, one 16-byte word each of float32
+CONTRACT = {"enable_fp_fusion": True}  # Triton's own default changes from version to version
 
 
 def why_not() -> str | None:
@@ -68,6 +69,7 @@ def step_layers(
             kernels.moments(grad_scale)
             kernels.coefficients(None, None)
             kernels.descend()
+    torch.autograd.graph.increment_version(params)  # autograd does not see what is written by address
 
 
 def moments(
@@ -86,8 +88,8 @@ def moments(
     Returns
     -------
     Parts : of what is here of each layer, float64 tensors of shape (layers,) on the device; the layers
-        of a tensor with layer_axes follow one another, and an empty tensor counts as one layer. The
-        next step of these tensors overwrites them. They mean nothing where found_inf is not 0.
+        of a tensor with layer_axes follow one another. The next step of these tensors overwrites
+        them. They mean nothing where found_inf is not 0.
     """
     columns = _of_one_kind(params, grads, exp_avgs, exp_avg_sqs, steps)
     with _contiguous(group, columns, writes_grads=grad_scale is not None) as (dense, plan):
@@ -117,6 +119,7 @@ def descend(
         kernels = _Kernels(group, dense, plan, found_inf)
         kernels.coefficients(gammas, lows)
         kernels.descend()
+    torch.autograd.graph.increment_version(params)
 
 
 class _Kernels:
@@ -127,16 +130,22 @@ class _Kernels:
 
         param = columns.params[0]
         self._source, self._plan, self._device = _triton_kernels, plan, param.device
+        self._uncounted = [t for t, layers in zip(columns.steps, columns.counts, strict=True) if layers == 0]
         self._hp = hyperparameters(group)
         self._found_inf = _on(param.device, found_inf)
         self._dtypes = {"PARAM": self._dtype(param.dtype), "COMPUTE": self._dtype(compute_dtype(param))}
-        self._sizes = {"CHUNK": plan.chunk, "LANES": LANES}
+        self._sizes: dict[str, int] = {"CHUNK": plan.chunk, "LANES": LANES, **CONTRACT}
         # A layer's chunks are put together by one program: wide enough for the layer that has most.
         wide = next((n for n in (32, 256) if n >= plan.most_chunks), 2048)
-        self._wide: dict[str, int] = {"CHUNK": plan.chunk, "LANES": wide, "num_warps": max(wide // 128, 1)}
+        warps = max(wide // 128, 1)
+        self._wide: dict[str, int] = {"CHUNK": plan.chunk, "LANES": wide, "num_warps": warps, **CONTRACT}
 
     def moments(self, grad_scale: Tensor | None) -> None:
         hp, plan = self._hp, self._plan
+        for t in self._uncounted:  # a stack of no layers has none that counts its steps
+            t.add_(1 if self._found_inf is None else (self._found_inf == 0).sum())
+        if plan.layers == 0:
+            return
         with self._on_device():
             self._source.moments_kernel[(plan.chunks,)](
                 plan.table,
@@ -157,6 +166,8 @@ class _Kernels:
 
     def parts(self) -> Parts:
         plan = self._plan
+        if plan.layers == 0:
+            return Parts(*plan.parts)
         with self._on_device():
             self._source.parts_kernel[(plan.layers,)](
                 plan.table, plan.partials, plan.parts, plan.layers, plan.chunks, self._found_inf, **self._wide
@@ -165,6 +176,8 @@ class _Kernels:
 
     def coefficients(self, gammas: Tensor | None, lows: Tensor | None) -> None:
         hp, plan = self._hp, self._plan
+        if plan.layers == 0:
+            return
         lr_here = isinstance(hp.lr, torch.Tensor) and hp.lr.device.type == self._device.type
         with self._on_device():
             self._source.coefficients_kernel[(plan.layers,)](
@@ -191,6 +204,8 @@ class _Kernels:
 
     def descend(self) -> None:
         hp, plan = self._hp, self._plan
+        if plan.layers == 0:
+            return
         with self._on_device():
             self._source.descend_kernel[(plan.chunks,)](
                 plan.table,
@@ -268,7 +283,8 @@ def _memory_order(param: Tensor, layer_axes: Any) -> list[int]:
 
 
 def _layer_count(param: Tensor, layer_axes: Any) -> int:
-    if layer_axes is None or param.numel() == 0:
+    """How many layers a tensor holds: 0, if it is a stack of none; a layer may have no coordinates."""
+    if layer_axes is None:
         return 1
     inner = check_layer_axes(layer_axes, param.ndim)
     return math.prod(n for axis, n in enumerate(param.shape) if axis not in inner)

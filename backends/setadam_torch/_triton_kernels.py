@@ -11,7 +11,8 @@ A table of 64-bit integers says where everything lies: a column of one entry a l
 names below, one after the other, as `_triton_tables` makes it. Addresses are those of contiguous memory.
 """
 
-# ruff: noqa: SIM102, SIM108 - `and` and the conditional expression evaluate both sides of a value on the device
+# `and` evaluates both sides of a value on the device, and what follows an `if` is compiled even if that returns.
+# ruff: noqa: RET505, SIM102, SIM108
 import triton
 import triton.language as tl
 
@@ -52,7 +53,8 @@ def _divide(x, y):
     """X / y, correctly rounded: Triton's own / is so in double alone."""
     if x.dtype == tl.float64:
         return x / y
-    return tl.div_rn(x, y)
+    else:
+        return tl.div_rn(x, y)
 
 
 @triton.jit
@@ -89,7 +91,8 @@ def _load(address, at, end, DTYPE: tl.constexpr, WHOLE: tl.constexpr):
     pointer = address.to(tl.pointer_type(DTYPE))
     if WHOLE:
         return tl.load(tl.multiple_of(pointer, 16) + at)
-    return tl.load(pointer + at, mask=at < end, other=0.0)
+    else:
+        return tl.load(pointer + at, mask=at < end, other=0.0)
 
 
 @triton.jit
@@ -235,13 +238,11 @@ def _layer_parts(table, layers, layer, partials, chunks, CHUNK: tl.constexpr, LA
 @triton.jit
 def _down_scaling(s1, s2, size, POWER: tl.constexpr):
     """S: γ, at most 1; 1 where v is all zero; NaN where a sum is."""
-    if POWER == 0:
-        return s1 * 0 + 1  # 1, unless it is NaN
     cos2 = (s1 / size) * (s1 / tl.where(s1 == 0.0, 1.0, s2))
     cos2 = tl.where((cos2 > 1.0) | (s1 == 0.0), 1.0, cos2)
-    if POWER == 2:
-        return cos2
-    return tl.exp(tl.log(cos2) * (POWER / 2))
+    if POWER != 2:
+        cos2 = tl.exp(tl.log(cos2) * (POWER / 2))
+    return cos2
 
 
 @triton.jit(do_not_specialize=["layers", "chunks"])

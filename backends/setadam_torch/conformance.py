@@ -4,14 +4,15 @@ import copy
 import io
 import pickle
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
 import torch
 
 from setadam_conformance.protocol import Capabilities, LayerState, Native, NumPyArray
-from setadam_torch import SETAdam
+from setadam_torch import SETAdam, _conformance_ranks
 from setadam_torch._fused import why_not
 
 _DTYPES = ("float64", "float32", "bfloat16", "float16")
@@ -111,11 +112,26 @@ class TorchFused(TorchSingle):
 
 
 class TorchDefault(TorchSingle):
-    """SETAdam as users make it: the kernel or blocks on the CPU, foreach elsewhere."""
+    """SETAdam as users make it: the kernel or blocks on the CPU, foreach elsewhere; and DTensors."""
 
     name = "torch:default"
+    capabilities = replace(TorchSingle.capabilities, layouts=_conformance_ranks.LAYOUTS)
     _foreach = None
     _fused = None
+
+    def step_sharded(
+        self,
+        layout: str,
+        params: Sequence[Native],
+        grads: Sequence[Native],
+        states: Sequence[LayerState],
+        hp: Mapping[str, Any],
+        layer_axes: Sequence[tuple[int, ...] | None],
+    ) -> tuple[list[Native], list[LayerState]]:
+        read, write = self.to_numpy, self.from_numpy
+        sent = ([read(p) for p in params], [read(g) for g in grads], [_mapped(s, read) for s in states])
+        new, after = _conformance_ranks.step_sharded(layout, *sent, dict(hp), list(layer_axes))
+        return [write(p) for p in new], [_mapped(s, write) for s in after]
 
 
 class TorchBlocks(TorchSingle):
@@ -126,8 +142,8 @@ class TorchBlocks(TorchSingle):
 
 
 class TorchCompiled(TorchSingle):
-    """opt.step under torch.compile. One optimizer and graph serve all calls with the same shapes and
-    hyperparameters, on tensors of its own; another kind of call drops them, so graphs do not pile up.
+    """opt.step under torch.compile. Each kind of call (shapes, dtypes, hyperparameters) has an optimizer with
+    a graph and tensors of its own, which serve all calls of that kind.
     """
 
     name = "torch:compiled"
@@ -137,14 +153,16 @@ class TorchCompiled(TorchSingle):
         recomputes_moments=True,
         traced_t=True,
         compiles=True,
+        cost=20,  # seconds a graph
         in_place=True,
         reloads=_RELOADS,
     )
     _foreach = True
+    _most_graphs = 100
 
     def __init__(self, device: str = "cpu") -> None:
         super().__init__(device)
-        self._key: Any = None
+        self._graphs: dict[str, _Graph] = {}
 
     def step(
         self,
@@ -154,34 +172,55 @@ class TorchCompiled(TorchSingle):
         hp: Mapping[str, Any],
         layer_axes: Sequence[tuple[int, ...] | None],
     ) -> tuple[list[Native], list[LayerState]]:
-        shapes = [(tuple(p.shape), p.stride(), p.dtype) for p in params]
+        shapes = [(tuple(x.shape), x.stride(), x.dtype) for x in (*params, *grads)]
         key = repr((shapes, sorted(hp.items()), list(layer_axes)))
-        if key != self._key:
-            torch.compiler.reset()
-            self._key = None
-            self._params = [p.clone() for p in params]
-            self._compiled_optimizer = self._optimizer(self._params, hp, layer_axes)
-            _put(self._compiled_optimizer, self._params, [g.clone() for g in grads], _cloned(states))
-            self._step = torch.compile(self._compiled_optimizer.step, fullgraph=True)
-            self._key = key
-        mine = self._compiled_optimizer.state
-        for p, own, g, s in zip(params, self._params, grads, states, strict=True):
+        if key not in self._graphs:
+            if len(self._graphs) >= self._most_graphs:
+                torch.compiler.reset()
+                self._graphs.clear()
+            own = [p.clone() for p in params]
+            optimizer = self._optimizer(own, hp, layer_axes)
+            _put(optimizer, own, [g.clone() for g in grads], _cloned(states))
+            _check(optimizer)
+            self._graphs[key] = _Graph(own, optimizer, torch.compile(optimizer.step, fullgraph=True))
+        graph = self._graphs[key]
+        entries = [graph.optimizer.state[p] for p in graph.params]
+        for p, own, g, s, entry in zip(params, graph.params, grads, states, entries, strict=True):
             own.copy_(p)
             own.grad.copy_(g)
-            mine[own]["step"].fill_(s.t)
-            _real(mine[own]["exp_avg"]).copy_(s.m)
-            _real(mine[own]["exp_avg_sq"]).copy_(s.v)
-        self._step()
-        new = _states(self._compiled_optimizer, self._params)
-        for p, own, s, n in zip(params, self._params, states, new, strict=True):
+            entry["step"].fill_(s.t)
+            _real(entry["exp_avg"]).copy_(s.m)
+            _real(entry["exp_avg_sq"]).copy_(s.v)
+        with torch._dynamo.config.patch(
+            recompile_limit=self._most_graphs + 1, accumulated_recompile_limit=self._most_graphs + 1
+        ):
+            graph.step()
+        new = _states(graph.optimizer, graph.params)
+        for p, own, s, n in zip(params, graph.params, states, new, strict=True):
             p.copy_(own)
             s.m.copy_(n.m)
             s.v.copy_(n.v)
         return list(params), [LayerState(s.m, s.v, n.t) for s, n in zip(states, new, strict=True)]
 
 
+class _Graph(NamedTuple):
+    params: list[Native]
+    optimizer: Any
+    step: Any
+
+
+def _check(optimizer: Any) -> None:
+    """What a compiled step checks when it is traced, without the cost of tracing what is refused."""
+    for group in optimizer.param_groups:
+        optimizer._init_group(group, [], [], [], [], [])
+
+
 def _real(x: Native) -> Native:
     return torch.view_as_real(x) if x.is_complex() else x
+
+
+def _mapped(state: LayerState, convert: Any) -> LayerState:
+    return LayerState(convert(state.m), convert(state.v), state.t)
 
 
 def _cloned(states: Sequence[LayerState]) -> list[LayerState]:

@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, entry_points, version
 from pathlib import Path
+from typing import Any
 
-from setadam_conformance.protocol import Adapter
+from setadam_conformance.formats import FORMATS
+from setadam_conformance.protocol import OPTIONS, Adapter, Capabilities, ProtocolError
 
 GROUP = "setadam.backends"
 _SPEC = "setadam_conformance.adapters.spec"
@@ -23,6 +25,7 @@ BUILT_IN = {
     "spec:torch": f"{_SPEC}:TorchSpec",
     "spec:jax-jit": f"{_SPEC}:JaxJitSpec",
 }
+_METHODS = ("from_numpy", "to_numpy", "step")
 _DISTRIBUTIONS = {"strict": "array-api-strict"}
 
 
@@ -39,15 +42,45 @@ class Source:
     target: str  # "module:Class", or "cmd:program args"
 
     def make(self, device: str) -> Adapter:
-        """Raise ImportError or RuntimeError where it cannot run here."""
+        """Raise ImportError or RuntimeError where it cannot run here, ProtocolError where it is no adapter."""
         if self.target.startswith("cmd:"):
             from setadam_conformance.adapters.command import CommandAdapter
 
             command: Adapter = CommandAdapter(self.target.removeprefix("cmd:"), device)
             return command
         module, _, attribute = self.target.partition(":")
-        make: Callable[[str], Adapter] = getattr(importlib.import_module(module), attribute)
-        return make(device)
+        make: Callable[[str], Any] = getattr(importlib.import_module(module), attribute)
+        try:
+            return checked(make(device), self.name)
+        except (ImportError, RuntimeError, ProtocolError):
+            raise
+        except Exception as error:
+            raise ProtocolError(f"{self.name}({device!r}) raised {type(error).__name__}: {error}") from error
+
+
+def checked(adapter: Any, name: str) -> Adapter:
+    """The adapter, if it is one, and claims what there is to claim. Raises ProtocolError."""
+    lacks = [x for x in ("name", "framework", "capabilities", *_METHODS) if not hasattr(adapter, x)]
+    if lacks:
+        raise ProtocolError(f"{name} has no {', '.join(lacks)}: see setadam_conformance.protocol.Adapter")
+    claims = adapter.capabilities
+    if not isinstance(claims, Capabilities):
+        raise ProtocolError(f"{name}.capabilities must be a Capabilities, got {claims!r}")
+    for what, claimed, allowed in (
+        ("dtypes", claims.dtypes, tuple(FORMATS)),
+        ("options", claims.options, tuple(sorted(OPTIONS))),
+        ("reduction", (claims.reduction,), ("pairwise", "any")),
+    ):
+        if not set(claimed) <= set(allowed):
+            raise ProtocolError(f"{name} claims {what} {claimed!r}; there are {', '.join(allowed)}")
+    if not claims.dtypes:
+        raise ProtocolError(f"{name} claims no dtype; there are {', '.join(FORMATS)}")
+    if type(claims.cost) is not int or claims.cost < 1:
+        raise ProtocolError(f"{name} claims a cost of {claims.cost!r}; it must be a whole number ≥ 1")
+    if claims.reloads and not hasattr(adapter, "reload"):
+        raise ProtocolError(f"{name} claims reloads {claims.reloads!r}, and has no method reload")
+    found: Adapter = adapter
+    return found
 
 
 def known() -> dict[str, Source]:

@@ -1,9 +1,8 @@
 """The bench: one backend under test. It passes bits in and out, judges, and keeps the scores."""
 
-import statistics
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, SupportsInt
 
 import numpy as np
 
@@ -13,6 +12,9 @@ from setadam_conformance.judge import STAGES, Score, Verdict, judge
 from setadam_conformance.protocol import Adapter, Capabilities, LayerState, NumPyArray, ProtocolError
 
 SAMPLE = 48  # layers a cell that are kept for the plots
+
+
+Given = tuple[list[Any], list[Any], list[LayerState]]  # parameters, gradients and states, the backend's own
 
 
 class Answer(NamedTuple):
@@ -37,20 +39,36 @@ class Bench:
         self.adapter, self.dtype, self.peers = adapter, dtype, tuple(peers)
         self.claims: Capabilities = adapter.capabilities
         self.score = {stage: Score() for stage in STAGES}
-        self.medians: list[float] = []
+        self.medians: dict[str, list[float]] = {stage: [] for stage in STAGES}
         self.sample: list[tuple[int, int, float, float, float]] = []
 
     def step(self, case: Case, adapter: Adapter | None = None) -> Answer:
         """One step. A backend that raises, or keeps not to dtypes and shapes, does not conform."""
         adapter = adapter or self.adapter
-        params, grads, states = native(adapter, case)
+        return self._read(case, self.call(case, native(adapter, case), adapter), adapter)
+
+    def call(self, case: Case, given: Given, adapter: Adapter | None = None) -> Any:
+        """What the backend's step returns for these arrays of its own; the lists are copies."""
+        params, grads, states = map(list, given)
+        axes = [layer.axes for layer in case.layers]
         try:
-            new = adapter.step(params, grads, states, dict(case.hp), [layer.axes for layer in case.layers])
+            return (adapter or self.adapter).step(params, grads, states, dict(case.hp), axes)
+        except ProtocolError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise NonconformingError(f"raised {type(error).__name__}: {error}", case) from error
+
+    def read(self, x: Any, adapter: Adapter | None = None) -> NumPyArray:
+        """An array of the backend's as NumPy. ProtocolError where it cannot be read."""
+        adapter = adapter or self.adapter
+        try:
+            return np.asarray(adapter.to_numpy(x))
         except ProtocolError:
             raise
         except Exception as error:
-            self.fail(f"raised {type(error).__name__}: {error}", case)
-        return self._read(case, new, adapter)
+            raise ProtocolError(
+                f"{adapter.name}.to_numpy cannot read {type(x).__name__}: {type(error).__name__}: {error}"
+            ) from error
 
     def conform(self, case: Case, answer: Answer | None = None) -> Answer:
         """One step, judged by the oracle."""
@@ -80,14 +98,12 @@ class Bench:
 
     def refuses(self, case: Case, what: str) -> None:
         """Fail unless the backend raises on this case, leaving what it was given as it was."""
-        params, grads, states = native(self.adapter, case)
-        before = [self.adapter.to_numpy(x).copy() for x in (*params, *grads)]
+        given = native(self.adapter, case)
+        before = [self.read(x).copy() for x in (*given[0], *given[1])]
         try:
-            self.adapter.step(params, grads, states, dict(case.hp), [layer.axes for layer in case.layers])
-        except ProtocolError:
-            raise
-        except Exception:
-            after = [self.adapter.to_numpy(x) for x in (*params, *grads)]
+            self.call(case, given)
+        except NonconformingError:
+            after = [self.read(x) for x in (*given[0], *given[1])]
             self.same_bits(before, after, f"{what} was refused, but not before something was changed", case)
             return
         self.fail(f"{what} was accepted", case)
@@ -98,14 +114,14 @@ class Bench:
 
     def _read(self, case: Case, new: Any, adapter: Adapter) -> Answer:
         try:
-            params = [np.asarray(adapter.to_numpy(p)) for p in new[0]]
-            states = [
-                LayerState(np.asarray(adapter.to_numpy(s[0])), np.asarray(adapter.to_numpy(s[1])), s[2]) for s in new[1]
-            ]
-        except ProtocolError:
-            raise
-        except Exception as error:
-            raise ProtocolError(f"{adapter.name}.step returned what to_numpy cannot read: {error}") from error
+            returned, after = new
+            found = [(m, v, t) for m, v, t in after]
+            params = [self.read(p, adapter) for p in returned]
+        except (TypeError, ValueError) as error:
+            raise ProtocolError(
+                f"{adapter.name}.step must return the parameters and a LayerState(m, v, t) for each, got {new!r:.200}"
+            ) from error
+        states = [LayerState(self.read(m, adapter), self.read(v, adapter), t) for m, v, t in found]
         if not len(params) == len(states) == len(case.layers):
             raise ProtocolError(
                 f"{adapter.name}.step returned {len(params)} layers and {len(states)} states for {len(case.layers)}"
@@ -122,30 +138,32 @@ class Bench:
                         f"{name} of layer {i} came back as {x.dtype}{list(x.shape)}, not {dtype}{list(shape)}",
                         case,
                     )
-            if int(s.t) != case.t + 1:
+            if not (isinstance(s.t, SupportsInt) and int(s.t) == s.t == case.t + 1):
                 self.fail(f"t of layer {i} came back as {s.t} after {case.t} steps and one more", case)
         return Answer(params, states)
 
     def _record(self, case: Case, verdict: Verdict) -> None:
         for stage in STAGES:
             self.score[stage].absorb(verdict.scores[stage])
-        self.medians.extend(verdict.medians)
+            self.medians[stage].extend(verdict.medians[stage])
         if len(self.sample) < SAMPLE:
             m, v, theta = (min(verdict.scores[stage].ratio, 1e300) for stage in STAGES)
             d = max(layer.m.size for layer in case.layers)
             self.sample.append((d, case.t + 1, m, v, theta))
 
-    @property
-    def median(self) -> float | None:
-        """The median over layers of the median error/bound of θ."""
-        return statistics.median(self.medians) if self.medians else None
 
-
-def native(adapter: Adapter, case: Case) -> tuple[list[Any], list[Any], list[LayerState]]:
-    """The case's parameters, gradients and states as the backend's own arrays."""
+def native(adapter: Adapter, case: Case) -> Given:
+    """The case's parameters, gradients and states as the backend's own arrays. ProtocolError if it takes none."""
 
     def convert(x: NumPyArray) -> Any:
-        return adapter.from_numpy(np.asarray(x))  # NumPy's 0-d results are scalars
+        x = np.asarray(x)  # NumPy's 0-d results are scalars
+        try:
+            return adapter.from_numpy(x)
+        except ProtocolError:
+            raise
+        except Exception as error:
+            what = f"{adapter.name}.from_numpy cannot take {x.dtype} of shape {x.shape}"
+            raise ProtocolError(f"{what}: {type(error).__name__}: {error}") from error
 
     return (
         [convert(layer.param) for layer in case.layers],

@@ -91,6 +91,9 @@ def _parser() -> argparse.ArgumentParser:
     selftest = commands_of.add_parser("selftest", help="show that the kit rejects every seeded fault")
     selftest.set_defaults(command=commands.selftest)
     selftest.add_argument("--profile", default="quick", choices=["quick", "default", "deep"])
+    selftest.add_argument("--only", action="append", choices=["faults", "variants", "kit"], help="may be repeated")
+    selftest.add_argument("--layers", type=_positive, metavar="N", help="sampled for each correct variant and dtype")
+    selftest.add_argument("--jobs", type=_positive, metavar="N", help="worker processes; default: as many as cores")
     selftest.add_argument("--markdown", type=Path, metavar="FILE", help="write the table fault × property")
 
     vectors = commands_of.add_parser("vectors", help="the test vectors: lint, generate, check")

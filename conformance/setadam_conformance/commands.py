@@ -173,9 +173,12 @@ def replay(args: argparse.Namespace) -> int:
 @_reporting_errors
 def selftest(args: argparse.Namespace) -> int:
     """Show that the kit rejects every seeded fault and no correct variant: 5 if it does not."""
-    from setadam_conformance.teeth.selftest import main
+    from setadam_conformance.teeth.selftest import PARTS, main
 
-    return 0 if main(args.profile, args.markdown) else 5
+    if args.markdown and args.only:
+        raise UsageError("--markdown writes all tables: not with --only")
+    parts = args.only or PARTS
+    return 0 if main(args.profile, args.markdown, parts=parts, layers=args.layers, jobs=args.jobs) else 5
 
 
 @_reporting_errors
@@ -214,13 +217,14 @@ def vectors(args: argparse.Namespace) -> int:
 
 @_reporting_errors
 def diff(args: argparse.Namespace) -> int:
-    """Compare two reports: 1 if something got worse."""
+    """Compare two reports, files or the folders they are in: 1 if something got worse."""
     from setadam_conformance.reporting import diff as compare
     from setadam_conformance.reporting import from_json, print_diff
 
     try:
-        a, b = (from_json(json.loads(path.read_text())) for path in (args.a, args.b))
-    except (OSError, ValueError, KeyError) as error:
+        files = [path / "report.json" if path.is_dir() else path for path in (args.a, args.b)]
+        a, b = (from_json(json.loads(file.read_text())) for file in files)
+    except (OSError, ValueError) as error:
         raise UsageError(f"not a report: {error}") from error
     return 1 if print_diff(compare(a, b), Console()) else 0
 

@@ -42,7 +42,8 @@ class Verdict:
     """The scores of one step, by stage, and the first stage and layer that left its bound."""
 
     scores: dict[str, Score] = field(default_factory=lambda: {stage: Score() for stage in STAGES})
-    medians: list[float] = field(default_factory=list)  # of error/bound for θ, one a layer
+    # The median error/bound of each layer, by stage.
+    medians: dict[str, list[float]] = field(default_factory=lambda: {stage: [] for stage in STAGES})
     parted_at: str | None = None
     parted_layer: int | None = None
 
@@ -88,8 +89,8 @@ def _judge_layers(
             terms = real_view(layer.param) if stage == "param" else layer.m if stage == "m" else layer.v
             score, median = compare(reference, got, fmt.name, compute_format(case.dtype).name, terms)
             verdict.scores[stage].absorb(score)
-            if stage == "param" and score.judged:
-                verdict.medians.append(median)
+            if score.judged:
+                verdict.medians[stage].append(median)
             if not score.ratio <= 1 and verdict.parted_at is None:
                 verdict.parted_at, verdict.parted_layer = stage, index
 

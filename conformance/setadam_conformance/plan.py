@@ -82,9 +82,9 @@ def _examples(prop: Property, claims: Capabilities, profile: Profile, shards: in
     there, so that a backend's cost, which is its compilations', leaves it four times the least.
     """
     least = profile.least
-    if prop.is_long:
-        least = 1 if profile.hurries else least
-    elif claims.compiles:
+    if profile.hurries and (prop.is_long or (claims.is_slow and not claims.compiles)):
+        least = 1
+    elif claims.compiles and not prop.is_long:
         least *= 4
     n = max(least, round(profile.examples * prop.share / claims.cost))
     n = min(n, most or n)

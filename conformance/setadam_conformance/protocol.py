@@ -73,6 +73,8 @@ class Capabilities:
     in_place: bool = False
     # Ways in which a state can leave and re-enter the optimizer in mid-run, for `Adapter.reload`.
     reloads: tuple[str, ...] = ()
+    # Ways in which layers can be spread over devices or processes, for `Sharding.step_sharded`.
+    layouts: tuple[str, ...] = ()
 
     @property
     def is_slow(self) -> bool:
@@ -124,4 +126,23 @@ class Reloading(Protocol):
     ) -> list[LayerState]:
         """Put the states into an optimizer, send it through `how` ("state_dict", "pickle", "deepcopy",
         "npz", …) into another optimizer, and return the states as that one has them.
+        """
+
+
+class Sharding(Protocol):
+    """Optional: a step whose arrays are spread over devices or processes, in each way of
+    `Capabilities.layouts`, whose names ("rows", …) are the adapter's own.
+    """
+
+    def step_sharded(
+        self,
+        layout: str,
+        params: Sequence[Native],
+        grads: Sequence[Native],
+        states: Sequence[LayerState],
+        hp: Mapping[str, Any],
+        layer_axes: Sequence[tuple[int, ...] | None],
+    ) -> tuple[list[Native], list[LayerState]]:
+        """As `Adapter.step`, of whole arrays and giving whole arrays back. An array that a layout cannot cut
+        stays whole on every device.
         """

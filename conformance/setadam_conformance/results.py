@@ -26,6 +26,14 @@ class Failure:
 
 
 @dataclass
+class Stage:
+    """How far one of m, v and θ was from the reference."""
+
+    ratio: float  # worst error/bound
+    median: float  # over layers, of the layer's median error/bound
+
+
+@dataclass
 class Cell:
     """One property on one backend in one dtype."""
 
@@ -40,7 +48,7 @@ class Cell:
     not_judged: int = 0  # coordinates outside the domain of the bound
     ulp: float | None = None  # worst error of θ in units of the last place; None: nothing compared
     ratio: float | None = None  # worst error/bound
-    median: float | None = None  # median over layers of the median error/bound
+    stages: dict[str, "Stage"] = field(default_factory=dict)  # by "m", "v" and "param"; none: nothing compared
     seconds: float = 0.0
     reason: str = ""  # why it is skipped, expected to fail, or vacuous
     failure: Failure | None = None

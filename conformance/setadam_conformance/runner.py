@@ -5,6 +5,7 @@ alone, among others, and in any process.
 """
 
 import faulthandler
+import statistics
 import time
 import traceback
 from typing import Any
@@ -19,7 +20,7 @@ from setadam_conformance.judge import STAGES
 from setadam_conformance.plan import Plan
 from setadam_conformance.properties import PROPERTIES, Property
 from setadam_conformance.protocol import Adapter, ProtocolError
-from setadam_conformance.results import Cell, Failure
+from setadam_conformance.results import Cell, Failure, Stage
 from setadam_conformance.snippet import snippet
 
 _ADAPTERS: dict[tuple[Source, str], Adapter] = {}  # of this process
@@ -90,7 +91,11 @@ def _score(result: Cell, bench: Bench) -> None:
     result.judged, result.not_judged = sum(s.judged for s in scores), sum(s.not_judged for s in scores)
     if result.judged:
         result.ratio, result.ulp = max(s.ratio for s in scores), bench.score["param"].ulp
-        result.median = bench.median
+        result.stages = {
+            stage: Stage(bench.score[stage].ratio, statistics.median(bench.medians[stage]))
+            for stage in STAGES
+            if bench.medians[stage]
+        }
     elif result.not_judged and result.status == "pass":
         result.status, result.reason = "vacuous", "no coordinate lay in the domain of the bound"
     result.sample = bench.sample

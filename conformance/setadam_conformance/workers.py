@@ -82,6 +82,9 @@ class Workers:
             if error is None:
                 yield result
                 continue
+            if not isinstance(error, Exception):  # no end of ours: a worker does not hear Ctrl-C
+                yield runner.blank(cell, status="error", reason=f"the backend raised {type(error).__name__}")
+                continue
             if not isinstance(error, BrokenProcessPool):
                 yield runner.blank(cell, status="error", reason=f"the kit failed: {type(error).__name__}: {error}")
                 continue

@@ -1,14 +1,18 @@
 """The whole self-test at quick budgets: what `setadam-conformance selftest` runs, and what it says."""
 
+from pathlib import Path
+
 import pytest
 
 from setadam_conformance.teeth import FAULTS, KIT_FAULTS, VARIANTS
 from setadam_conformance.teeth.selftest import SelftestResult, markdown, selftest
 
+DOCUMENTED = Path(__file__).parents[2] / "docs" / "teeth.md"
+
 
 @pytest.fixture(scope="module")
 def result():
-    return selftest("quick")
+    return selftest("quick", brief=True)
 
 
 def test_every_fault_is_rejected(result):
@@ -32,11 +36,28 @@ def test_tables_name_everything(result):
         assert f"| {name} |" in text
 
 
-def test_nothing_tried_is_not_sound():
+def test_the_documented_tables_are_of_these_faults_and_variants():
+    text = DOCUMENTED.read_text(encoding="utf-8")
+    for name, fault in FAULTS.items():
+        assert f"| {name} | {fault.what} |" in text
+    for name, variant in VARIANTS.items():
+        assert f"| {name} | {variant.what} |" in text
+    for name, fault_of_kit in KIT_FAULTS.items():
+        assert f"| {name} | {fault_of_kit.what} |" in text
+    assert f"## {len(FAULTS)} seeded faults" in text
+    assert f"## {len(VARIANTS)} correct variants" in text
+    assert f"## {len(KIT_FAULTS)} faults of the kit" in text
+    assert "100000 sampled layers" in text
+
+
+def test_a_survivor_an_accused_and_a_failing_kit_are_not_sound():
+    rejected: dict[str, dict[str, dict[str, float]]] = {"a": {"float32": {"one-step": 1.0}}}
     assert not SelftestResult("quick").sound
-    survived = SelftestResult("quick", {"a": {"float32": {}}}, {"b": []}, {}, {"": []})
+    survived = SelftestResult("quick", faults={"a": {"float32": {}}})
     assert survived.survivors == ["a"]
     assert not survived.sound
-    failing_kit = SelftestResult("quick", {"a": {"float32": {"one-step": 1.0}}}, {"b": []}, {}, {"": ["domain"]})
+    assert not SelftestResult("quick", variants={"b": ["one-step float32: 1 of 36"]}).sound
+    failing_kit = SelftestResult("quick", faults=rejected, kit={"": ["domain"]})
     assert failing_kit.unnoticed == [""]
-    assert SelftestResult("quick", failing_kit.faults, {"b": []}, {}, {"": [], "x": ["domain"]}).sound
+    assert not failing_kit.sound
+    assert SelftestResult("quick", faults=rejected, variants={"b": []}, kit={"": [], "x": ["domain"]}).sound

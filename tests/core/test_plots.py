@@ -161,6 +161,18 @@ def test_what_torch_returns() -> None:
     plots.operations(model.weight, model.weight.grad, state, Hyperparameters())
 
 
+def test_what_numpy_returns() -> None:
+    from setadam_numpy import SETAdam
+
+    params = {"encoder": [np.ones((2, 3)), np.ones(3)]}
+    optimizer = SETAdam(params)
+    optimizer.step({"encoder": [np.arange(6.0).reshape(2, 3), np.arange(3.0)]})
+    statistics = optimizer.layer_statistics()
+    above, _ = plots.stepsizes({"run": {1: statistics}}).axes
+    assert [line.get_label() for line in above.lines] == ["encoder.0", "encoder.1"]
+    assert lines(above)[1] == ([1], [statistics["encoder.1"]["stepsize_mean"]])
+
+
 def test_what_jax_returns() -> None:
     jax = pytest.importorskip("jax")
     pytest.importorskip("optax")

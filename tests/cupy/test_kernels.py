@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from setadam_conformance.backends import Source
+from setadam_conformance.plan import PROFILES, plan
 from setadam_conformance.properties import PROPERTIES
-from setadam_conformance.runner import PROFILES, check, plan
+from setadam_conformance.runner import check
 from setadam_core import Hyperparameters, init, step
 from setadam_cupy import SETAdam, _launch
 
@@ -28,7 +29,7 @@ def test_conforms(cupy, path, dtype):
 
     adapter = getattr(conformance, path)("cuda:0")
     source = Source(adapter.name, adapter.framework, "none:none")
-    cells = plan({source: adapter}, profile=PROFILES["quick"], dtypes=(dtype,), max_examples=3)
+    cells = plan({source: adapter.capabilities}, profile=PROFILES["quick"], dtypes=(dtype,), max_examples=3)
     assert len(cells) > 10
     for cell in cells:
         if PROPERTIES[cell.property].share <= 0.1:

@@ -36,7 +36,10 @@ BLOCKS = {
 }
 
 
-@pytest.mark.parametrize("name", BLOCKS)
+ON_A_GPU = {name: [pytest.mark.gpu] * ("import cupy\n" in code) for name, code in BLOCKS.items()}
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=marks) for name, marks in ON_A_GPU.items()])
 def test_python_block(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each by itself; one for a framework that is not installed is skipped."""
     monkeypatch.syspath_prepend(str(ROOT / "examples/adapters"))  # of the textbook's adapter

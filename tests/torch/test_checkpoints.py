@@ -121,6 +121,27 @@ def test_step_returns_to_the_cpu():
     assert (step.device.type, step.dtype, float(step)) == ("cpu", torch.float64, 2.0)
 
 
+@pytest.mark.parametrize("where", ["cpu", torch.device("cpu"), {"cpu": "cpu"}, lambda storage, _: storage])
+def test_map_location(where):
+    opt, other = fresh(torch.bfloat16), fresh(torch.bfloat16)
+    run(opt, 0, 2)
+    other.load_state_dict(through_file(opt.state_dict(), map_location=where))
+    for p, q in zip(params_of(opt), params_of(other), strict=True):
+        assert torch.equal(opt.state[p]["exp_avg"], other.state[q]["exp_avg"])
+
+
+def test_moments_go_to_the_device_of_their_parameter():
+    """And `step` stays on the CPU, where resuming needs it (pytorch#80809)."""
+    opt = fresh(torch.bfloat16)
+    run(opt, 0, 2)
+    there = SETAdam([torch.empty_like(p, device="meta").requires_grad_() for p in params_of(opt)])
+    there.load_state_dict(through_file(opt.state_dict()))
+    for entry in there.state.values():
+        assert {entry[name].device.type for name in ("exp_avg", "exp_avg_sq")} == {"meta"}
+        assert entry["exp_avg"].dtype == torch.float32
+        assert (entry["step"].device.type, float(entry["step"])) == ("cpu", 2.0)
+
+
 def test_load_hooks_still_run():
     opt, seen = fresh(torch.float32), []
     run(opt, 0, 1)

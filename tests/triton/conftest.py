@@ -1,10 +1,12 @@
 import os
+import sys
+from importlib.util import find_spec
+from pathlib import Path
 
-import pytest
+sys.path.insert(0, str(Path(__file__).parent))  # for steps.py and interpreted.py
 
-pytest.importorskip("torch")
-pytest.importorskip("triton", reason="Triton is not installed; it has wheels for Linux alone")
-
-# These run in a process of their own, which test_interpreter.py starts.
-if os.environ.get("TRITON_INTERPRET") != "1":
-    collect_ignore = ["test_in_interpreter.py"]
+collect_ignore = []
+if find_spec("torch") is None or find_spec("triton") is None:  # test_interpreter.py says so
+    collect_ignore += ["test_compiled.py", "test_gpu.py"]
+if os.environ.get("TRITON_INTERPRET") != "1":  # it runs in a process of its own, started by test_interpreter.py
+    collect_ignore.append("test_in_interpreter.py")

@@ -5,18 +5,14 @@ three places it does not do as the compiler does, and is set right here.
 """
 
 import os
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import triton.language as tl
+from steps import TritonSteps
 from triton.runtime import interpreter
-
-from setadam_conformance.protocol import LayerState, Native
-from setadam_torch import _triton
-from setadam_torch.conformance import TorchSingle, _put, _states
 
 
 def _repair() -> None:
@@ -54,27 +50,8 @@ assert os.environ.get("TRITON_INTERPRET") == "1", "run in a process of its own, 
 _repair()
 
 
-class Interpreted(TorchSingle):
-    """`_triton.step_layers` for the kit: one call for all layers with the same layer_axes."""
+class Interpreted(TritonSteps):
+    """It takes some hundred times as long as a compiled kernel."""
 
     name = "torch:triton-interpreted"
-    capabilities = replace(TorchSingle.capabilities, devices=("cpu",), reloads=(), cost=20)
-
-    def step(
-        self,
-        params: Sequence[Native],
-        grads: Sequence[Native],
-        states: Sequence[LayerState],
-        hp: Mapping[str, Any],
-        layer_axes: Sequence[tuple[int, ...] | None],
-    ) -> tuple[list[Native], list[LayerState]]:
-        optimizer = self._optimizer(params, hp, layer_axes)
-        _put(optimizer, params, grads, states)
-        work = []
-        for group in optimizer.param_groups:  # the optimizer's own checks of all, before any is updated
-            columns: Any = [[], [], [], [], []]
-            optimizer._init_group(group, *columns)
-            work.append((group, columns))
-        for group, columns in work:
-            _triton.step_layers(group, *([x.detach() for x in xs] for xs in columns))
-        return list(params), _states(optimizer, params)
+    capabilities = replace(TritonSteps.capabilities, devices=("cpu",), cost=30)

@@ -31,7 +31,7 @@ _SPECIAL = {"nan": float("nan"), "inf": float("inf"), "-inf": float("-inf")}
 # As printf("%a") and float.hex write a double: at most 53 bits, so that reading it rounds nothing.
 _HEX = re.compile(r"[+-]?0[xX][01](\.[0-9a-fA-F]{0,13})?[pP][+-]?[0-9]{1,5}")
 # What stays on this side of the pipe: a program's arrays cannot be aliased, nor its optimizer reloaded.
-_NOT_ON_THE_LINE = {"in_place", "reloads"}
+_NOT_ON_THE_LINE = {"in_place", "layouts", "reloads"}
 _TYPES = get_type_hints(Capabilities)
 _STDERR_LINES = 20
 
@@ -243,6 +243,10 @@ class CommandAdapter:
             if _TYPES[key] is bool:
                 if not isinstance(value, bool):
                     self._fail(f"{key} must be true or false, got {value!r}")
+                continue
+            if key == "cost":
+                if type(value) is not int or value < 1:
+                    self._fail(f"cost must be a whole number ≥ 1, got {value!r}")
                 continue
             if key == "reduction":
                 if value not in get_args(_TYPES[key]):

@@ -2,7 +2,7 @@
 the module that it stands in says what it takes to judge it.
 """
 
-from setadam_conformance.properties import contract, limits, oracle, recorded, symmetries
+from setadam_conformance.properties import contract, limits, oracle, recorded, sharded, symmetries
 from setadam_conformance.properties.registry import PROPERTIES, Property
 
-__all__ = ["PROPERTIES", "Property", "contract", "limits", "oracle", "recorded", "symmetries"]
+__all__ = ["PROPERTIES", "Property", "contract", "limits", "oracle", "recorded", "sharded", "symmetries"]

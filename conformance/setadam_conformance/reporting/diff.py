@@ -1,5 +1,6 @@
 """What changed between two runs: verdicts, and errors that grew although they still pass."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -21,13 +22,8 @@ class Change:
 
 def diff(a: Run, b: Run) -> list[Change]:
     """The changes from a to b."""
+    changes = list(_settings(a, b))
     before, after = _cells(a), _cells(b)
-    changes = [
-        Change(f"{name} was {before.get(name, '?')!r}, is {b.environment.get(name, '?')!r}", False)
-        for name in sorted(a.environment.keys() | b.environment.keys())
-        if a.environment.get(name) != b.environment.get(name)
-        for before in [a.environment]
-    ]
     for key in sorted(before.keys() | after.keys()):
         named = "{} on {} in {}".format(*key)
         if key not in after:
@@ -37,6 +33,23 @@ def diff(a: Run, b: Run) -> list[Change]:
         else:
             changes.extend(_compare(named, before[key], after[key]))
     return changes
+
+
+def _settings(a: Run, b: Run) -> Iterator[Change]:
+    """What the runs were of: differences here explain those that follow."""
+    for name in ("profile", "seed", "shard"):
+        if getattr(a, name) != getattr(b, name):
+            yield Change(f"{name} was {getattr(a, name)}, is {getattr(b, name)}", False)
+    for name in sorted(a.environment.keys() | b.environment.keys()):
+        old, new = (run.environment.get(name, "absent") for run in (a, b))
+        if old != new:
+            yield Change(f"{name} was {old}, is {new}", False)
+    if a.complete and not b.complete:
+        yield Change("the run was interrupted", True)
+    ran = {backend.name for backend in a.backends if not backend.missing}
+    for backend in b.backends:
+        if backend.missing and backend.name in ran:
+            yield Change(f"{backend.name} did not run: {backend.missing}", True)
 
 
 def print_diff(changes: list[Change], console: Console) -> bool:

@@ -71,5 +71,7 @@ def headline(run: Run) -> str:
     """The verdict in a line."""
     cells = troubles(run)
     named = ", ".join(sorted({f"{cell.property} on {cell.backend}" for cell in cells})[:3])
-    more = f", and {len(cells) - 3} more" if len(cells) > 3 else ""
-    return VERDICTS.get(run.exit_code, f"exit code {run.exit_code}") + (f": {named}{more}" if cells else "")
+    many = len({(cell.property, cell.backend) for cell in cells})
+    more = f", and {many - 3} more" if many > 3 else ""
+    verdict = VERDICTS.get(run.exit_code, f"exit code {run.exit_code}") + (f": {named}{more}" if cells else "")
+    return verdict if run.complete else f"interrupted, so that cells are missing; {verdict}"

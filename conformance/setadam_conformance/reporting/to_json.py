@@ -1,4 +1,4 @@
-"""A run as JSON, "setadam-report/1": docs/report-format.md and report.schema.json say what is in it.
+"""A run as JSON, "setadam-report/1": docs/report-format.md and report.schema.json, beside this file, say what is in it.
 
 JSON has no NaN and no infinity: they are the strings "nan", "inf" and "-inf".
 """
@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from setadam_conformance.results import Backend, Cell, Failure, Run
+from setadam_conformance.results import Backend, Cell, Failure, Run, Stage
 
 SCHEMA = "setadam-report/1"
 
@@ -21,14 +21,18 @@ def to_json(run: Run) -> dict[str, Any]:
 
 
 def from_json(data: dict[str, Any]) -> Run:
-    """The inverse of `to_json`. Raises ValueError or KeyError for what is no such report."""
-    if data.get("schema") != SCHEMA:
-        raise ValueError(f"schema must be {SCHEMA!r}, got {data.get('schema')!r}")
+    """The inverse of `to_json`. Raises ValueError for what is no such report."""
+    schema = data.get("schema") if isinstance(data, dict) else None
+    if schema != SCHEMA:
+        raise ValueError(f"schema must be {SCHEMA!r}, got {schema!r}")
     fields = {k: x for k, x in data.items() if k != "schema"}
-    fields["shard"] = tuple(fields["shard"])
-    fields["backends"] = [Backend(**backend) for backend in fields["backends"]]
-    fields["cells"] = [_cell(cell) for cell in fields["cells"]]
-    return Run(**fields)
+    try:
+        fields["shard"] = tuple(fields["shard"])
+        fields["backends"] = [Backend(**backend) for backend in fields["backends"]]
+        fields["cells"] = [_cell(cell) for cell in fields["cells"]]
+        return Run(**fields)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"a field is missing, unknown or of the wrong kind: {error}") from error
 
 
 def write_json(run: Run, path: Path) -> None:
@@ -43,8 +47,11 @@ def _cell(data: dict[str, Any]) -> Cell:
         for name in ("expected", "got", "ratio"):
             failure[name] = _number(failure[name])
         data["failure"] = Failure(**failure)
-    for name in ("ulp", "ratio", "median"):
+    for name in ("ulp", "ratio"):
         data[name] = _number(data[name])
+    data["stages"] = {
+        name: Stage(**{k: _number(x) for k, x in stage.items()}) for name, stage in data["stages"].items()
+    }
     data["sample"] = [(d, t, *map(_number, ratios)) for d, t, *ratios in data["sample"]]
     return Cell(**data)
 

@@ -7,15 +7,19 @@ from setadam_conformance.results import Cell, Run
 
 
 def write_junit(run: Run, path: Path) -> None:
-    """Write the file; what fails a run is a failure, what broke is an error."""
+    """Write the file; what fails a run is a failure, what broke or is missing is an error."""
     root = ET.Element("testsuites", name="setadam-conformance", time=f"{run.seconds:.3f}")
+    suites = {backend.name: [cell for cell in run.cells if cell.backend == backend.name] for backend in run.backends}
     for backend in run.backends:
-        cells = [cell for cell in run.cells if cell.backend == backend.name]
-        suite = ET.SubElement(root, "testsuite", name=backend.name, timestamp=run.started)
+        if backend.missing:
+            suites[backend.name].append(Cell("loads", backend.name, "any", status="skip", reason=backend.missing))
+    rest = [cell for cell in run.cells if cell.backend not in suites]  # of expectations that fit nothing
+    if not run.complete:
+        rest.append(Cell("complete", "run", "any", status="error", reason="the run was interrupted"))
+    for name, cells in (suites | ({"run": rest} if rest else {})).items():
+        suite = ET.SubElement(root, "testsuite", name=name, timestamp=run.started)
         for cell in cells:
             _case(suite, cell)
-        if backend.missing:
-            _case(suite, Cell("loads", backend.name, "any", status="skip", reason=backend.missing))
         for kind, tag in (("tests", "testcase"), ("failures", "*/failure"), ("errors", "*/error")):
             suite.set(kind, str(len(suite.findall(tag))))
         suite.set("skipped", str(len(suite.findall("*/skipped"))))

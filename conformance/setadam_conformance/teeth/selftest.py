@@ -3,9 +3,10 @@ the kit itself is noticed; with the share of examples that reject each fault, pr
 """
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from datetime import date
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ _FIRST = ("float32", "float64", "bfloat16", "float16")
 # Layers a variant and dtype, beside the profile's own examples.
 SAMPLED = {"quick": 300, "default": 5_000, "deep": 100_000}
 
+PARTS = ("faults", "variants", "kit")
+
 # These cost as much as all others together: they are tried on what no other property rejects.
 _DEAR = ("large-layer", "recorded-training")
 
@@ -33,6 +36,7 @@ class SelftestResult:
     """What was found. faults: fault → dtype → property → share. variants: what rejected one wrongly."""
 
     profile: str
+    layers: int = 0  # sampled, a variant and dtype
     faults: dict[str, dict[str, Shares]] = field(default_factory=dict)
     variants: dict[str, list[str]] = field(default_factory=dict)
     ratios: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)  # variant → dtype → stage
@@ -55,13 +59,13 @@ class SelftestResult:
 
     @property
     def sound(self) -> bool:
-        return bool(self.faults and self.variants and self.kit) and not (
-            self.survivors or self.accused or self.unnoticed
-        )
+        return bool(self.faults or self.variants or self.kit) and not (self.survivors or self.accused or self.unnoticed)
 
 
-def try_fault(name: str, profile: str) -> dict[str, Shares]:
-    """The shares of examples that reject a fault, by dtype and property."""
+def try_fault(name: str, profile: str, brief: bool = False) -> dict[str, Shares]:
+    """The shares of examples that reject a fault, by dtype and property; brief: the first rejection in each
+    dtype is enough, and its share is of no meaning.
+    """
     fault = FAULTS[name]
     found: dict[str, Shares] = {}
     order = [dtype for dtype in _FIRST if dtype in fault.dtypes]
@@ -70,10 +74,10 @@ def try_fault(name: str, profile: str) -> dict[str, Shares]:
         for cell in _in_order(cells(profile, dtype)):
             if shares and cell.property in _DEAR:
                 continue
-            count, _ = rejected(fault.adapter(), cell)
+            count, _ = rejected(fault.adapter(), cell, stop=brief)
             if count:
                 shares[cell.property] = count / len(examples(cell))
-                if dtype != order[0]:
+                if brief or dtype != order[0]:
                     break
         found[dtype] = shares
     return found
@@ -84,8 +88,8 @@ def _in_order(plans: tuple[Plan, ...]) -> list[Plan]:
     return sorted(plans, key=lambda cell: (cell.property != "one-step", cell.property in _DEAR))
 
 
-def try_variant(name: str, profile: str) -> tuple[list[str], dict[str, dict[str, float]]]:
-    """What rejected a correct variant, and its worst error/bound by dtype and stage."""
+def try_variant(name: str, profile: str, layers: int) -> tuple[list[str], dict[str, dict[str, float]]]:
+    """What rejected a correct variant, and its worst error/bound by dtype and stage over so many layers."""
     variant, wrongly, ratios = VARIANTS[name], [], {}
     for dtype in ALL_DTYPES:
         every = _in_order(cells(profile, dtype))
@@ -93,31 +97,47 @@ def try_variant(name: str, profile: str) -> tuple[list[str], dict[str, dict[str,
             count, message = rejected(variant.adapter(), cell)
             if count:
                 wrongly.append(f"{cell.property} {dtype}: {count} of {len(examples(cell))}: {message}")
-        ratios[dtype], beyond = worst(variant.adapter(), dtype, SAMPLED[profile])
+        ratios[dtype], beyond = worst(variant.adapter(), dtype, layers)
         if beyond:
             wrongly.append(f"sampler {dtype}: {len(beyond)} batches, {ratios[dtype]}")
     return wrongly, ratios
 
 
-def _task(task: tuple[str, str, str]) -> Any:
-    kind, name, profile = task
-    if kind == "kit":
-        return check_kit()
-    return try_fault(name, profile) if kind == "fault" else try_variant(name, profile)
+Task = tuple[Callable[..., Any], tuple[Any, ...]]
+
+
+def _do(task: Task) -> Any:
+    function, arguments = task
+    return function(*arguments)
 
 
 def selftest(
-    profile: str = "quick", progress: Callable[[int, int], None] | None = None, jobs: int | None = None
+    profile: str = "quick",
+    progress: Callable[[int, int], None] | None = None,
+    jobs: int | None = None,
+    *,
+    parts: Collection[str] = PARTS,
+    layers: int | None = None,
+    brief: bool = False,
 ) -> SelftestResult:
-    """Try every fault, variant and fault of the kit. progress: called with how many are done, and of how many."""
-    tasks = [("variant", name, profile) for name in VARIANTS] + [("fault", name, profile) for name in FAULTS]
-    tasks += [("kit", "", profile)]
-    result = SelftestResult(profile)
-    for done, (task, found) in enumerate(zip(tasks, _map(tasks, jobs or min(os.cpu_count() or 1, 8)), strict=True), 1):
-        kind, name, _ = task
-        if kind == "fault":
+    """Try every fault, variant and fault of the kit.
+
+    progress: called with how many are done, and of how many. parts: of PARTS, what is tried. layers: sampled for
+    each variant and dtype, beside the profile's own examples. brief: no shares, see `try_fault`.
+    """
+    result = SelftestResult(profile, SAMPLED[profile] if layers is None else layers)
+    tasks: dict[tuple[str, str], Task] = {}
+    if "variants" in parts:
+        tasks |= {("variants", name): (try_variant, (name, profile, result.layers)) for name in VARIANTS}
+    if "faults" in parts:
+        tasks |= {("faults", name): (try_fault, (name, profile, brief)) for name in FAULTS}
+    if "kit" in parts:
+        tasks["kit", ""] = (check_kit, ())
+    answers = _map(list(tasks.values()), jobs or min(os.cpu_count() or 1, 8))
+    for done, ((part, name), found) in enumerate(zip(tasks, answers, strict=True), 1):
+        if part == "faults":
             result.faults[name] = found
-        elif kind == "variant":
+        elif part == "variants":
             result.variants[name], result.ratios[name] = found
         else:
             result.kit = found
@@ -126,12 +146,12 @@ def selftest(
     return result
 
 
-def _map(tasks: list[tuple[str, str, str]], jobs: int) -> Iterable[Any]:
+def _map(tasks: list[Task], jobs: int) -> Iterable[Any]:
     if jobs == 1:
-        yield from map(_task, tasks)
+        yield from map(_do, tasks)
         return
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(_task, tasks, chunksize=1)
+        yield from pool.map(_do, tasks, chunksize=1)
 
 
 def markdown(result: SelftestResult) -> str:
@@ -139,7 +159,8 @@ def markdown(result: SelftestResult) -> str:
     lines = [
         "# Teeth",
         "",
-        f"Written by `setadam-conformance selftest --profile {result.profile} --markdown docs/teeth.md`.",
+        f"Written by `setadam-conformance selftest --profile {result.profile} --layers {result.layers}"
+        f" --markdown docs/teeth.md` on {date.today()}.",
         "",
         f"## {len(result.faults)} seeded faults",
         "",
@@ -164,7 +185,7 @@ def markdown(result: SelftestResult) -> str:
     lines += ["", f"## {len(result.variants)} correct variants", ""]
     lines += [
         "Worst error/bound of m, v, θ, and of θ from 0: none may pass 1."
-        f" {SAMPLED[result.profile]} layers a variant and dtype.",
+        f" {result.layers} sampled layers a variant and dtype, beside the profile's examples.",
         "",
     ]
     lines += [
@@ -187,7 +208,14 @@ def markdown(result: SelftestResult) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main(profile: str = "quick", to: Path | None = None) -> bool:
+def main(
+    profile: str = "quick",
+    to: Path | None = None,
+    *,
+    parts: Collection[str] = PARTS,
+    layers: int | None = None,
+    jobs: int | None = None,
+) -> bool:
     """Run the self-test, print what it found, and write the tables; True if the kit is sound."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -195,13 +223,29 @@ def main(profile: str = "quick", to: Path | None = None) -> bool:
     console = Console()
     with Progress(TextColumn("selftest"), BarColumn(), MofNCompleteColumn(), console=console, transient=True) as bar:
         task = bar.add_task("selftest")
-        result = selftest(profile, lambda done, total: bar.update(task, completed=done, total=total))
-    for kind, names, many in (
-        ("seeded faults rejected", result.survivors, len(result.faults)),
-        ("correct variants left alone", result.accused, len(result.variants)),
-        ("faults of the kit noticed", result.unnoticed, len(KIT_FAULTS)),
+        result = selftest(
+            profile,
+            lambda done, total: bar.update(task, completed=done, total=total),
+            jobs,
+            parts=parts,
+            layers=layers,
+        )
+    for part, kind, names, many in (
+        ("faults", "seeded faults rejected", result.survivors, len(result.faults)),
+        ("variants", "correct variants left alone", result.accused, len(result.variants)),
+        ("kit", "faults of the kit noticed", result.unnoticed, len(KIT_FAULTS)),
     ):
+        if part not in parts:
+            continue
         print(f"{many - len(names):4} of {many} {kind}" + (f"; not: {', '.join(names)}" if names else ""))
+    if result.ratios:
+        ratio, where = max(
+            (x, f"{stage} of {name} in {dtype}")
+            for name, by_dtype in result.ratios.items()
+            for dtype, by_stage in by_dtype.items()
+            for stage, x in by_stage.items()
+        )
+        print(f"     {result.layers} sampled layers a variant and dtype, worst error/bound {ratio:.4f}: {where}")
     for name in result.accused:
         print(*(f"  {name}: {text}" for text in result.variants[name]), sep="\n")
     if to:

@@ -1,0 +1,78 @@
+"""A process of four host devices on which `setadam_jax.conformance` spreads arrays: JAX fixes its devices once."""
+
+import functools
+import multiprocessing
+import multiprocessing.util
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from setadam_conformance.protocol import LayerState, NumPyArray
+from setadam_jax import ScaleBySetAdamState
+
+DEVICES = 4
+LAYOUTS = ("jit", "shard_map")
+_SECONDS = 120
+
+Layers = tuple[list[NumPyArray], list[LayerState]]
+
+
+def step_sharded(*args: Any) -> Layers:
+    """`_step` in the process, which starts with the first call."""
+    return _started(os.getpid()).submit(_step, *args).result(timeout=_SECONDS)
+
+
+@functools.cache
+def _started(kit: int) -> ProcessPoolExecutor:
+    process = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=_prepare)
+    # A process that multiprocessing made waits for its children, after closing the queues that would let them go.
+    multiprocessing.util.Finalize(None, process.shutdown, exitpriority=100)
+    return process
+
+
+def _prepare() -> None:
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", DEVICES)
+
+
+def _step(
+    layout: str,
+    params: Sequence[NumPyArray],
+    grads: Sequence[NumPyArray],
+    states: Sequence[LayerState],
+    hp: Mapping[str, Any],
+    layer_axes: Sequence[tuple[int, ...] | None],
+) -> Layers:
+    """One step with rows on each device; an array whose rows do not divide is on all of them."""
+    from setadam_jax import conformance
+
+    mesh = jax.make_mesh((DEVICES,), ("rows",))
+    cut = [p.ndim > 0 and p.shape[0] % DEVICES == 0 for p in params]
+    with jax.enable_x64(any(p.dtype in (np.float64, np.complex128) for p in params)):
+        specs = [PartitionSpec("rows") if is_cut else PartitionSpec() for is_cut in cut]
+        tree = (list(params), list(grads), [s.m for s in states], [s.v for s in states])
+        placed = [[jax.device_put(x, NamedSharding(mesh, s)) for x, s in zip(xs, specs, strict=True)] for xs in tree]
+        count = jax.numpy.asarray(states[0].t, jax.numpy.int32)
+        spread = [
+            "rows" if is_cut and (axes is None or 0 in axes) else None
+            for is_cut, axes in zip(cut, layer_axes, strict=True)
+        ]
+        options = {"axis_name": lambda path, leaf: spread[path[0].idx]} if layout == "shard_map" else {}
+        optimizer = conformance._optimizer(hp, layer_axes, **options)
+
+        def update(params: Any, grads: Any, mu: Any, nu: Any, count: Any) -> Any:
+            new, after = conformance._step(optimizer, params, grads, ScaleBySetAdamState(count, mu, nu))
+            return new, after.mu, after.nu, after.count
+
+        if layout == "shard_map":
+            specs_in = (specs, specs, specs, specs, PartitionSpec())
+            specs_out = (specs, specs, specs, PartitionSpec())
+            update = jax.shard_map(update, mesh=mesh, in_specs=specs_in, out_specs=specs_out)
+        new, mu, nu, count = jax.jit(update)(*placed, count)
+    after = [LayerState(np.asarray(m), np.asarray(v), int(count)) for m, v in zip(mu, nu, strict=True)]
+    return [np.asarray(p) for p in new], after

@@ -1,0 +1,149 @@
+"""Backends that break everything but arithmetic: each is told what it did, and none brings the kit down."""
+
+import sys
+
+import pytest
+
+from setadam_conformance.adapters.spec import NumPySpec
+from setadam_conformance.backends import Source, checked
+from setadam_conformance.plan import PROFILES, plan
+from setadam_conformance.protocol import Capabilities, ProtocolError
+from setadam_conformance.workers import Workers
+
+PROPERTIES = ("one-step", "dtype-shape-and-bits-are-kept", "inputs-are-not-written")
+
+
+def adapter(**methods):
+    return type("Hostile", (NumPySpec,), {"name": "hostile", **methods})()
+
+
+def answering(change):
+    return adapter(step=lambda self, *args: change(*NumPySpec.step(self, *args)))
+
+
+def exits(self, *args):
+    sys.exit(0)
+
+
+def raises(self, *args):
+    raise ValueError("no")
+
+
+def clears(self, params, grads, states, hp, axes):
+    answer = NumPySpec.step(self, params, grads, states, hp, axes)
+    for given in (params, grads, states, hp, axes):
+        given.clear()
+    return answer
+
+
+def writes(self, params, *rest):
+    answer = NumPySpec.step(self, params, *rest)
+    for param in params:
+        param[...] = 7
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("hostile", "prop", "status", "said"),
+    [
+        (adapter(step=exits), "one-step", "fail", "raised SystemExit"),
+        (adapter(step=lambda self, *args: None), "one-step", "error", "must return the parameters and a LayerState"),
+        (answering(lambda p, s: (p, [x[:2] for x in s])), "one-step", "error", "must return the parameters"),
+        (answering(lambda p, s: (p, s, 1)), "one-step", "error", "must return the parameters"),
+        (answering(lambda p, s: (p[1:], s[1:])), "one-step", "error", "returned 0 layers"),
+        (answering(lambda p, s: (["x" for _ in p], s)), "one-step", "fail", "came back as <U1"),
+        (answering(lambda p, s: ([x.tolist() for x in p], s)), "one-step", "fail", "came back as float64"),
+        (answering(lambda p, s: (p, [x._replace(t=None) for x in s])), "one-step", "fail", "came back as None"),
+        (answering(lambda p, s: (p, [x._replace(t=x.t + 0.5) for x in s])), "one-step", "fail", "came back as 1.5"),
+        (answering(lambda p, s: ([x.astype(object) for x in p], s)), "one-step", "fail", "came back as object"),
+        (adapter(to_numpy=raises), PROPERTIES[1], "error", "to_numpy cannot read"),
+        (adapter(from_numpy=raises), PROPERTIES[1], "error", "from_numpy cannot take float32"),
+        (adapter(step=clears), "inputs-are-not-written", "pass", ""),
+        (adapter(step=writes), "inputs-are-not-written", "fail", "a parameter was written"),
+    ],
+)  # fmt: skip
+def test_what_it_did_is_said(verdicts, hostile, prop, status, said):
+    cell = verdicts(hostile, properties=(prop,))[prop]
+    assert cell.status == status
+    assert said in (cell.failure.message if cell.failure else cell.reason)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"capabilities": None}, "must be a Capabilities"),
+        ({"capabilities": Capabilities(dtypes=("float99",))}, "float99"),
+        ({"capabilities": Capabilities(dtypes=())}, "claims no dtype"),
+        ({"capabilities": Capabilities(dtypes="float32")}, "claims dtypes"),
+        ({"capabilities": Capabilities(dtypes=("float32",), options=frozenset({"teleport"}))}, "teleport"),
+        ({"capabilities": Capabilities(dtypes=("float32",), reduction="none")}, "reduction"),
+        ({"capabilities": Capabilities(dtypes=("float32",), cost=0)}, "cost"),
+        ({"capabilities": Capabilities(dtypes=("float32",), reloads=("pickle",))}, "no method reload"),
+    ],
+)
+def test_claims_that_there_are_not(changes, said):
+    made = adapter()
+    vars(made).update(changes)
+    with pytest.raises(ProtocolError, match=said):
+        checked(made, "hostile")
+
+
+def test_what_is_no_adapter_names_what_it_lacks():
+    with pytest.raises(ProtocolError, match="has no capabilities, from_numpy, to_numpy, step"):
+        checked(type("Empty", (), {"name": "empty", "framework": "x"})(), "empty")
+
+
+IN_WORKERS = """
+import os, time
+from setadam_conformance.adapters.spec import NumPySpec
+
+class Hangs(NumPySpec):
+    name = "hangs"
+    def step(self, *args):
+        time.sleep(600)
+
+class Dies(NumPySpec):
+    name = "dies"
+    def step(self, *args):
+        os._exit(0)
+
+class Talks(NumPySpec):
+    name = "talks"
+    def step(self, *args):
+        print("a word")
+        return super().step(*args)
+
+def breaks(device):
+    return 1 / 0
+"""
+
+
+@pytest.fixture
+def sources(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "hostile_in_workers.py").write_text(IN_WORKERS)
+    return {name: Source(name, name, f"hostile_in_workers:{name}") for name in ("Hangs", "Dies", "Talks", "breaks")}
+
+
+def test_a_constructor_that_breaks_is_no_missing_backend(sources):
+    with pytest.raises(ProtocolError, match="raised ZeroDivisionError"):
+        sources["breaks"].make("cpu")
+
+
+def test_a_backend_that_hangs_or_dies_ends_alone(sources, capfd):
+    """Each ends its worker process; the third runs to its end, and what it prints is not on stdout."""
+    asked = [sources[name] for name in ("Hangs", "Dies", "Talks")]
+    with Workers(2, patience=1) as workers:
+        claims = workers.claims(asked, "cpu")
+        cells = plan(claims, profile=PROFILES["quick"], properties=PROPERTIES, dtypes=("float32",), max_examples=2)
+        done = list(workers.run(cells))
+    assert len(done) == len(cells) == 9
+    statuses = {source.name: {cell.status for cell in done if cell.backend == source.name} for source in asked}
+    assert statuses == {"Hangs": {"error"}, "Dies": {"error"}, "Talks": {"pass"}}
+    reasons = [cell.reason for cell in done if cell.status == "error"]
+    assert sum("the backend ended its process" in reason for reason in reasons) >= 2
+    assert any(reason.startswith("not run, as the backend ended its process in") for reason in reasons)
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "a word" in err
+    assert "Timeout" in err  # and where it hung

@@ -1,0 +1,269 @@
+"""What a run is turned into: JSON by its schema, one page that needs nothing, JUnit XML, plots, differences."""
+
+import json
+import re
+from copy import deepcopy
+from html.parser import HTMLParser
+from importlib.resources import files
+from xml.etree import ElementTree as ET
+
+import jsonschema
+import numpy as np
+import pytest
+from rich.console import Console
+
+from setadam_conformance.adapters.spec import NumPySpec
+from setadam_conformance.reporting import diff, from_json, print_diff, print_tables, to_json, write_html, write_junit
+from setadam_conformance.reporting.plots import histogram, scatter
+from setadam_conformance.results import FAILING, Backend, Cell, Run, Stage
+
+SCHEMA = json.loads(files("setadam_conformance.reporting").joinpath("report.schema.json").read_text(encoding="utf-8"))
+
+
+class Off(NumPySpec):
+    """θ is off by one in a million, and not a number where it would be 0."""
+
+    name = "off <by> one & more"
+
+    def step(self, *args):
+        params, states = super().step(*args)
+        return [np.where(p == 0, np.nan, p * np.float32(1 + 1e-6)).astype(p.dtype) for p in params], states
+
+
+@pytest.fixture(scope="module")
+def run():
+    """Cells of real runs, and one of each other status."""
+    from setadam_conformance.backends import Source
+    from setadam_conformance.plan import PROFILES, plan
+    from setadam_conformance.properties import PROPERTIES
+    from setadam_conformance.runner import check
+
+    cells, backends = [], []
+    for adapter in (NumPySpec(), Off()):
+        source = Source(adapter.name, adapter.framework, "none:none")
+        names, dtypes = ("one-step", "step-counts", "sign"), ("float32", "float64")
+        plans = plan({source: adapter.capabilities}, profile=PROFILES["quick"], properties=names, dtypes=dtypes)
+        cells += [check(PROPERTIES[cell.property], adapter, cell) for cell in plans]
+        claims = {"dtypes": ["float32", "float64"], "reduction": "pairwise"}
+        backends.append(Backend(adapter.name, adapter.framework, "cpu", {"numpy": np.__version__}, claims))
+    backends.append(Backend("absent", "absent", missing="pip install absent"))
+    for i, status in enumerate(("skip", "xfail", "xpass", "lapsed", "error", "vacuous")):
+        cells.append(Cell(f"p{i}", "spec:numpy", "float32", status=status, reason=f"because of <{status}> \x00"))
+    cells.append(Cell("stale", "*", "*", status="lapsed", reason="the expectation fits nothing"))
+    started = "2030-01-01T00:00:00+00:00"
+    return Run("quick", 3, (1, 2), started, 1.5, {"python": "3.11"}, backends, cells, exit_code=1)
+
+
+def other(run, **changes):
+    changed = deepcopy(run)
+    changed.__dict__.update(changes)
+    return changed
+
+
+def test_json_keeps_to_its_schema_and_comes_back_the_same(run):
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    run = deepcopy(run)
+    failure = next(cell.failure for cell in run.cells if cell.failure)
+    failure.got, failure.ratio = np.nan, np.inf
+    text = json.dumps(to_json(run), allow_nan=False)
+    jsonschema.validate(json.loads(text), SCHEMA)
+    again = from_json(json.loads(text))
+    assert to_json(again) == to_json(run)
+    failed = [cell for cell in again.cells if cell.failure]
+    assert {cell.backend for cell in failed} == {Off.name}
+    assert failed[0].failure.ratio == np.inf
+    assert np.isnan(failed[0].failure.got)
+    passed = next(cell for cell in again.cells if cell.property == "one-step")
+    assert isinstance(passed.stages["m"], Stage)
+    assert 0 < passed.stages["param"].median < passed.stages["param"].ratio <= 1
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda data: data.update(schema="setadam-report/2"),
+        lambda data: data.update(new=1),
+        lambda data: data["cells"][0].update(status="maybe"),
+        lambda data: data["cells"][0].pop("examples"),
+        lambda data: data["cells"][0].update(ratio="NaN"),
+        lambda data: data["cells"][0]["stages"].update(w={"ratio": 0, "median": 0}),
+        lambda data: data.update(exit_code=2),
+        lambda data: data.update(shard=[0, 1]),
+    ],
+)
+def test_the_schema_refuses_what_is_no_report(run, spoil):
+    data = to_json(run)
+    spoil(data)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(data, SCHEMA)
+
+
+@pytest.mark.parametrize("data", [None, [], {}, {"schema": "setadam-report/2"}, {"schema": "setadam-report/1"}])
+def test_what_is_no_report_is_not_read(data):
+    with pytest.raises(ValueError):
+        from_json(data)
+
+
+class Page(HTMLParser):
+    """All tags with their attributes, and that they are closed in order."""
+
+    VOID = frozenset({"meta", "rect", "circle", "line", "path", "br"})
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.text, self.open = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+    def count(self, tag):
+        return sum(name == tag for name, _ in self.tags)
+
+
+def page_of(run, tmp_path):
+    write_html(run, tmp_path / "report.html")
+    return Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+
+
+def test_the_page_needs_nothing_from_elsewhere(run, tmp_path):
+    page = page_of(run, tmp_path)
+    assert page.open == []
+    assert {name for name, _ in page.tags} & {"script", "link", "img", "iframe", "object", "embed", "base"} == set()
+    for _, attributes in page.tags:
+        assert not {"src", "href", "srcset", "action", "data"} & attributes.keys()
+        assert not any(name.startswith("on") for name in attributes)
+    source = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert not re.search(r"url\(|@import|https?://|//[a-z]", re.sub(r"<pre>.*?</pre>", "", source, flags=re.DOTALL))
+
+
+def test_the_page_tells_all(run, tmp_path):
+    text = " ".join(page_of(run, tmp_path).text)
+    for said in ("does not conform", "shard 1 of 2", "seed 3", Off.name, "pip install absent", "because of <xpass>"):
+        assert said in text
+    assert "case_from_json" in text  # the snippet
+    assert "they part" in text.lower()
+    assert "interrupted" not in text
+    assert "interrupted" in " ".join(page_of(other(run, complete=False, exit_code=4), tmp_path).text)
+
+
+def test_the_page_has_its_plots(run, tmp_path):
+    page = page_of(run, tmp_path)
+    titles = [attributes["aria-label"] for name, attributes in page.tags if name == "svg"]
+    for dtype in ("float32", "float64"):
+        assert f"error/bound in {dtype}" in titles
+    for prop in ("one-step", "step-counts"):
+        assert f"error/bound: {prop}" in titles
+    assert any("against d" in title for title in titles)
+    assert any("against t" in title for title in titles)
+    points = sum(len(cell.sample) for cell in run.cells)
+    assert page.count("circle") == 2 * points  # nothing thinned in so small a run
+    assert page.count("rect") > 20
+
+
+def test_plots_place_what_they_are_given():
+    drawn = Page(histogram("h", {"θ": [0.5, 0.5, 2.0, 1e-9]}, "x"))
+    assert next(t for name, t in drawn.tags if name == "rect")["height"] == "88.0"  # one of two, of 176
+    assert drawn.count("rect") == 3
+    right = {}
+    for d in (1, 1000):
+        circle = next(
+            t for name, t in Page(scatter("s", {"float32": [(d, 1.0), (1000, 1.0)]}, "d")).tags if name == "circle"
+        )
+        right[d] = float(circle["cx"])
+    assert right[1] < right[1000]
+    line = next(t for name, t in Page(scatter("s", {"a": [(1, 1.0)]}, "d")).tags if name == "line")
+    circle = next(t for name, t in Page(scatter("s", {"a": [(1, 1.0)]}, "d")).tags if name == "circle")
+    assert line["y1"] == circle["cy"]  # the bound is at 1
+    assert Page(histogram("none", {}, "x")).count("rect") == 0
+
+
+def test_junit_counts_add_up(run, tmp_path):
+    path = tmp_path / "junit.xml"
+    write_junit(run, path)
+    root = ET.parse(path).getroot()
+    assert root.tag == "testsuites"
+    cases = root.findall("testsuite/testcase")
+    assert len(cases) == len(run.cells) + 1  # the backend that is missing
+    assert len({(case.get("classname"), case.get("name")) for case in cases}) == len(cases)
+    for suite in root:
+        for count, tag in (("tests", "testcase"), ("failures", "testcase/failure"), ("errors", "testcase/error")):
+            assert int(suite.get(count)) == len(suite.findall(tag))
+        assert int(suite.get("skipped")) == len(suite.findall("testcase/skipped"))
+    bad = sum(cell.status in FAILING or cell.status == "vacuous" for cell in run.cells)
+    assert len(root.findall(".//failure")) + len(root.findall(".//error")) == bad
+    assert all(entry.get("message") for entry in root.iter() if entry.tag in ("failure", "error", "skipped"))
+    write_junit(other(run, complete=False), path)
+    assert any("interrupted" in error.get("message") for error in ET.parse(path).getroot().iter("error"))
+
+
+def test_the_terminal_tells_failures_and_what_is_missing(run):
+    console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    print_tables(run, console)
+    text = console.export_text()
+    for said in ("one-step", Off.name, "they part at param", "did not run here: pip install absent", "xpass", "lapsed"):
+        assert said in text
+    assert "does not conform" in text
+
+
+def changes(a, b):
+    return [(change.what, change.worse) for change in diff(a, b)]
+
+
+def test_a_report_does_not_differ_from_itself(run):
+    assert diff(run, run) == []
+    console = Console(record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    assert not print_diff([], console)
+    assert "no difference" in console.export_text()
+
+
+def test_diff_tells_verdicts_drift_and_what_is_gone(run):
+    worse = deepcopy(run)
+    passed = [cell for cell in worse.cells if cell.status == "pass"]
+    passed[0].status = "fail"
+    passed[1].ratio *= 3
+    gone = passed[2]
+    worse.cells.remove(gone)
+    worse.cells.append(Cell("new", "spec:numpy", "float32", status="pass"))
+    found = changes(run, worse)
+    named = [f"{c.property} on {c.backend} in {c.dtype}" for c in passed]
+    assert (f"{named[0]} was pass, is fail", True) in found
+    assert any(what.startswith(f"{named[1]}: worst error/bound grew") and is_worse for what, is_worse in found)
+    assert (f"{named[2]} is no longer run", True) in found
+    assert ("new on spec:numpy in float32 is new: pass", False) in found
+    assert len(found) == 4
+    better = [is_worse for what, is_worse in changes(worse, run) if "was fail, is pass" in what]
+    assert better == [False]
+
+
+def test_small_errors_may_grow(run):
+    """A ratio of 0.01 that becomes 0.05 says nothing: other examples do as much."""
+    small = deepcopy(run)
+    small.cells[0].ratio = 0.01
+    grown = deepcopy(small)
+    grown.cells[0].ratio = 0.05
+    assert diff(small, grown) == []
+
+
+def test_diff_tells_settings_versions_and_partial_runs(run):
+    later = other(run, seed=4, complete=False, environment={"python": "3.12", "numpy": "2.4"})
+    later.backends[0].missing = "no such device"
+    assert changes(run, later) == [
+        ("seed was 3, is 4", False),
+        ("numpy was absent, is 2.4", False),
+        ("python was 3.11, is 3.12", False),
+        ("the run was interrupted", True),
+        ("spec:numpy did not run: no such device", True),
+    ]

@@ -1,0 +1,116 @@
+"""Without CuPy or a device: a clear word. With one: the kernels themselves, and what only a device shows."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from setadam_cupy import SETAdam
+
+
+def test_importing_imports_no_cupy():
+    code = "import sys, setadam_cupy; print('cupy' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "False"
+
+
+def test_without_cupy_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    with pytest.raises(ImportError, match=r'pip install "setadam\[cupy\]"'):
+        SETAdam([])
+
+
+@pytest.mark.parametrize("found", ["none", "no driver"])
+def test_without_a_device_that_is_said(cupy, monkeypatch, found):
+    def count():
+        if found == "no driver":
+            raise RuntimeError("cudaErrorInsufficientDriver: CUDA driver version is insufficient")
+        return 0
+
+    monkeypatch.setattr(cupy.cuda.runtime, "getDeviceCount", count)
+    with pytest.raises(RuntimeError, match="setadam_cupy needs a CUDA device, and CuPy finds none"):
+        SETAdam([cupy.array(np.ones(3))])
+
+
+def test_arrays_of_numpy_are_none_of_cupy(cupy):
+    with pytest.raises(TypeError, match="param 'w' must be an array, got ndarray"):
+        SETAdam({"w": np.ones(3)})
+
+
+def test_a_gradient_on_another_device(cupy, monkeypatch):
+    optimizer = SETAdam({"w": cupy.array(np.ones(3))})
+    monkeypatch.setattr(
+        "setadam_core.inplace.device", lambda x: x.device
+    )  # the stand-in's arrays are NumPy's to others
+    with cupy.cuda.Device(1):
+        there = cupy.array(np.ones(3))
+    before = optimizer.params["w"].copy()
+    with pytest.raises(ValueError, match="grad 'w' must be on its param's device"):
+        optimizer.step({"w": there})
+    assert np.array_equal(before, optimizer.params["w"])
+
+
+def test_shared_memory_is_found_without_the_device(cupy):
+    whole = cupy.array(np.ones((4, 6), np.float32))
+    SETAdam([whole[:, ::2], whole[:, 1::2]])
+    with pytest.raises(ValueError, match="params '0' and '1' share memory"):
+        SETAdam([whole[1:], whole[:2]])
+
+
+@pytest.fixture
+def device():
+    return pytest.importorskip("cupy")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("path", ["CuPyFused", "CuPyPlain"])
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16"])
+def test_conforms_on_the_device(device, path, dtype):
+    from setadam_conformance.backends import Source
+    from setadam_conformance.plan import PROFILES, plan
+    from setadam_conformance.properties import PROPERTIES
+    from setadam_conformance.runner import check
+    from setadam_cupy import conformance
+
+    adapter = getattr(conformance, path)("cuda:0")
+    source = Source(adapter.name, adapter.framework, "none:none")
+    for cell in plan({source: adapter.capabilities}, profile=PROFILES["quick"], dtypes=(dtype,)):
+        result = check(PROPERTIES[cell.property], adapter, cell)
+        assert result.status == "pass", (cell.property, result.reason, result.failure)
+
+
+@pytest.mark.gpu
+def test_a_step_allocates_nothing_and_waits_for_nothing(device):
+    """A kernel that takes a while is in the stream; a step that waited would only return after it."""
+    params = {"w": device.ones((512, 512), "float32"), "b": device.ones(512, "float32")}
+    grads = {name: device.ones_like(p) for name, p in params.items()}
+    optimizer = SETAdam(params)
+    optimizer.step(grads)
+    pool = device.get_default_memory_pool()
+    stream = device.cuda.Stream(non_blocking=True)
+    device.cuda.Device().synchronize()
+    used, free = pool.used_bytes(), pool.n_free_blocks()
+    busy = device.RawKernel(
+        'extern "C" __global__ void busy() { long long end = clock64() + 2000000000LL; while (clock64() < end); }',
+        "busy",
+    )
+    with stream:
+        busy((1,), (1,), ())
+        optimizer.step(grads)
+        assert not stream.done
+    stream.synchronize()
+    assert (pool.used_bytes(), pool.n_free_blocks()) == (used, free)
+    assert bool((params["w"] < 1).all())
+
+
+@pytest.mark.gpu
+def test_a_step_on_every_device(device):
+    if device.cuda.runtime.getDeviceCount() < 2:
+        pytest.skip("one device on this machine")
+    params = []
+    for i in range(2):
+        with device.cuda.Device(i):
+            params.append(device.ones(5000, "float32"))
+    SETAdam(params).step([p.copy() for p in params])
+    assert np.array_equal(device.asnumpy(params[0]), device.asnumpy(params[1]))

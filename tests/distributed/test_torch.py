@@ -1,0 +1,94 @@
+"""DTensors in two and four processes: see checks_layouts, checks_wrappers and checks_resume."""
+
+import signal
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+import launch
+
+ANY = [
+    "checks_layouts.every_layout_for_50_steps",
+    "checks_layouts.every_dtype",
+    "checks_layouts.layers_within_a_parameter",
+    "checks_layouts.bad_shards_spoil_their_layer_alone",
+    "checks_layouts.gradients_placed_otherwise",
+    "checks_layouts.statistics_are_those_of_one_process",
+    "checks_layouts.capturable_steps_read_nothing",
+    "checks_layouts.what_does_not_fit_is_refused",
+    "checks_wrappers.fsdp2_for_50_steps",
+    "checks_wrappers.fsdp2_with_mixed_precision_and_offload",
+    "checks_wrappers.tensor_parallel_layers",
+    "checks_wrappers.sequence_parallel_norms",
+    "checks_wrappers.state_dicts",
+    "checks_wrappers.wrappers_with_whole_layers",
+    "checks_resume.resumed",
+]
+TWO = [
+    "checks_wrappers.compiled_steps",
+    "checks_wrappers.flattened_parameters_are_refused",
+    "checks_resume.uninterrupted",
+]
+FOUR = [
+    "checks_layouts.meshes_of_two_dimensions",
+    "checks_layouts.several_meshes",
+    "checks_layouts.three_dimensions",
+    "checks_wrappers.fsdp2_over_tensor_parallelism",
+    "checks_wrappers.hybrid_sharding",
+]
+if find_spec("triton") is not None:  # it has wheels for Linux alone
+    TWO.append("checks_layouts.kernels_in_two_phases")
+CASES = [(2, check) for check in (*ANY, *TWO)] + [(4, check) for check in (*ANY, *FOUR)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Where a run of two processes left its checkpoints before one of them was killed."""
+    folder = tmp_path_factory.mktemp("torch")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SETADAM_RESUME", str(folder))
+        _, outputs, codes = launch.launch(2, folder / "first", ["checks_resume.killed"], timeout=60)
+        assert codes[1] == -signal.SIGKILL, outputs
+        assert codes[0] != 0  # it waited for the other, and was told
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def results(folder):
+    """What each check found: started once, since processes take long to start."""
+    both = {n: launch.run(n, folder / str(n), [c for m, c in CASES if m == n]) for n in (2, 4)}
+    return {(n, check): said for n, of in both.items() for check, said in of.items()}
+
+
+@pytest.mark.parametrize(("world", "check"), CASES)
+def test_in_processes(results, world, check):
+    assert results[world, check] is None, results[world, check]
+
+
+def arrays(path):
+    """Of each parameter: θ, m and v at the end, and the sum of its last steps' bounds."""
+    with np.load(path) as file:
+        names = {key.split("/")[0] for key in file.files}
+        return {name: [file[f"{name}/{i}"] for i in range(4)] for name in names}
+
+
+def test_resumed_on_as_many_processes_bit_for_bit(results, folder):
+    whole, resumed = arrays(folder / "uninterrupted.npz"), arrays(folder / "resumed2.npz")
+    assert whole.keys() == resumed.keys()
+    for name, of in whole.items():
+        assert all(np.array_equal(x, y) for x, y in zip(of[:3], resumed[name][:3], strict=True))
+
+
+def test_resumed_on_more_processes_within_the_bounds_of_the_steps(results, folder):
+    whole, resumed = arrays(folder / "uninterrupted.npz"), arrays(folder / "resumed4.npz")
+    for name, (theta, m, v, bounds) in whole.items():
+        other, own_m, own_v, own_bounds = resumed[name]
+        # The moments do not depend on γ: elementwise, of the same gradients.
+        assert np.array_equal(m, own_m)
+        assert np.array_equal(v, own_v)
+        # Each step adds at most its own bound to what has gathered, and the decay shrinks that.
+        allowed = bounds + own_bounds
+        assert np.all(np.abs(theta.astype(np.float64) - other) <= allowed)
+        assert np.all(allowed < 1e-4)  # where thirty steps move a parameter by some tenths

@@ -1,0 +1,107 @@
+"""Leaves large enough for the forms of `_passes`: the same step, with nothing stored in between."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from setadam_jax import scale_by_set_adam, set_adam
+from setadam_jax._passes import is_large
+
+LR = 1e-2
+# Leaves whose first axis, whose last axis, and of which no axis can be split in groups; and one for layer_axes.
+SHAPES = {"first": (256, 131), "last": (33, 1008), "none": (183, 181), "stack": (2, 128, 130), "small": (5,)}
+
+
+def layer_axes(path, leaf):
+    return (1, 2) if path[0].key == "stack" else None
+
+
+@pytest.fixture(scope="module")
+def data(reference):
+    return reference.tree(0, SHAPES), reference.tree(1, SHAPES)
+
+
+def step(optimizer, params, grads):
+    updates, state = optimizer.update(grads, optimizer.init(params), params)
+    return optax.apply_updates(params, updates), state, updates
+
+
+def test_large_leaves_take_the_step_of_the_specification(data, reference, assert_close):
+    params, grads = data
+    assert all(is_large(x) == (k != "small") for k, x in params.items())
+    optimizer = set_adam(LR, layer_axes=layer_axes)
+    theta, _, v = reference.run(params, [grads], lambda k: (1, 2) if k == "stack" else None, lr=LR)
+    eager = {"first"}  # enough, as each operation is compiled for itself
+    for run, keys in ((jax.jit(step, static_argnums=0), SHAPES.keys()), (step, eager)):
+        got, state, _ = run(optimizer, *({k: jnp.asarray(x[k]) for k in keys} for x in data))
+        # As in test_step, but with H(d) = 16 + 8·16 of docs/bound.md in γ, which w takes half of: 260 u|q|, |q| < 4 LR.
+        assert_close(got, {k: theta[k] for k in got}, ulps=2, scale=260 * 4 * LR / 2)
+        assert_close(state[0].nu, {k: v[k] for k in got}, ulps=8)
+
+
+def test_moments_come_through_the_order_of_leaves_unchanged(data):
+    """`in_turn` multiplies by 1: a leaf gets the bits that it gets alone, in whatever order."""
+    update = jax.jit(scale_by_set_adam(layer_axes=layer_axes).update)
+    start = scale_by_set_adam().init(data[0])
+    _, state = update(data[1], start)
+    for k in ("last", "stack"):
+        g = data[1][k]
+        _, alone = update({k: g}, scale_by_set_adam().init({k: g}))
+        assert jnp.array_equal(state.nu[k], alone.nu[k])
+        assert jnp.array_equal(state.mu[k], alone.mu[k])
+
+
+@pytest.mark.parametrize("exponent", [-49, 60])
+def test_gamma_of_large_leaves_is_scale_free(exponent, data):
+    """As for small ones in test_step: each operation scales exactly by a power of two."""
+    grads = data[1]
+    scaled = jax.tree.map(lambda g: np.ldexp(g, exponent), grads)
+    small, large = (scale_by_set_adam(eps=1e-8 * 4.0**k, layer_axes=layer_axes) for k in (0, exponent))
+    a, _ = jax.jit(small.update)(grads, small.init(grads))
+    b, _ = jax.jit(large.update)(scaled, large.init(grads))
+    for k in grads:
+        np.testing.assert_array_max_ulp(np.asarray(a[k]), np.asarray(b[k]), 2)
+
+
+def test_a_nan_stays_in_its_leaf(data):
+    grads = data[1] | {"first": np.full(SHAPES["first"], np.nan, np.float32)}
+    update = jax.jit(scale_by_set_adam().update)
+    clean, _ = update(data[1], scale_by_set_adam().init(data[0]))
+    got, _ = update(grads, scale_by_set_adam().init(data[0]))
+    assert jnp.isnan(got["first"]).all()
+    for k in SHAPES.keys() - {"first"}:
+        assert jnp.array_equal(got[k], clean[k])
+
+
+def compiled(params):
+    optimizer = set_adam(LR)
+
+    def donated(params, state, grads):
+        updates, state = optimizer.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    return jax.jit(donated, donate_argnums=(0, 1)).lower(params, optimizer.init(params), params).compile()
+
+
+def test_no_array_is_stored_in_between():
+    """r = v/max v, or w, would be a temporary as large as the leaf, to be written and read again."""
+    params = {"w": jnp.ones((512, 256))}
+    assert compiled(params).memory_analysis().temp_size_in_bytes < params["w"].nbytes / 4
+    indivisible = {"w": jnp.ones((513, 255))}
+    assert compiled(indivisible).memory_analysis().temp_size_in_bytes < indivisible["w"].nbytes / 4
+
+
+def test_large_leaves_are_taken_in_turn():
+    """In the schedule, the first leaf's parameter is done before the third leaf's moments are begun."""
+    text = compiled({k: jnp.ones((512, 256 + i)) for i, k in enumerate("abc")}).as_text()
+    lines = text[text.index("ENTRY") :].splitlines()
+    of = {
+        k: [i for i, line in enumerate(lines) if re.search(rf"= f32\[512,{width}\].* fusion\(", line)]
+        for k, width in (("a", 256), ("c", 258))
+    }
+    assert len(of["a"]) == len(of["c"]) == 3  # m, v and θ
+    assert max(of["a"]) < min(of["c"])

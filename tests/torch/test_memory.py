@@ -1,0 +1,77 @@
+"""What a step allocates beside its state: the largest sum of bytes of tensors that live at one time."""
+
+import pytest
+import torch
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from setadam_torch import SETAdam
+
+
+class Peak(TorchDispatchMode):
+    """Counts the storages that operations have made and that are still in use, after each operation."""
+
+    def __init__(self, known):
+        super().__init__()
+        self._known = {x.untyped_storage().data_ptr() for x in known}
+        self._made, self.bytes = {}, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for x in tree_leaves(out):
+            if isinstance(x, torch.Tensor) and x.untyped_storage().data_ptr() not in self._known:
+                storage = x.untyped_storage()
+                self._made[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
+        self._made = {key: made for key, made in self._made.items() if not made[0].expired()}
+        self.bytes = max(self.bytes, sum(size for _, size in self._made.values()))
+        return out
+
+
+def peak(dtype, shapes, **options):
+    """Bytes that a step allocates at most, in units of all parameters in the compute dtype."""
+    params = [torch.randn(s).to(dtype).requires_grad_() for s in shapes]
+    for p in params:
+        p.grad = torch.randn_like(p)
+    optimizer = SETAdam(params, **options)
+    optimizer.step()
+    known = [x for p in params for x in (p, p.grad, *optimizer.state[p].values())]
+    with Peak(known) as counted:
+        optimizer.step()
+    word = 8 if dtype == torch.float64 else 4
+    return counted.bytes / (word * sum(p.numel() for p in params))
+
+
+SHAPES = [(300, 40), (50,), (64, 64), (7, 9)]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "options", "blocks"),
+    [
+        (torch.float32, {}, 1),
+        (torch.float32, {"weight_decay": 0.1, "maximize": True}, 2),
+        (torch.bfloat16, {}, 3),
+        (torch.bfloat16, {"weight_decay": 0.1, "maximize": True}, 4),
+    ],
+)
+def test_blocks_allocate_a_few_blocks(monkeypatch, dtype, options, blocks):
+    """The denominator; a gradient of our own; both the gradient and the parameter of 16 bits widened."""
+    monkeypatch.setattr("setadam_torch._blocks.BLOCK", 2048)
+    monkeypatch.setattr("setadam_torch._blocks.SMALL", 0)
+    shapes = [(20000, 11), (2048, 3)]
+    words = peak(dtype, shapes, **options) * sum(torch.Size(s).numel() for s in shapes)
+    assert words < blocks * 2048 + 8 * 220000 / 2048 + 128  # and four float64 for each block
+
+
+@pytest.mark.parametrize(
+    ("dtype", "options", "words"),
+    [
+        (torch.float32, {}, 1),
+        (torch.float32, {"weight_decay": 0.1, "maximize": True}, 1),
+        (torch.float32, {"weight_decay": 0.1, "decoupled_weight_decay": True}, 1),
+        (torch.bfloat16, {}, 2),
+        (torch.bfloat16, {"weight_decay": 0.1, "maximize": True}, 2),
+    ],
+)
+def test_foreach_allocates_one_temporary_of_a_groups_size(dtype, options, words):
+    assert peak(dtype, SHAPES, foreach=True, **options) < words + 0.05  # and O(1) a layer
