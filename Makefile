@@ -5,6 +5,7 @@
 #   make test                                 the project's own tests
 #   make docs                                 the documentation, into site/; warnings are errors
 #   make figures                              its pictures and tables anew, from the code
+#   make bench ARGS="--write NAME"            every path against its peers, into benchmarks/results/
 #   make study STUDY=compare                  a study of examples/experiments: compare, ablation or angles
 BACKENDS ?= numpy strict dask torch jax
 PYTHON ?= python3
@@ -23,7 +24,7 @@ FOR_DOCS := $(call stamp,docs jax torch)
 FOR_TESTS := $(call stamp,dev fast $(FRAMEWORKS) $(patsubst %,test%,$(filter torch jax,$(FRAMEWORKS))))
 
 .DEFAULT_GOAL := help
-.PHONY: help conformance test docs figures lint format clean study
+.PHONY: help conformance test docs figures lint format clean study bench
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -48,6 +49,9 @@ figures: $(FOR_DOCS)
 	$(BIN)/python docs/figures.py
 	$(BIN)/python docs/sharding_figure.py > docs/figures/sharding.svg
 	$(BIN)/python docs/tables.py
+
+bench: $(call stamp,conformance fast jax plot torch)
+	$(BIN)/python -m benchmarks $(ARGS)
 
 study: $(call stamp,experiments)
 	$(BIN)/python examples/experiments/$(or $(STUDY),$(error name a study: make study STUDY=compare)).py $(ARGS)
