@@ -1,5 +1,6 @@
 """Statistics of the adaptive stepsizes of a layer, with the specification's own functions."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from array_api_compat import array_namespace
@@ -8,34 +9,35 @@ from setadam_core.hyperparameters import Hyperparameters
 from setadam_core.layers import Array, Layer
 from setadam_core.spec import bias_correction, down_scaling, down_translate, embed_epsilon
 
+NAMES = ("gamma", "w_min", "stepsize_min", "stepsize_mean", "stepsize_std", "stepsize_max")
+
+
+def of_layers(v: Array, t: Any, layer: Layer, hp: Hyperparameters) -> tuple[Array, ...]:
+    """What NAMES names, of the second moment v after t ≥ 1 steps, with the layer's axes kept as 1.
+
+    γ in [0, 1]; min w, in units of the gradient; smallest, mean, standard deviation (of the layer's d
+    coordinates) and largest of 1/w̃, in which η/(1-β1ᵗ) is not. In the compute dtype.
+    """
+    c = layer.coefficient
+    gamma = down_scaling(v, layer, hp.cos_power)
+    w = embed_epsilon(gamma * v / bias_correction(hp.beta2, t, layer), c(hp.eps), layer, hp)
+    w_min = layer.min(w)
+    stepsize = 1 / down_translate(w, w_min, c(hp.tau))
+    mean = layer.sum(stepsize) / layer.size
+    std = layer.xp.sqrt(layer.sum((stepsize - mean) ** 2) / layer.size)
+    return gamma, w_min, layer.min(stepsize), mean, std, layer.max(stepsize)
+
+
+def named(values: Sequence[Array], kept: Sequence[int], axes: Sequence[int]) -> dict[str, Any]:
+    """The values of `of_layers` by name, without the layer's axes: Python floats, or with several layers
+    arrays of one value a layer. kept: the shape that has these axes as 1.
+    """
+    shape = tuple(n for axis, n in enumerate(kept) if axis not in axes)
+    plain = (array_namespace(x).reshape(x, shape) if shape else float(x.reshape(-1)[0]) for x in values)
+    return dict(zip(NAMES, plain, strict=True))
+
 
 def layer_statistics(v: Array, t: int, layer: Layer, hp: Hyperparameters) -> dict[str, Any]:
-    """What the three operations make of the second moment v after t ≥ 1 steps.
-
-    Returns
-    -------
-    dict : ``gamma`` (γ in [0, 1]), ``w_min`` (min w, in units of the gradient), and ``stepsize_min``,
-        ``stepsize_mean``, ``stepsize_std``, ``stepsize_max`` of 1/w̃ (η/(1-β1ᵗ) is not in it). Python floats;
-        with several layers in v, arrays of one value a layer.
-    """
-    gamma = down_scaling(v, layer, hp.cos_power)
-    w = embed_epsilon(gamma * v / bias_correction(hp.beta2, t, layer), hp.eps, layer, hp)
-    w_min = layer.min(w)
-    stepsize = 1 / down_translate(w, w_min, hp.tau)
-    mean = layer.sum(stepsize) / layer.size
-    std = array_namespace(v).sqrt(layer.sum((stepsize - mean) ** 2) / layer.size)
-    statistics = {
-        "gamma": gamma,
-        "w_min": w_min,
-        "stepsize_min": layer.min(stepsize),
-        "stepsize_mean": mean,
-        "stepsize_std": std,
-        "stepsize_max": layer.max(stepsize),
-    }
-    return {name: _plain(x, layer.axes) for name, x in statistics.items()}
-
-
-def _plain(x: Array, axes: tuple[int, ...]) -> Any:
-    """Without the layer's axes; a float where that leaves a single value."""
-    kept = [n for axis, n in enumerate(x.shape) if axis not in axes]
-    return array_namespace(x).reshape(x, tuple(kept)) if kept else float(x.reshape(-1)[0])
+    """`of_layers`, `named`."""
+    values = of_layers(v, t, layer, hp)
+    return named(values, values[0].shape, layer.axes)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from setadam_core.layers import check_layer
-from setadam_core.spec import bias_correction, down_scaling, down_translate, embed_epsilon
+from setadam_core.statistics import of_layers
 from setadam_jax._spread import AxisName, across_of
 from setadam_jax._transform import LayerAxes, ScaleBySetAdamState, Tree, axes_of, hyperparameters, naming
 
@@ -68,15 +68,7 @@ def layer_statistics(
         with naming("params", path):
             axes = axes_of(layer_axes, path, param)
             layer = check_layer(param, param, nu, nu, t, hp, axes, across_of(axis_name, path, param))
-        gamma = down_scaling(nu, layer, hp.cos_power)
-        v_hat = gamma * nu / bias_correction(hp.beta2, t, layer)
-        w = embed_epsilon(v_hat, layer.coefficient(hp.eps), layer, hp)
-        w_min = layer.min(w)
-        stepsize = 1 / down_translate(w, w_min, layer.coefficient(hp.tau))
-        mean = layer.sum(stepsize) / layer.size
-        std = jnp.sqrt(layer.sum((stepsize - mean) ** 2) / layer.size)
-        kept = (gamma, w_min, layer.min(stepsize), mean, std, layer.max(stepsize))
-        return LayerStatistics(*(jnp.squeeze(x, layer.axes) for x in kept))
+        return LayerStatistics(*(jnp.squeeze(x, layer.axes) for x in of_layers(nu, t, layer, hp)))
 
     return jax.tree_util.tree_map_with_path(statistics, params, adam.nu)
 

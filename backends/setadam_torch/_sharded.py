@@ -16,6 +16,7 @@ import torch
 from setadam_core.layers import Layer, check_layer_axes
 from setadam_core.parts import Parts, combine
 from setadam_core.spec import bias_correction, down_translate, embed_epsilon
+from setadam_core.statistics import named
 from setadam_torch import _statistics
 from setadam_torch._layers import Group, Tensor, hyperparameters, layer_of, real
 from setadam_torch._mesh import Holders, holders_of, is_dtensor, local_part
@@ -179,7 +180,7 @@ def _statistics_of_spread(asked: Sequence[tuple[Tensor, dict[str, Any], Group]])
         mean = total.sum(0) / size
         spread = spread + count * (total / count.clamp(min=1) - mean) ** 2  # about the common mean
         values = (gamma, w_min, least.amin(0), mean, (spread.sum(0) / size).sqrt(), most.amax(0))
-        found.append(_statistics.named(values, gamma.shape, layers[i].axes))
+        found.append(named(values, gamma.shape, layers[i].axes))
     return found
 
 
