@@ -24,6 +24,7 @@ from torch.distributed.tensor.parallel import (
 )
 from torch.nn.parallel import DistributedDataParallel
 
+from setadam_numpy import kernel
 from setadam_torch import SETAdam
 
 
@@ -165,6 +166,35 @@ def state_dicts(_):
                 after = [whole(p) for p in other.parameters()]
         assert all((whole(p) == x).all() for p, x in zip(net.parameters(), after, strict=True))
         assert not all((x == y).all() for x, y in zip(before, after, strict=True))
+
+
+def grad_scaler_with_shards(_):
+    """GradScaler unscales and skips by itself, also with fused=True: alone, a process would not see the others' ∞."""
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    fused = True if kernel.why_not() is None else None
+    nets = [fsdp(model(), mesh) for _ in range(2)]
+    scaled, plain = (SETAdam(net.parameters(), lr=0.01, fused=fused) for net in nets)
+    assert not scaled._step_supports_amp_scaling
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)  # a power of two: it comes out to the bit
+    for t in range(3):
+        for net, scale in zip(nets, (scaler.scale, lambda loss: loss), strict=True):
+            scale(net(batch(t)).square().mean()).backward()
+        scaler.step(scaled)
+        scaler.update()
+        plain.step()
+        for p, q in zip(*(net.parameters() for net in nets), strict=True):
+            assert torch.equal(p.to_local(), q.to_local())
+            p.grad = q.grad = None
+    before = [p.to_local().clone() for p in nets[0].parameters()]
+    scaler.scale(nets[0](batch(3)).square().mean()).backward()
+    if dist.get_rank() == 0:
+        next(nets[0].parameters()).grad.to_local().fill_(torch.inf)
+    scaler.step(scaled)
+    scaler.update()
+    assert scaler.get_scale() == 512.0
+    for p, x in zip(nets[0].parameters(), before, strict=True):
+        assert torch.equal(p.to_local(), x)
+        assert scaled.state[p]["step"] == 3
 
 
 def wrappers_with_whole_layers(_):

@@ -23,6 +23,7 @@ ANY = [
     "checks_wrappers.tensor_parallel_layers",
     "checks_wrappers.sequence_parallel_norms",
     "checks_wrappers.state_dicts",
+    "checks_wrappers.grad_scaler_with_shards",
     "checks_wrappers.wrappers_with_whole_layers",
     "checks_resume.resumed",
 ]

@@ -105,3 +105,21 @@ def test_large_leaves_are_taken_in_turn():
     }
     assert len(of["a"]) == len(of["c"]) == 3  # m, v and θ
     assert max(of["a"]) < min(of["c"])
+
+
+def test_the_derivative_through_a_large_leaf():
+    """Along a random direction, against central differences in float64: the sums by groups are differentiated too."""
+    rng = np.random.default_rng(0)
+    g, along, weight = (rng.normal(size=(2**15 + 16,)) for _ in "gaw")
+    optimizer = scale_by_set_adam(eps=1e-2)
+
+    def loss(g):
+        updates, _ = optimizer.update(g, optimizer.init(g))
+        return jnp.dot(updates, weight)
+
+    with jax.enable_x64(True):
+        assert is_large(jnp.asarray(g))
+        slope, value, h = jnp.dot(jax.jit(jax.grad(loss))(g), along), jax.jit(loss), 1e-5
+        numeric = (value(g + h * along) - value(g - h * along)) / (2 * h)
+        # h² of truncation, u/h of rounding of a sum of 2¹⁵ terms: each far below this.
+        np.testing.assert_allclose(slope, numeric, rtol=1e-5)
