@@ -1,7 +1,6 @@
 """What is timed: each peer makes, for a set of layers and a dtype, a function that takes one step."""
 
 import importlib.util
-import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -144,8 +143,3 @@ BY_NAME = {peer.name: peer for peer in PEERS}
 def compiles_many(peer: Peer, shapes: Shapes) -> bool:
     """Whether a compiler would take minutes over a graph of so many layers."""
     return len(shapes) > 256 and (peer.needs == "jax" or "compiled" in peer.name)
-
-
-def moved_bytes(shapes: Shapes, dtype: str, words: int) -> float:
-    """Bytes of memory traffic, for float32 or float64, of so many words a coordinate."""
-    return words * np.dtype(dtype).itemsize * sum(math.prod(s) for s in shapes)

@@ -18,9 +18,9 @@ class Parts(NamedTuple):
     without coordinates is (0, 0, 0, +∞).
     """
 
-    high: Array  # max v, the part's scale
-    s1: Array  # Σ v / max v, 0 where max v = 0
-    s2: Array  # Σ (v / max v)²
+    high: Array  # the part's scale: max v, or a number near it; 0 only where max v = 0
+    s1: Array  # Σ v / high, 0 where high = 0
+    s2: Array  # Σ (v / high)²
     low: Array  # min v
 
 
