@@ -364,3 +364,12 @@ def run(
                 _finish(one, sizes, first, parts, gammas, lows, d[COS_POWER])
                 for part in range(first[one + 1] - first[one]):
                     _block_descend(stored, table, sizes, one, part, ts[one], gammas[one], lows[one], c, d)
+
+
+@_cached
+def count_up(addresses: Any, counts: Any) -> None:
+    """Add 1 to the float64 at each address, and write what comes of it to counts."""
+    for i in range(addresses.size):
+        count = carray(_pointer(addresses[i], counts[0]), 1)
+        count[0] += 1.0
+        counts[i] = count[0]

@@ -155,6 +155,15 @@ def step(layers: Layers, ts: Any, hp: Hyperparameters, *, threads: int | None = 
     _run(layers, tasks, first, np.empty((first[-1], 4)), each, hp, 0, threads)
 
 
+def count_up(addresses: Integers) -> Floats:
+    """Add 1 to the float64 at each address, and return what comes of it."""
+    from setadam_numpy import _compiled
+
+    counts = np.empty(len(addresses))
+    _compiled.count_up(addresses, counts)
+    return counts
+
+
 def _run(
     layers: Layers,
     tasks: Integers,

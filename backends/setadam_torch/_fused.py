@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from setadam_numpy import kernel
-from setadam_torch import _triton
+from setadam_torch import _bulk, _triton
 from setadam_torch._layers import Group, Tensor, Tensors, hyperparameters
 
 _STORED = {torch.complex64: "float32", torch.complex128: "float64"}
@@ -40,6 +40,18 @@ def serves(group: Group, param: Tensor, *others: Tensor) -> bool:
     )
 
 
+def serves_all(group: Group, params: Tensors, grads: Tensors, exp_avgs: Tensors, exp_avg_sqs: Tensors) -> bool:
+    """Whether a kernel takes all layers, without asking for each. False also where that has to be asked."""
+    return bool(
+        params
+        and group["layer_axes"] is None
+        and not params[0].is_complex()
+        and serves(group, params[0], grads[0], exp_avgs[0], exp_avg_sqs[0])
+        and _bulk.are_alike(params)
+        and _bulk.are_in_order(params, grads, exp_avgs, exp_avg_sqs)
+    )
+
+
 def fused(
     group: Group,
     params: Tensors,
@@ -55,7 +67,10 @@ def fused(
     is on a GPU; `after_scaler` has done on the CPU what they ask for.
     """
     buckets: dict[Any, Any] = {}
-    for layer in zip(params, grads, exp_avgs, exp_avg_sqs, steps, strict=True):
+    columns = params, grads, exp_avgs, exp_avg_sqs, steps
+    if _bulk.are_alike(params):
+        buckets[params[0].device.type, params[0].dtype] = columns
+    for layer in zip(*columns, strict=True) if not buckets else ():
         bucket = buckets.setdefault((layer[0].device.type, layer[0].dtype), ([], [], [], [], []))
         for column, x in zip(bucket, layer, strict=True):
             column.append(x)
@@ -67,16 +82,23 @@ def fused(
 
 
 def _on_cpu(group: Group, dtype: str, params: Tensors, grads: Tensors, ms: Tensors, vs: Tensors, ts: Tensors) -> None:
-    torch._foreach_add_(ts, 1)
+    counts = _counted(ts)
     table = np.array([[x.data_ptr() for x in column] for column in (params, grads, ms, vs)], np.int64)
     width = 2 if params[0].is_complex() else 1
     layers = kernel.Layers(table, np.array([width * x.numel() for x in params], np.int64), dtype)
-    counts = np.array([t.item() for t in ts])
     if group["layer_axes"] is not None:
         slices = np.array([kernel.contiguous_slices(x.shape, group["layer_axes"]) for x in params], np.int64)
         layers, counts = layers.cut(slices), np.repeat(counts, slices)
     kernel.step(layers, counts, hyperparameters(group), threads=torch.get_num_threads())
     torch.autograd.graph.increment_version(params)  # autograd does not see what is written by address
+
+
+def _counted(steps: Tensors) -> Any:
+    """Each step count, one more."""
+    if _bulk.are_alike(steps) and steps[0].dtype == torch.float64 and steps[0].device.type == "cpu":
+        return kernel.count_up(np.array([t.data_ptr() for t in steps], np.int64))  # torch takes 2 µs for each
+    torch._foreach_add_(steps, 1)
+    return np.array([t.item() for t in steps])
 
 
 def after_scaler(columns: Any, grad_scale: Tensor | None, found_inf: Tensor | None) -> Any:
@@ -96,7 +118,7 @@ def after_scaler(columns: Any, grad_scale: Tensor | None, found_inf: Tensor | No
 
 def _dense(*tensors: Tensor) -> bool:
     """Whether all lie in memory without gaps and in one order, which need not be C's."""
-    if tensors[0].is_complex() and any(x.is_conj() for x in tensors):
+    if any(x.is_conj() or x.is_neg() for x in tensors):  # memory does not hold the values
         return False
     if all(x.is_contiguous() for x in tensors):
         return True

@@ -26,6 +26,11 @@ def compute_dtype(param: Tensor) -> Any:
     return _COMPUTE[param.dtype]
 
 
+def serves_dtype(param: Tensor) -> bool:
+    """Whether parameters of this dtype can be optimized."""
+    return param.dtype in _COMPUTE
+
+
 def moment_dtype(param: Tensor) -> Any:
     """The dtype of the stored moments: the compute dtype, or the complex one that is made of it."""
     return param.dtype if param.is_complex() else compute_dtype(param)
@@ -90,7 +95,7 @@ def check_whole(param: Tensor, group: Group) -> None:
 
 def check_representable(params: Tensors, hp: Hyperparameters) -> None:
     """Check the hyperparameters against the dtypes in which they will be used."""
-    for dtype in {compute_dtype(param) for param in params}:
+    for dtype in {_COMPUTE[dtype] for dtype in {param.dtype for param in params}}:
         info = torch.finfo(dtype)
         hp.check_representable(_bare(dtype), info.smallest_normal, info.max)
 
@@ -106,6 +111,10 @@ def check_param(param: Tensor, grad: Tensor, group: Group) -> None:
         check_layer_axes(group["layer_axes"], param.ndim)
     if grad.dtype != param.dtype:
         raise TypeError(f"its gradient must have dtype {_bare(param.dtype)}, got {_bare(grad.dtype)}")
+    if grad.shape != param.shape:  # torch sees to both, but not where param.data is set after the backward pass
+        raise ValueError(f"its gradient must have shape {tuple(param.shape)}, got {tuple(grad.shape)}")
+    if grad.device != param.device:
+        raise RuntimeError(f"its gradient must be on its device {param.device}, got {grad.device}")
 
 
 def check_moments(param: Tensor, state: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@
 
 import functools
 import sys
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -12,12 +13,21 @@ import torch
 from setadam_core.layers import check_layer_axes
 
 Tensor = Any
+_PLAIN = {torch.Tensor, torch.nn.Parameter}
+_FSDP1, _ZERO3 = ("_is_flat_param", "_fsdp_flattened"), "ds_id"  # attributes that wrappers leave on parameters
+_MARKS = frozenset((*_FSDP1, _ZERO3))
 
 
 def is_dtensor(x: Tensor) -> bool:
     """Whether a tensor is spread over processes."""
     module = sys.modules.get("torch.distributed.tensor")
     return module is not None and isinstance(x, module.DTensor)
+
+
+def any_dtensor(xs: list[Tensor]) -> bool:
+    """Whether one of them is, asked of each type once."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and any(issubclass(kind, module.DTensor) for kind in set(map(type, xs)))
 
 
 def local_part(x: Tensor) -> Tensor:
@@ -117,9 +127,9 @@ def check_not_flattened(param: Tensor, together: list[Tensor]) -> None:
     in place of a group's parameters, and leave no other mark; ZeRO 3 marks what it partitions.
     """
     wrapper = None
-    if getattr(param, "_is_flat_param", False) or getattr(param, "_fsdp_flattened", False):
+    if any(getattr(param, mark, False) for mark in _FSDP1):
         wrapper = "FSDP1 (FullyShardedDataParallel)"
-    elif hasattr(param, "ds_id"):
+    elif hasattr(param, _ZERO3):
         wrapper = "DeepSpeed's ZeRO 3"
     elif "deepspeed" in sys.modules and len(together) == param.ndim == 1 and not isinstance(param, torch.nn.Parameter):
         wrapper = "DeepSpeed's ZeRO 1 or 2"
@@ -129,6 +139,15 @@ def check_not_flattened(param: Tensor, together: list[Tensor]) -> None:
             "be told apart: use torch.distributed.fsdp.fully_shard (FSDP2), or whole layers on each process with "
             "DistributedDataParallel and ZeroRedundancyOptimizer"
         )
+
+
+def are_plain(params: list[Tensor], *others: list[Tensor]) -> bool:
+    """Whether nothing here is a DTensor, or of another subclass, and no wrapper has flattened a parameter."""
+    return (
+        set(map(type, chain(params, *others))) <= _PLAIN
+        and all(map(_MARKS.isdisjoint, map(vars, params)))
+        and "deepspeed" not in sys.modules
+    )
 
 
 def check_placed_alike(param: Tensor, moment: Tensor, name: str) -> None:

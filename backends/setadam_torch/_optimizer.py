@@ -7,7 +7,7 @@ import torch
 from torch.optim import Optimizer
 
 from setadam_core.layers import check_layer_axes
-from setadam_torch import _checkpoint, _fused, _sharded
+from setadam_torch import _bulk, _checkpoint, _fused, _sharded
 from setadam_torch._blocks import blocks
 from setadam_torch._blocks import serves as blocks_serve
 from setadam_torch._foreach import foreach
@@ -172,30 +172,38 @@ class SETAdam(Optimizer):  # type: ignore[misc]  # torch is untyped where it is 
     ) -> None:
         """Check a group and collect what has a gradient. torch.compile runs this eagerly, by its name."""
         hp = check_group(group)
-        index = next(i for i, other in enumerate(self.param_groups) if other is group)
-        for i, param in enumerate(group["params"]):
-            grad = param.grad
-            if grad is None:
-                continue
-            state = self.state[param]
-            try:
-                check_param(param, grad, group)
-                _check_kernel(param, group)
-                if state:
-                    check_moments(param, state)
-            except (TypeError, ValueError, KeyError, RuntimeError) as error:
-                raise named(error, group, index, i) from None
+        found = [(param, grad) for param in group["params"] if (grad := param.grad) is not None]
+        params += [param for param, _ in found]
+        grads += [grad for _, grad in found]
+        states = [self.state[param] for param in params]
+        if _bulk.pass_all_checks(group, params, grads, states):
+            _check_kernel(params[0], group)
+        else:
+            self._check_each(group)
+        check_representable(params, hp)
+        for param, state in zip(params, states, strict=True):
             if not state:
                 zeros = {"dtype": moment_dtype(param), "memory_format": torch.preserve_format}
                 state["step"] = torch.zeros((), dtype=torch.float64, device=step_device(param, group))
                 state["exp_avg"] = torch.zeros_like(param, **zeros)
                 state["exp_avg_sq"] = torch.zeros_like(param, **zeros)
-            params.append(param)
-            grads.append(grad)
-            exp_avgs.append(state["exp_avg"])
-            exp_avg_sqs.append(state["exp_avg_sq"])
-            steps.append(state["step"])
-        check_representable(params, hp)
+        exp_avgs += [state["exp_avg"] for state in states]
+        exp_avg_sqs += [state["exp_avg_sq"] for state in states]
+        steps += [state["step"] for state in states]
+
+    def _check_each(self, group: Group) -> None:
+        """Raise, by the parameter's name, what is wrong with it, its gradient or its state."""
+        index = next(i for i, other in enumerate(self.param_groups) if other is group)
+        for i, param in enumerate(group["params"]):
+            if param.grad is None:
+                continue
+            try:
+                check_param(param, param.grad, group)
+                _check_kernel(param, group)
+                if self.state[param]:
+                    check_moments(param, self.state[param])
+            except (TypeError, ValueError, KeyError, RuntimeError) as error:
+                raise named(error, group, index, i) from None
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state_dict of SETAdam, or of torch.optim.Adam or AdamW to switch in the middle of a
@@ -243,6 +251,8 @@ def _by_path(group: Group, columns: Any) -> dict[Any, Any]:
         return {single: columns}
     if group["foreach"]:
         return {foreach: columns}
+    if _wants_kernel(group) and _fused.serves_all(group, *columns[:4]):
+        return {_fused.fused: columns}
     by_path: dict[Any, Any] = {}
     for layer in zip(*columns, strict=True):
         path = _path(group, layer[:4])
@@ -253,10 +263,13 @@ def _by_path(group: Group, columns: Any) -> dict[Any, Any]:
 
 def _path(group: Group, tensors: Any) -> Any:
     """The implementation for one layer, given θ, g, m, v, where neither foreach nor autograd was asked for."""
-    wanted = group["fused"] or (group["fused"] is None and not group["capturable"])
-    if wanted and _fused.serves(group, *tensors):
+    if _wants_kernel(group) and _fused.serves(group, *tensors):
         return _fused.fused
     return blocks if blocks_serve(group, *tensors) else foreach
+
+
+def _wants_kernel(group: Group) -> bool:
+    return bool(group["fused"] or (group["fused"] is None and not group["capturable"]))
 
 
 def _check_kernel(param: Tensor, group: Group) -> None:

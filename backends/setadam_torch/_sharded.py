@@ -19,7 +19,7 @@ from setadam_core.spec import bias_correction, down_translate, embed_epsilon
 from setadam_core.statistics import named
 from setadam_torch import _statistics
 from setadam_torch._layers import Group, Tensor, hyperparameters, layer_of, real
-from setadam_torch._mesh import Holders, holders_of, is_dtensor, local_part
+from setadam_torch._mesh import Holders, any_dtensor, holders_of, is_dtensor, local_part
 from setadam_torch._phases import Columns, parts_of, phases
 
 Work = list[tuple[Group, Columns]]
@@ -49,7 +49,7 @@ def step(work: Work) -> Work:
     Where a gradient is placed otherwise than its parameter (Partial, say), it is brought there first,
     which communicates as much as the gradient is large; p.grad itself is not changed.
     """
-    if any(is_dtensor(param) for _, columns in work for param in columns[0]):
+    if any(any_dtensor(columns[0]) for _, columns in work):
         return _step(work)  # type: ignore[no-any-return]
     return work
 

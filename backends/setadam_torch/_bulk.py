@@ -1,0 +1,58 @@
+"""Questions about many tensors at once.
+
+Python reads an attribute of a tensor in 50 ns; to check one layer after the other takes some µs, more than
+the kernel needs for a small layer. So one attribute at a time is read of all tensors, which answers for
+almost every step that all is well. Only where the answer is no is each layer checked, by `_layers`, and what
+is wrong named.
+"""
+
+from itertools import chain
+from operator import attrgetter
+from typing import Any
+
+import torch
+
+from setadam_torch import _mesh
+from setadam_torch._layers import Group, Tensors, moment_dtype, serves_dtype
+
+_dtype, _device, _is_cpu, _layout, _shape = map(attrgetter, ("dtype", "device", "is_cpu", "layout", "shape"))
+
+
+def pass_all_checks(group: Group, params: Tensors, grads: Tensors, states: list[dict[str, Any]]) -> bool:
+    """Whether `check_param` and `check_moments` would pass for every layer. False also where in doubt."""
+    if group["layer_axes"] is not None or not (params and all(states)):
+        return False
+    try:
+        moments = [state[key] for key in ("exp_avg", "exp_avg_sq") for state in states]
+        any(state["step"] is None for state in states)
+    except KeyError:
+        return False
+    first, outer = params[0], params + grads
+    return bool(
+        _mesh.are_plain(params, grads, moments)
+        and serves_dtype(first)
+        and set(map(_layout, grads)) == {torch.strided}
+        and set(map(_dtype, outer)) == {first.dtype}
+        and set(map(_dtype, moments)) == {moment_dtype(first)}
+        and _share_device(outer + moments)
+        and 2 * (shapes := list(map(_shape, params))) == list(map(_shape, moments))
+        and shapes == list(map(_shape, grads))
+    )
+
+
+def are_alike(tensors: Tensors) -> bool:
+    """Whether all have one dtype and one device."""
+    return len(set(map(_dtype, tensors))) == 1 and _share_device(tensors)
+
+
+def _share_device(tensors: Tensors) -> bool:
+    if tensors[0].is_cpu:  # read in half the time
+        return all(map(_is_cpu, tensors))
+    return len(set(map(_device, tensors))) == 1
+
+
+def are_in_order(params: Tensors, grads: Tensors, *moments: Tensors) -> bool:
+    """Whether all lie in memory in C's order, and it holds the values that these real tensors stand for."""
+    return all(map(torch.Tensor.is_contiguous, chain(params, grads, *moments))) and not any(
+        map(torch.Tensor.is_neg, chain(params, grads))
+    )
