@@ -6,10 +6,13 @@ layers, but for what torch has no foreach operation for: scaling a layer by its 
 own minimum off (two launches a layer; three more for its stepsize where that is on the device), and the
 reductions of float64 or `layer_axes` layers.
 
-Memory: one temporary of a group's size, in the compute dtype; a second for 16-bit parameters.
+Memory: one temporary of a group's size, in the compute dtype. 16-bit parameters need two, the denominator and
+the parameter widened, and are updated in two halves, so that it comes to the same unless one layer is the
+larger part of the group.
 """
 
 import math
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -33,8 +36,16 @@ def foreach(
             layer = layer_of(param, group["layer_axes"])
             for column, x in zip(bucket, (param, *rest, layer), strict=True):
                 column.append(x)
-    for bucket in buckets.values():
-        _update(group, *bucket)
+    for (_, dtype), bucket in buckets.items():
+        for part in _halves(bucket) if dtype.itemsize == 2 and not torch.compiler.is_compiling() else (bucket,):
+            _update(group, *part)
+
+
+def _halves(bucket: Any) -> list[Any]:
+    """A bucket cut where about half of its coordinates lie before; one part where a layer has most of them."""
+    reach = list(accumulate(param.numel() for param in bucket[0]))
+    cut = 1 + min(range(len(reach)), key=lambda i: abs(2 * reach[i] - reach[-1]))
+    return [part for part in ([x[:cut] for x in bucket], [x[cut:] for x in bucket]) if part[0]]
 
 
 def _update(
