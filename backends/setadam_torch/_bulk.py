@@ -51,8 +51,15 @@ def _share_device(tensors: Tensors) -> bool:
     return len(set(map(_device, tensors))) == 1
 
 
-def are_in_order(params: Tensors, grads: Tensors, *moments: Tensors) -> bool:
-    """Whether all lie in memory in C's order, and it holds the values that these real tensors stand for."""
-    return all(map(torch.Tensor.is_contiguous, chain(params, grads, *moments))) and not any(
-        map(torch.Tensor.is_neg, chain(params, grads))
+def take_one_path(group: Group, params: Tensors, grads: Tensors, *moments: Tensors) -> bool:
+    """Whether what is said of the first layer's place in memory holds for all: real tensors of one dtype and
+    device in C's order, whose memory holds the values that they stand for.
+    """
+    return bool(
+        params
+        and group["layer_axes"] is None
+        and not params[0].is_complex()
+        and are_alike(params)
+        and all(map(torch.Tensor.is_contiguous, chain(params, grads, *moments)))
+        and not any(map(torch.Tensor.is_neg, chain(params, grads)))
     )

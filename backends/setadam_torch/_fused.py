@@ -40,18 +40,6 @@ def serves(group: Group, param: Tensor, *others: Tensor) -> bool:
     )
 
 
-def serves_all(group: Group, params: Tensors, grads: Tensors, exp_avgs: Tensors, exp_avg_sqs: Tensors) -> bool:
-    """Whether a kernel takes all layers, without asking for each. False also where that has to be asked."""
-    return bool(
-        params
-        and group["layer_axes"] is None
-        and not params[0].is_complex()
-        and serves(group, params[0], grads[0], exp_avgs[0], exp_avg_sqs[0])
-        and _bulk.are_alike(params)
-        and _bulk.are_in_order(params, grads, exp_avgs, exp_avg_sqs)
-    )
-
-
 def fused(
     group: Group,
     params: Tensors,

@@ -251,8 +251,8 @@ def _by_path(group: Group, columns: Any) -> dict[Any, Any]:
         return {single: columns}
     if group["foreach"]:
         return {foreach: columns}
-    if _wants_kernel(group) and _fused.serves_all(group, *columns[:4]):
-        return {_fused.fused: columns}
+    if _bulk.take_one_path(group, *columns[:4]):
+        return {_path(group, [x[0] for x in columns[:4]]): columns}
     by_path: dict[Any, Any] = {}
     for layer in zip(*columns, strict=True):
         path = _path(group, layer[:4])
@@ -263,13 +263,10 @@ def _by_path(group: Group, columns: Any) -> dict[Any, Any]:
 
 def _path(group: Group, tensors: Any) -> Any:
     """The implementation for one layer, given θ, g, m, v, where neither foreach nor autograd was asked for."""
-    if _wants_kernel(group) and _fused.serves(group, *tensors):
+    wanted = group["fused"] or (group["fused"] is None and not group["capturable"])
+    if wanted and _fused.serves(group, *tensors):
         return _fused.fused
     return blocks if blocks_serve(group, *tensors) else foreach
-
-
-def _wants_kernel(group: Group) -> bool:
-    return bool(group["fused"] or (group["fused"] is None and not group["capturable"]))
 
 
 def _check_kernel(param: Tensor, group: Group) -> None:

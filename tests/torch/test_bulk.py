@@ -126,3 +126,19 @@ def test_a_gradient_whose_memory_holds_its_negative(shape, options):
     for got, wanted in zip(*results, strict=True):
         torch.testing.assert_close(got, wanted, rtol=1e-6, atol=0)
     assert (results[0][1] < 0).all()
+
+
+def test_a_layer_that_lies_otherwise_in_memory_does_not_go_the_way_of_the_first():
+    whole = torch.arange(12.0).reshape(3, 4)
+    params = [torch.nn.Parameter(x.clone(memory_format=torch.preserve_format)) for x in (whole, whole, whole)]
+    gaps = torch.nn.Parameter(torch.zeros(3, 8)[:, ::2])
+    with torch.no_grad():
+        gaps.copy_(whole)
+    params[1] = gaps
+    optimizer = SETAdam(params)
+    for _ in range(3):
+        for p in params:
+            p.grad = torch.ones_like(p) + whole
+        optimizer.step()
+    assert not gaps.is_contiguous()
+    torch.testing.assert_close(params[1], params[0], rtol=1e-6, atol=0)
