@@ -28,12 +28,17 @@ PATIENCE = 300.0  # seconds for one example: a cold torch.compile on a busy mach
 _WORTH_AN_IMPORT = 5.0  # seconds of work left in a framework, for a second worker to import it
 
 
-def claims_of(source: Source, device: str) -> Capabilities | str:
-    """What a backend claims, or why it cannot run here. Raises ProtocolError."""
+Claims = Capabilities | str | ProtocolError  # what a backend claims, why it cannot run here, or how it broke
+
+
+def claims_of(source: Source, device: str) -> Claims:
+    """What a backend says when it is loaded."""
     try:
         return runner.adapter_of(source, device).capabilities
     except (ImportError, RuntimeError) as error:
         return str(error)
+    except ProtocolError as error:
+        return error
 
 
 class Workers:
@@ -58,19 +63,19 @@ class Workers:
         for lane in self._lanes:
             lane.join()
 
-    def claims(self, sources: Iterable[Source], device: str) -> dict[Source, Capabilities | str]:
-        """What each claims, or why it cannot run here. Raises ProtocolError."""
+    def claims(self, sources: Iterable[Source], device: str) -> dict[Source, Claims]:
+        """What each says when it is loaded."""
         if not self._lanes:
             return {source: claims_of(source, device) for source in sources}
         queues: dict[str, deque[tuple[Any, ...]]] = {}
         for source in sources:
             queues.setdefault(source.framework, deque()).append((source, device))
-        found: dict[Source, Capabilities | str] = {}
+        found: dict[Source, Claims] = {}
         for (source, _), claims, error in self._share(queues, claims_of, split=False):
             if isinstance(error, BrokenProcessPool):
-                raise ProtocolError(f"{source.name} ended the process that loaded it")
-            if error is not None:
-                raise error
+                claims = ProtocolError(f"{source.name} ended the process that loaded it")
+            elif error is not None:
+                claims = ProtocolError(f"{source.name} cannot be loaded: {type(error).__name__}: {error}")
             found[source] = claims
         return {source: found[source] for source in sources}
 
