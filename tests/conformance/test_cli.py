@@ -3,6 +3,7 @@
 import json
 import shlex
 import sys
+from contextlib import nullcontext
 from datetime import date, timedelta
 
 import numpy as np
@@ -12,6 +13,7 @@ from setadam_conformance import backends, oracle
 from setadam_conformance.cli import main
 from setadam_conformance.commands import exit_code
 from setadam_conformance.results import Backend, Cell, Run
+from setadam_conformance.teeth import KIT_FAULTS, check_kit, selftest
 
 FAST = ["--profile", "quick", "--jobs", "1", "--dtype", "float32"]
 
@@ -212,6 +214,15 @@ def test_a_kit_that_fails_exits_with_5(monkeypatch, capsys, broken):
     printed = capsys.readouterr().out
     assert "the kit failed: ValueError: operands could not be broadcast" in printed
     assert "not judged: the kit itself is at fault" in printed
+
+
+@pytest.mark.parametrize(("fault", "code"), [(None, 0), ("bound-tenfold", 5), ("oracle-in-float64", 5)])
+def test_a_selftest_of_a_kit_that_is_wrong_exits_with_5(monkeypatch, capsys, fault, code):
+    """A bound or an oracle that is off: its own checks say so, without the faults that they are shown otherwise."""
+    monkeypatch.setattr(selftest, "check_kit", lambda: check_kit(names=()))
+    with KIT_FAULTS[fault].applied() if fault else nullcontext():
+        assert main(["selftest", "--only", "kit", "--jobs", "1"]) == code
+    assert capsys.readouterr().out.endswith("faults of the kit noticed" + ("; not: \n" if code else "\n"))
 
 
 def test_nothing_run_exits_with_4(here):
