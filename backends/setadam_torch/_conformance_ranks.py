@@ -33,14 +33,24 @@ def step_sharded(layout: str, *args: Any) -> Layers:
 def _started(kit: int) -> tuple[Any, list[ProcessPoolExecutor]]:
     """Where they meet, and one executor for each rank. A fork of the kit's process starts its own."""
     folder = tempfile.TemporaryDirectory(prefix="setadam")
-    spawn = multiprocessing.get_context("spawn")
     processes = [
-        ProcessPoolExecutor(1, spawn, initializer=_join, initargs=(rank, folder.name)) for rank in range(RANKS)
+        ProcessPoolExecutor(1, _context(), initializer=_join, initargs=(rank, folder.name)) for rank in range(RANKS)
     ]
     # A process that multiprocessing made waits for its children, after closing the queues that would let them go.
     for process in processes:
         multiprocessing.util.Finalize(None, process.shutdown, exitpriority=100)
     return folder, processes
+
+
+def _context() -> Any:
+    """Where there are forks, those of a process that has imported what they need, and has no threads yet:
+    PyTorch's imports take seconds, which are spent once.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["setadam_torch.conformance", "torch.distributed.tensor", "torch._dynamo"])
+    return context
 
 
 def _join(rank: int, folder: str) -> None:

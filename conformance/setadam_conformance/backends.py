@@ -6,7 +6,7 @@ missing, with the reason, and is never a pass.
 
 import importlib
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, entry_points, version
 from pathlib import Path
@@ -49,12 +49,12 @@ class Source:
             command: Adapter = CommandAdapter(self.target.removeprefix("cmd:"), device)
             return command
         module, _, attribute = self.target.partition(":")
-        make: Callable[[str], Any] = getattr(importlib.import_module(module), attribute)
         try:
+            make: Callable[[str], Any] = getattr(importlib.import_module(module), attribute)
             return checked(make(device), self.name)
         except (ImportError, RuntimeError, ProtocolError):
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ProtocolError(f"{self.name}({device!r}) raised {type(error).__name__}: {error}") from error
 
 
@@ -113,6 +113,12 @@ def select(names: Iterable[str]) -> list[Source]:
             )
         chosen |= {source.name: source for source in found}
     return list(chosen.values()) if chosen else list(sources.values())
+
+
+def absent(names: Iterable[str], here: Mapping[Source, bool]) -> list[str]:
+    """Of the names that were given, those for which nothing can run: a backend, or every path of a framework."""
+    meant = {name: [source for source in here if name in (source.name, source.framework)] for name in names}
+    return [name for name, sources in meant.items() if not any(here[source] for source in sources)]
 
 
 def versions(framework: str) -> dict[str, str]:

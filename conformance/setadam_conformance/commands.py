@@ -23,8 +23,8 @@ from setadam_conformance.plan import PROFILES, Plan, plan
 from setadam_conformance.properties import PROPERTIES, Property
 from setadam_conformance.protocol import Capabilities, ProtocolError
 from setadam_conformance.results import FAILING, Backend, Cell, Run
-from setadam_conformance.runner import adapter_of, bench_for
-from setadam_conformance.workers import Workers
+from setadam_conformance.runner import adapter_of, bench_for, close_adapters
+from setadam_conformance.workers import Claims, Workers, claims_of
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
         skipped, left = _set_aside(cells, excused)
         done = _run_cells(left, workers, excused, console)
     complete = len(done) == len(left)
-    done = [*skipped, *done]
+    done = [*skipped, *done, *_broken(claims, args.device)]
     if complete:
         done.extend(_unused(excused))
     order = {name: i for i, name in enumerate(PROPERTIES)}
@@ -91,17 +91,18 @@ def run(args: argparse.Namespace) -> int:
         cells=done,
         complete=complete,
     )
-    result.exit_code = exit_code(result, asked=bool(args.backend))
+    here = {source: not isinstance(found, str) for source, found in claims.items()}
+    result.exit_code = exit_code(result, lacking=bool(backends.absent(args.backend, here)))
     _write(result, args)
     print_tables(result, console, full=not args.summary)
     return result.exit_code
 
 
-def exit_code(result: Run, asked: bool) -> int:
-    """The verdict of a run as a number; `asked`: the backends were named, so a missing one is an error."""
+def exit_code(result: Run, lacking: bool) -> int:
+    """The verdict of a run as a number; `lacking`: for something that was named there is no backend here."""
     if any(cell.status == "error" and cell.reason.startswith("the kit failed") for cell in result.cells):
         return 5
-    if any(cell.status == "error" for cell in result.cells) or (asked and any(b.missing for b in result.backends)):
+    if lacking or any(cell.status == "error" for cell in result.cells):
         return 3
     if any(cell.status in FAILING for cell in result.cells):
         return 1
@@ -126,11 +127,11 @@ def list_all(args: argparse.Namespace) -> int:
     """List backends, with the reason where one cannot run, and properties."""
     print("Backends")
     for source in backends.known().values():
-        try:
-            adapter = source.make("cpu")
-            print(f"  {source.name:<16} {', '.join(adapter.capabilities.dtypes)}")
-        except (ImportError, RuntimeError) as error:
-            print(f"  {source.name:<16} not here: {error}")
+        found = claims_of(source, "cpu")
+        if isinstance(found, Capabilities):
+            print(f"  {source.name:<16} {', '.join(found.dtypes)}")
+        else:
+            print(f"  {source.name:<16} {'not here' if isinstance(found, str) else 'broken'}: {found}")
     print("Properties")
     for name, prop in PROPERTIES.items():
         print(f"  {name:<30} {prop.explanation.partition(chr(10) * 2)[0].replace(chr(10), ' ')}")
@@ -194,25 +195,29 @@ def vectors(args: argparse.Namespace) -> int:
         problems = files.lint(folder)
         print("\n".join(problems) or f"{folder}: no problems")
         return 5 if problems else 0
-    failed = checked = 0
-    missing = False
+    here: dict[backends.Source, bool] = {}
+    results: list[files.VectorResult] = []
+    broken = False
     for source in backends.select(args.backend):
-        try:
-            adapter = source.make(args.device)
-        except (ImportError, RuntimeError) as error:
-            print(f"{source.name} did not run here: {error}")
-            missing = True
+        claims = claims_of(source, args.device)
+        here[source] = isinstance(claims, Capabilities)
+        if not isinstance(claims, Capabilities):
+            print(f"{source.name} did not run here: {claims}")
+            broken |= isinstance(claims, ProtocolError)
             continue
-        results = files.check(adapter, folder, adapter.capabilities.dtypes)
-        bad = [result for result in results if not result.conforms]
-        checked, failed = checked + len(results), failed + len(bad)
-        print(f"{adapter.name}: {len(results) - len(bad)} of {len(results)} vectors")
-        for result in bad:
-            print(f"  {result}")
-        getattr(adapter, "close", lambda: None)()
-    if args.backend and missing:
+        try:
+            found = files.check(adapter_of(source, args.device), folder, claims.dtypes)
+        except ProtocolError as error:
+            print(f"{source.name} broke the protocol: {error}")
+            broken = True
+            continue
+        print(f"{source.name}: {sum(result.conforms for result in found)} of {len(found)} vectors")
+        print(*(f"  {result}\n" for result in found if not result.conforms), sep="", end="")
+        results += found
+    close_adapters()
+    if broken or backends.absent(args.backend, here):
         return 3
-    return 1 if failed else 0 if checked else 4
+    return 4 if not results else 0 if all(result.conforms for result in results) else 1
 
 
 @_reporting_errors
@@ -235,14 +240,23 @@ def _property(name: str) -> Property:
     return PROPERTIES[name]
 
 
-def _described(source: backends.Source, device: str, claims: Capabilities | str) -> Backend:
-    """A backend for the report; claims: what it claims, or why it cannot run here."""
+def _described(source: backends.Source, device: str, claims: Claims) -> Backend:
+    """A backend for the report."""
     entry = Backend(source.name, source.framework, device, backends.versions(source.framework))
     if isinstance(claims, str):
         entry.missing = claims
-    else:
+    elif isinstance(claims, Capabilities):
         entry.capabilities = {k: sorted(x) if isinstance(x, frozenset) else x for k, x in asdict(claims).items()}
     return entry
+
+
+def _broken(claims: dict[backends.Source, Claims], device: str) -> list[Cell]:
+    """A cell for each backend that could not even be loaded, as others are judged all the same."""
+    return [
+        Cell("loading", source.name, "any", device, status="error", reason=str(found))
+        for source, found in claims.items()
+        if isinstance(found, ProtocolError)
+    ]
 
 
 def _set_aside(cells: list[Plan], excused: list[expectations.Expectation]) -> tuple[list[Cell], list[Plan]]:

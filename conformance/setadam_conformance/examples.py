@@ -19,19 +19,22 @@ from setadam_conformance.case import Case
 from setadam_conformance.plan import Plan, seed_of
 from setadam_conformance.properties import PROPERTIES
 from setadam_conformance.protocol import Capabilities
+from setadam_conformance.strategies import defaults
 
 
 def examples(cell: Plan, claims: Capabilities) -> tuple[Case, ...]:
     """The cell's examples, in order. Raises hypothesis.errors.Unsatisfiable where there are none."""
     asked = Capabilities(dtypes=(cell.dtype,), options=claims.options, compiles=claims.compiles, cost=claims.cost)
-    return _examples(cell.property, cell.dtype, cell.examples, seed_of(cell), asked)
+    return _examples(cell.property, cell.dtype, cell.examples, seed_of(cell), cell.at_defaults, asked)
 
 
 @lru_cache(maxsize=256)
-def _examples(prop: str, dtype: str, count: int, seed: int, claims: Capabilities) -> tuple[Case, ...]:
+def _examples(
+    prop: str, dtype: str, count: int, seed: int, at_defaults: bool, claims: Capabilities
+) -> tuple[Case, ...]:
     kept: list[Case] = []
     with quietly():
-        _engine(prop, dtype, count, seed, claims, (Phase.generate,), kept.append)
+        _engine(prop, dtype, count, seed, at_defaults, claims, (Phase.generate,), kept.append)
     return tuple(kept)
 
 
@@ -41,7 +44,8 @@ def shrink(cell: Plan, claims: Capabilities, check: Callable[[Case], None]) -> N
         with quietly():
             asked = replace(claims, dtypes=(cell.dtype,))
             phases = (Phase.generate, Phase.shrink)
-            _engine(cell.property, cell.dtype, cell.examples, seed_of(cell), asked, phases, check)
+            n, seed = cell.examples, seed_of(cell)
+            _engine(cell.property, cell.dtype, n, seed, cell.at_defaults, asked, phases, check)
     except NonconformingError as error:
         return error
     except FlakyFailure:
@@ -54,10 +58,15 @@ def _engine(
     dtype: str,
     count: int,
     seed: int,
+    at_defaults: bool,
     claims: Capabilities,
     phases: tuple[Phase, ...],
     check: Callable[[Case], None],
 ) -> None:
+    strategy = PROPERTIES[prop].strategy(claims, dtype)
+    if at_defaults:
+        strategy = strategy.map(lambda case: replace(case, hp=defaults()))
+
     @hypothesis.seed(seed)
     @settings(
         max_examples=count,
@@ -70,7 +79,7 @@ def _engine(
         print_blob=False,
         verbosity=hypothesis.Verbosity.quiet,
     )
-    @given(PROPERTIES[prop].strategy(claims, dtype))
+    @given(strategy)
     def examine(case: Case) -> None:
         check(case)
 

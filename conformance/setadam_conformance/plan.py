@@ -2,9 +2,10 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from setadam_conformance.backends import Source
+from setadam_conformance.formats import FORMATS
 from setadam_conformance.properties import PROPERTIES, Property
 from setadam_conformance.protocol import Capabilities
 
@@ -17,7 +18,7 @@ class Profile:
     examples: int
     least: int  # examples of any property, however dear
     spares: bool = True  # what is dear is tried in one dtype, not in all
-    hurries: bool = False  # and no graph is compiled for a single property
+    hurries: bool = False  # and no graph is compiled for a single property, or a single setting where it is slow
 
 
 PROFILES = {
@@ -39,6 +40,10 @@ class Plan:
     minimum: int
     seed: int
     shard: tuple[int, int]
+    # Cells that gain by one process: a framework's, or those of a backend whose graphs take seconds.
+    group: str = ""
+    # All examples have the default hyperparameters, for which a slow compiler then makes one graph.
+    at_defaults: bool = False
 
 
 def seed_of(cell: Plan) -> int:
@@ -67,10 +72,14 @@ def plan(
             continue
         of_property: list[Plan] = []
         for source, claims in backends.items():
+            group = source.name if claims.compiles and claims.is_slow else source.framework
+            at_defaults = profile.hurries and claims.compiles and claims.is_slow
+            if at_defaults:
+                claims = replace(claims, options=claims.options & {"many", "empty"})
             asked = [dtype for dtype in claims.dtypes if not dtypes or dtype in dtypes]
             n, minimum = _examples(prop, claims, profile, shard[1], max_examples)
             of_property.extend(
-                Plan(prop.name, source, dtype, device, n, minimum, seed, shard)
+                Plan(prop.name, source, dtype, device, n, minimum, seed, shard, group, at_defaults)
                 for dtype in _dtypes(prop, claims, profile, asked, turn)
             )
         cells.extend(sorted(of_property, key=lambda cell: cell.dtype))
@@ -95,10 +104,11 @@ def _examples(prop: Property, claims: Capabilities, profile: Profile, shards: in
 def _dtypes(prop: Property, claims: Capabilities, profile: Profile, asked: list[str], turn: int) -> list[str]:
     """The dtypes in which a property is tried on a backend.
 
-    What is dear (a backend that compiles or is slow; in the quick profile large layers and trainings, too)
-    is tried in one of them: another from property to property, so that all get their share, but always the
-    same where compilations take time that is not there. Then graphs are used again, and in the quick profile
-    properties that need graphs of their own are left to the others.
+    What is dear (a backend that compiles or is slow) is tried in one of them: another from property to property,
+    so that all get their share, but always the same where compilations take time that is not there. Then graphs
+    are used again, and in the quick profile properties that need graphs of their own are left to the others.
+    The quick profile tries large layers and trainings in the usual dtype, and what is not dear in one of 16 bit
+    by turns, too: float64 differs from float32 in its constants alone.
     """
     concerned = [dtype for dtype in asked if prop.concerns(claims, dtype)]
     if not profile.spares or not concerned:
@@ -110,6 +120,16 @@ def _dtypes(prop: Property, claims: Capabilities, profile: Profile, asked: list[
         return concerned
     if claims.compiles and claims.is_slow:
         return usual
-    if claims.compiles or claims.is_slow or (profile.hurries and prop.is_long):
+    if claims.compiles or claims.is_slow:
         return [concerned[turn % len(concerned)]]
+    if profile.hurries:
+        return usual + _narrow(prop, [dtype for dtype in concerned if dtype not in usual], turn)
     return concerned
+
+
+def _narrow(prop: Property, others: list[str], turn: int) -> list[str]:
+    """The 16-bit format that a property is tried in beside the usual dtype."""
+    narrow = [dtype for dtype in others if FORMATS[dtype].numpy.itemsize == 2 and not prop.is_long]
+    if prop.narrow in narrow:
+        return [prop.narrow]
+    return [narrow[turn % len(narrow)]] if narrow else []

@@ -45,7 +45,11 @@ def run_cell(cell: Plan, patience: float | None = None) -> Cell:
     """One property on one backend in one dtype; an example that takes longer than `patience` seconds ends
     the process, and its last words are where it was.
     """
-    return check(PROPERTIES[cell.property], adapter_of(cell.source, cell.device), cell, patience)
+    adapter: Any = adapter_of(cell.source, cell.device)
+    if patience is not None and hasattr(adapter, "timeout"):
+        # A program that hangs has to be ended by its own adapter: this process would leave it behind.
+        adapter.timeout = min(adapter.timeout, patience / 2)
+    return check(PROPERTIES[cell.property], adapter, cell, patience)
 
 
 def check(prop: Property, adapter: Adapter, cell: Plan, patience: float | None = None) -> Cell:

@@ -1,10 +1,12 @@
 """Worker processes, each of which runs one cell after another.
 
 A worker keeps to the frameworks that it has imported, as what a framework has compiled serves the cells
-that follow; one with nothing left takes over what others have not begun, and at last helps them. Which
+that follow; one with nothing left takes over what others have not begun, and at last helps them. A backend
+whose graphs take seconds is begun first, and has one worker: a second would compile them all again. Which
 worker runs a cell has no influence on its result.
 """
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -26,12 +28,17 @@ PATIENCE = 300.0  # seconds for one example: a cold torch.compile on a busy mach
 _WORTH_AN_IMPORT = 5.0  # seconds of work left in a framework, for a second worker to import it
 
 
-def claims_of(source: Source, device: str) -> Capabilities | str:
-    """What a backend claims, or why it cannot run here. Raises ProtocolError."""
+Claims = Capabilities | str | ProtocolError  # what a backend claims, why it cannot run here, or how it broke
+
+
+def claims_of(source: Source, device: str) -> Claims:
+    """What a backend says when it is loaded."""
     try:
         return runner.adapter_of(source, device).capabilities
     except (ImportError, RuntimeError) as error:
         return str(error)
+    except ProtocolError as error:
+        return error
 
 
 class Workers:
@@ -53,20 +60,22 @@ class Workers:
         runner.close_adapters()
         for lane in self._lanes:
             lane.close(at_once=kind is not None)
+        for lane in self._lanes:
+            lane.join()
 
-    def claims(self, sources: Iterable[Source], device: str) -> dict[Source, Capabilities | str]:
-        """What each claims, or why it cannot run here. Raises ProtocolError."""
+    def claims(self, sources: Iterable[Source], device: str) -> dict[Source, Claims]:
+        """What each says when it is loaded."""
         if not self._lanes:
             return {source: claims_of(source, device) for source in sources}
         queues: dict[str, deque[tuple[Any, ...]]] = {}
         for source in sources:
             queues.setdefault(source.framework, deque()).append((source, device))
-        found: dict[Source, Capabilities | str] = {}
+        found: dict[Source, Claims] = {}
         for (source, _), claims, error in self._share(queues, claims_of, split=False):
             if isinstance(error, BrokenProcessPool):
-                raise ProtocolError(f"{source.name} ended the process that loaded it")
-            if error is not None:
-                raise error
+                claims = ProtocolError(f"{source.name} ended the process that loaded it")
+            elif error is not None:
+                claims = ProtocolError(f"{source.name} cannot be loaded: {type(error).__name__}: {error}")
             found[source] = claims
         return {source: found[source] for source in sources}
 
@@ -77,7 +86,7 @@ class Workers:
             return
         queues: dict[str, deque[tuple[Any, ...]]] = {}
         for cell in cells:
-            queues.setdefault(cell.source.framework, deque()).append((cell, self._patience))
+            queues.setdefault(cell.group, deque()).append((cell, self._patience))
         for (cell, _), result, error in self._share(queues, runner.run_cell, split=True):
             if error is None:
                 yield result
@@ -90,7 +99,7 @@ class Workers:
                 continue
             how = f"it died, or took more than {self._patience:g} s for an example"
             yield runner.blank(cell, status="error", reason=f"the backend ended its process: {how}")
-            queue = queues[cell.source.framework]
+            queue = queues[cell.group]
             for left in [task for task in queue if task[0].source == cell.source]:
                 queue.remove(left)
                 reason = f"not run, as the backend ended its process in {cell.property} in {cell.dtype}"
@@ -102,45 +111,56 @@ class Workers:
         """Each task with what came of it. split: two lanes may work on one framework at a time."""
         pace: dict[str, list[float]] = {}
         running: dict[Future[Any], tuple[_Lane, str, tuple[Any, ...]]] = {}
+        for lane in self._lanes:
+            lane.current = ""
         while True:
             for lane in self._lanes:
-                busy = {framework for _, framework, _ in running.values()}
-                if lane.idle and (framework := _choose(lane, queues, busy, pace, split)):
-                    queue = queues[framework]
-                    task = queue.pop() if framework in busy else queue.popleft()
-                    running[lane.submit(framework, work, *task)] = lane, framework, task
+                busy = {group for _, group, _ in running.values()}
+                if lane.idle and (group := _choose(lane, queues, busy, pace, split)):
+                    queue = queues[group]
+                    task = queue.pop() if group in busy else queue.popleft()
+                    running[lane.submit(group, work, *task)] = lane, group, task
             if not running:
                 return
             for future in wait(running, return_when=FIRST_COMPLETED).done:
-                lane, framework, task = running.pop(future)
+                lane, group, task = running.pop(future)
                 lane.idle = True
                 error = future.exception()
                 if isinstance(error, BrokenProcessPool):
                     lane.restart()
                 result = None if error is not None else future.result()
                 if isinstance(result, Cell):
-                    pace.setdefault(framework, []).append(result.seconds)
+                    pace.setdefault(group, []).append(result.seconds)
                 yield task, result, error
 
 
 def _choose(
     lane: "_Lane", queues: dict[str, deque[tuple[Any, ...]]], busy: set[str], pace: dict[str, list[float]], split: bool
 ) -> str | None:
-    """The framework that a lane goes on with: its own, one that it has imported, one that nobody works on, or
-    the one with most left, if that is worth it.
+    """The group of tasks that a lane goes on with: its own, one for a single lane, one that nobody works on, one
+    of a framework that it has imported, or the one with most left, if that is worth it.
     """
+    framework = {group: _source(queue[0]).framework for group, queue in queues.items() if queue}
 
-    def left(framework: str) -> float:
-        known = pace.get(framework) or [0.1]
-        return len(queues[framework]) * sum(known) / len(known)
+    def left(group: str) -> float:
+        known = pace.get(group) or [0.1]
+        return len(queues[group]) * sum(known) / len(known)
 
-    def worth(framework: str) -> bool:
-        return framework not in busy or (split and (framework in lane.loaded or left(framework) > _WORTH_AN_IMPORT))
+    def worth(group: str) -> bool:
+        return group not in busy or (
+            split and group == framework[group] and (framework[group] in lane.loaded or left(group) > _WORTH_AN_IMPORT)
+        )
 
-    waiting = [framework for framework, queue in queues.items() if queue and worth(framework)]
-    return max(
-        waiting, key=lambda f: (f == lane.current and split, f not in busy, f in lane.loaded, left(f)), default=None
-    )
+    def rank(group: str) -> tuple[Any, ...]:
+        is_own, is_free = group == lane.current and split, group not in busy
+        return is_own, is_free and group != framework[group], is_free, framework[group] in lane.loaded, left(group)
+
+    return max(filter(worth, framework), key=rank, default=None)
+
+
+def _source(task: tuple[Any, ...]) -> Source:
+    first = task[0]
+    return first.source if isinstance(first, Plan) else first
 
 
 @dataclass
@@ -159,28 +179,49 @@ class _Lane:
         context = multiprocessing.get_context("spawn")
         self._pool = ProcessPoolExecutor(1, mp_context=context, initializer=_prepare)
         self.loaded, self.current, self.idle = set(), "", True
+        self._closing: Future[Any] | None = None
 
-    def submit(self, framework: str, work: Any, *arguments: Any) -> Future[Any]:
-        self.loaded.add(framework)
-        self.current, self.idle = framework, False
-        return self._pool.submit(work, *arguments)
+    def submit(self, group: str, work: Any, *task: Any) -> Future[Any]:
+        self.loaded.add(_source(task).framework)
+        self.current, self.idle = group, False
+        return self._pool.submit(work, *task)
 
     def close(self, at_once: bool) -> None:
-        if self.idle and self.loaded:
+        """Ask the process to end: between cells in good order, else without a word."""
+        if self.idle and self.loaded and not at_once:
+            self._closing = self._pool.submit(_finish)
+            self._pool.shutdown(wait=False)
+        else:
+            self._terminate()
+
+    def join(self) -> None:
+        """Wait until the process has ended."""
+        if self._closing is not None:
             try:
-                self._pool.submit(runner.close_adapters).result(10)
+                self._closing.result(10)
             except Exception:  # what does not close in time is ended with its process
-                at_once = True
-        if at_once or not self.idle:  # ProcessPoolExecutor itself would wait for what is running
-            for process in list((self._pool._processes or {}).values()):
-                process.terminate()
+                self._terminate()
         self._pool.shutdown(cancel_futures=True)
+
+    def _terminate(self) -> None:
+        for process in list((self._pool._processes or {}).values()):
+            process.terminate()
+
+
+def _finish() -> None:
+    """The last task of a worker. A process that has imported a framework or two takes a second for a last
+    collection of garbage: it is told not to look.
+    """
+    runner.close_adapters()
+    gc.freeze()
 
 
 def _prepare() -> None:
-    """In a new worker: one thread a library, as there are as many workers as cores; what a backend prints goes
-    to stderr; and Ctrl-C ends it without a word.
+    """In a new worker: one thread a library, as there are as many workers as cores; fewer collections of garbage,
+    each of which walks through all that frameworks have imported; what a backend prints goes to stderr; and
+    Ctrl-C ends it without a word.
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    gc.set_threshold(20_000, 10, 20)
     os.dup2(2, 1)
     signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -1,13 +1,19 @@
 """The command line: exit codes, reports, replay, expectations."""
 
 import json
+import shlex
+import sys
+from contextlib import nullcontext
 from datetime import date, timedelta
 
+import numpy as np
 import pytest
 
+from setadam_conformance import backends, oracle
 from setadam_conformance.cli import main
 from setadam_conformance.commands import exit_code
 from setadam_conformance.results import Backend, Cell, Run
+from setadam_conformance.teeth import KIT_FAULTS, check_kit, selftest
 
 FAST = ["--profile", "quick", "--jobs", "1", "--dtype", "float32"]
 
@@ -25,6 +31,19 @@ class Broken(NumPySpec):
 class Absent(NumPySpec):
     def __init__(self, device):
         raise ImportError("pip install absent")
+"""
+
+HOSTILE = """
+class Sound(NumPySpec):
+    pass
+
+class Breaks(NumPySpec):
+    def __init__(self, device):
+        1 / 0
+
+class Exits(NumPySpec):
+    def __init__(self, device):
+        raise SystemExit(5)
 """
 
 
@@ -90,6 +109,122 @@ def test_a_backend_that_does_not_load_exits_with_3(here, backend):
     assert main(["run", "--backend", backend, *FAST, "--summary"]) == 3
 
 
+@pytest.mark.parametrize(
+    ("names", "code"), [(["numpy"], 0), (["numpy:fused"], 3), (["numpy", "numpy:fused"], 3), (["cupy"], 3)]
+)
+@pytest.mark.parametrize("command", [["run", "--property", "sign", *FAST], ["vectors", "check"]])
+def test_a_path_without_its_optional_library_is_skipped_unless_it_is_named(monkeypatch, capsys, command, names, code):
+    """As without Numba; `cupy` has no path at all on a machine without a GPU."""
+    monkeypatch.setattr("setadam_numpy.conformance.why_not", lambda dtype: "Numba is not installed")
+    chosen = [word for name in names for word in ("--backend", name)]
+    assert main([*command, *chosen]) == code
+    if names[0] != "cupy":
+        assert "numpy:fused did not run here: Numba is not installed" in capsys.readouterr().out
+
+
+@pytest.fixture
+def registered(here, monkeypatch):
+    """Three registered backends of one framework, of which one runs."""
+    (here / "adapters_for_cli.py").write_text(BROKEN + HOSTILE)
+    sys.modules.pop("adapters_for_cli", None)
+    names = ("Sound", "Absent", "Breaks", "Exits")
+    monkeypatch.setattr(backends, "BUILT_IN", {f"mine:{name.lower()}": f"adapters_for_cli:{name}" for name in names})
+    monkeypatch.setattr(backends, "entry_points", lambda group: ())
+
+
+@pytest.mark.parametrize("named", [[], ["--backend", "mine"]])
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_a_registered_backend_that_breaks_does_not_end_the_run_for_others(here, registered, capsys, named, jobs):
+    args = ["run", *named, "--profile", "quick", "--dtype", "float32", "--property", "sign", "--jobs", jobs]
+    assert main([*args, "--report", "out"]) == 3
+    report = json.loads((here / "out/report.json").read_text())
+    found = {(cell["backend"], cell["property"]): (cell["status"], cell["reason"]) for cell in report["cells"]}
+    assert found == {
+        ("mine:sound", "sign"): ("pass", ""),
+        ("mine:breaks", "loading"): ("error", "mine:breaks('cpu') raised ZeroDivisionError: division by zero"),
+        ("mine:exits", "loading"): ("error", "mine:exits('cpu') raised SystemExit: 5"),
+    }
+    assert "mine:absent did not run here: pip install absent" in capsys.readouterr().out
+
+
+def test_list_and_vectors_go_on_after_a_backend_that_breaks(registered, capsys):
+    assert main(["list"]) == 0
+    assert "broken: mine:breaks('cpu') raised ZeroDivisionError" in capsys.readouterr().out
+    assert main(["vectors", "check"]) == 3
+    printed = capsys.readouterr().out
+    assert "mine:breaks did not run here: mine:breaks('cpu') raised ZeroDivisionError" in printed
+    assert "mine:sound: " in printed
+
+
+# A program that follows the protocol, until its third step.
+DYING = """
+import json, os, sys, time
+for line in sys.stdin:
+    ask = json.loads(line)
+    if ask["cmd"] == "stop":
+        break
+    if ask["cmd"] == "start":
+        print(json.dumps({"protocol": 1, "dtypes": ["float32"]}), flush=True)
+        continue
+    if ask["seq"] == 3:
+        print("so far so good", file=sys.stderr, flush=True)
+        END
+    layers = [{key: layer[key] for key in ("param", "m", "v")} for layer in ask["layers"]]
+    print(json.dumps({"seq": ask["seq"], "t": ask["t"] + 1, "layers": layers}), flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("end", "said"),
+    [
+        ("os.abort()", "ended with exit status -6 where a reply was due"),
+        ("sys.exit(0)", "ended with exit status 0 where a reply was due"),
+        ("print('Bus error', flush=True); continue", "wrote a line that is not JSON"),
+        ("os.close(1); time.sleep(600)", "closed its output where a reply was due"),
+        ("time.sleep(600)", "gave no reply in 2 s"),
+        ("sys.stdout.write('{'); sys.stdout.flush(); time.sleep(600)", "gave no reply in 2 s"),
+    ],
+)
+def test_a_program_that_breaks_off_exits_with_3_and_what_it_did(here, capsys, end, said):
+    """In two properties: the first says what it did, the second why it cannot be tried. It hangs for half of
+    --patience, so that its own adapter ends it, and no process is left behind.
+    """
+    (here / "dying.py").write_text(DYING.replace("END", end))
+    program = f"cmd:{shlex.quote(sys.executable)} -S {shlex.quote(str(here / 'dying.py'))}"
+    args = ["run", "--backend", program, "--profile", "quick", "--property", "determinism", "--property", "sign"]
+    assert main([*args, "--jobs", "2", "--patience", "4", "--report", "out"]) == 3
+    cells = json.loads((here / "out/report.json").read_text())["cells"]
+    assert [cell["status"] for cell in cells] == ["error", "error"]
+    told, after = sorted((cell["reason"] for cell in cells), key=lambda reason: "is closed" in reason)
+    assert said in told
+    assert told.endswith("its stderr ended with:\nso far so good")
+    assert f"is closed, as it {said}" in after
+
+
+@pytest.mark.parametrize("broken", ["moments", "parameter"])
+def test_a_kit_that_fails_exits_with_5(monkeypatch, capsys, broken):
+    """An oracle with an error in its code, which would be every backend's."""
+
+    def oracle_of_the_wrong_shape(*args, **kwargs):
+        return np.zeros(3) + np.zeros(4)
+
+    monkeypatch.setattr(oracle, broken, oracle_of_the_wrong_shape)
+    args = ["run", "--backend", "spec:numpy", *FAST, "--property", "sign", "--property", "one-step"]
+    assert main(args) == 5
+    printed = capsys.readouterr().out
+    assert "the kit failed: ValueError: operands could not be broadcast" in printed
+    assert "not judged: the kit itself is at fault" in printed
+
+
+@pytest.mark.parametrize(("fault", "code"), [(None, 0), ("bound-tenfold", 5), ("oracle-in-float64", 5)])
+def test_a_selftest_of_a_kit_that_is_wrong_exits_with_5(monkeypatch, capsys, fault, code):
+    """A bound or an oracle that is off: its own checks say so, without the faults that they are shown otherwise."""
+    monkeypatch.setattr(selftest, "check_kit", lambda: check_kit(names=()))
+    with KIT_FAULTS[fault].applied() if fault else nullcontext():
+        assert main(["selftest", "--only", "kit", "--jobs", "1"]) == code
+    assert capsys.readouterr().out.endswith("faults of the kit noticed" + ("; not: \n" if code else "\n"))
+
+
 def test_nothing_run_exits_with_4(here):
     args = ["run", "--backend", "spec:strict", "--profile", "quick", "--jobs", "1", "--dtype", "bfloat16"]
     assert main(args) == 4  # array-api-strict has no bfloat16: no cell at all
@@ -114,7 +249,11 @@ def cells_of(*statuses, reason=""):
     ],
 )
 def test_exit_codes(statuses, reason, code):
-    assert exit_code(cells_of(*statuses, reason=reason), asked=True) == code
+    assert exit_code(cells_of(*statuses, reason=reason), lacking=False) == code
+
+
+def test_what_was_named_and_is_lacking_exits_with_3():
+    assert exit_code(cells_of("pass"), lacking=True) == 3
 
 
 def expectation(path, status="xfail", days=30, prop="one-step", reason="known since the port"):
@@ -139,8 +278,6 @@ def expectation(path, status="xfail", days=30, prop="one-step", reason="known si
 def test_expectations_lapse_and_may_not_be_stale(here, backend, status, days, prop, code):
     with (here / "adapters_for_cli.py").open("a") as file:
         file.write("\nclass Sound(NumPySpec):\n    name = 'sound'\n")
-    import sys
-
     sys.modules.pop("adapters_for_cli", None)
     path = expectation(here / "expect.toml", status, days, prop)
     args = ["run", "--backend", f"adapters_for_cli:{backend}", *FAST, "--property", "one-step", "--expect", path]

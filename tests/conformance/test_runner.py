@@ -1,17 +1,19 @@
 """The runner: what it makes of backends that conform, that do not, and that cannot be judged."""
 
+from collections import deque
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from setadam_conformance.adapters.spec import NumPySpec
-from setadam_conformance.backends import BackendError, known, select
+from setadam_conformance.backends import BackendError, Source, known, select
 from setadam_conformance.case import case_from_json
+from setadam_conformance.examples import examples
 from setadam_conformance.plan import PROFILES, plan
 from setadam_conformance.properties import PROPERTIES
 from setadam_conformance.protocol import Adapter, Capabilities, LayerState, ProtocolError
-from setadam_conformance.workers import Workers
+from setadam_conformance.workers import Workers, _choose
 
 
 class Answering(NumPySpec):
@@ -158,6 +160,71 @@ def test_shards_share_the_examples(spec):
         shard=(1, 4),
     )
     assert part[0].examples * 4 == whole[0].examples
+
+
+def _planned(profile, **claims):
+    """Of a backend that claims all dtypes: the dtypes of each property, and the cells."""
+    source = Source("mine:path", "mine", "none:none")
+    asked = Capabilities(dtypes=("float64", "float32", "bfloat16", "float16"), **claims)
+    cells = plan({source: asked}, profile=PROFILES[profile])
+    found = {}
+    for cell in cells:
+        found.setdefault(cell.property, set()).add(cell.dtype)
+    return found, cells
+
+
+def test_the_quick_profile_tries_a_property_in_float32_and_a_16_bit_format():
+    found, _ = _planned("quick")
+    assert len(found["one-step"]) == 4
+    seen = set()
+    for name, dtypes in found.items():
+        if PROPERTIES[name].is_central:
+            continue
+        assert "float32" in dtypes
+        narrow = dtypes - {"float32"}
+        assert len(narrow) == (not PROPERTIES[name].is_long and "float16" in PROPERTIES[name].dtypes), name
+        seen |= narrow
+    assert seen == {"bfloat16", "float16"}
+    assert "float16" in found["nan-and-infinity"]
+    others = [x for x in PROPERTIES.values() if x.applies(Capabilities(dtypes=("float32",)))]
+    assert {x.name for x in others} == set(found)
+    everything, _ = _planned("default")
+    assert all(len(everything[x.name]) == len(x.dtypes) for x in others)
+
+
+def test_the_quick_profile_tries_a_slow_compiler_at_the_defaults_alone():
+    """So that it needs one graph; what is about other settings is left to the default profile."""
+    found, cells = _planned("quick", compiles=True, cost=20)
+    assert "one-step" in found
+    assert "weight-decay" not in found
+    assert {dtype for dtypes in found.values() for dtype in dtypes} == {"float32"}
+    assert "weight-decay" in _planned("default", compiles=True, cost=20)[0]
+    assert "weight-decay" in _planned("quick", compiles=True, cost=4)[0]
+    graphs = set()
+    for cell in cells:
+        if cell.property in ("one-step", "bit-patterns", "trajectory", "sign"):
+            drawn = examples(cell, Capabilities(dtypes=("float32",), compiles=True, cost=20))
+            assert len(drawn) >= cell.minimum
+            graphs |= {(str(case.hp), str([x.param.shape for x in case.layers])) for case in drawn}
+    assert len(graphs) == 1
+
+
+def test_a_slow_compiler_has_one_worker_and_is_begun_first():
+    """Cells of one framework are shared between lanes, but not those whose graphs a second would make again."""
+
+    class Lane:
+        def __init__(self, current="", loaded=()):
+            self.current, self.loaded = current, set(loaded)
+
+    _, slow = _planned("quick", compiles=True, cost=20)
+    _, plain = _planned("quick")
+    assert {cell.group for cell in slow} == {"mine:path"}
+    assert {cell.group for cell in plain} == {"mine"}
+    queues = {"mine": deque((cell,) for cell in plain), "mine:path": deque((cell,) for cell in slow)}
+    assert _choose(Lane(), queues, set(), {}, True) == "mine:path"
+    assert _choose(Lane("mine", {"mine"}), queues, {"mine:path"}, {}, True) == "mine"
+    assert _choose(Lane("mine", {"mine"}), {"mine:path": queues["mine:path"]}, {"mine:path"}, {}, True) is None
+    assert _choose(Lane("mine", {"mine"}), {"mine": queues["mine"]}, {"mine"}, {}, True) == "mine"
 
 
 def test_processes_find_what_one_process_finds():

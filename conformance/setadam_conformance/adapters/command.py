@@ -61,6 +61,7 @@ class CommandAdapter:
         self.timeout = timeout
         self._seq = 0
         self._closed = False
+        self._fault = ""  # what closed it
         self._late = threading.Event()
         self._stderr: deque[str] = deque(maxlen=_STDERR_LINES)
         try:
@@ -154,7 +155,7 @@ class CommandAdapter:
     def _exchange(self, message: Mapping[str, Any], values: int) -> dict[str, Any]:
         """Send one line and read one; `values` bounds how long the reply may be."""
         if self._closed:
-            raise ProtocolError(f"{self.name} is closed")
+            raise ProtocolError(f"{self.name} is closed" + (f", as it {self._fault}" if self._fault else ""))
         stdin, stdout = self._pipes()
         longest = 65536 + 64 * values
         # A blocked write and a blocked read both end when the program does.
@@ -174,7 +175,9 @@ class CommandAdapter:
         if not line:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(timeout=1.0)
-            self._fail(f"ended with exit status {self._process.poll()} where a reply was due")
+            status = self._process.poll()
+            how = "closed its output" if status is None else f"ended with exit status {status}"
+            self._fail(f"{how} where a reply was due")
         if not line.endswith(b"\n"):
             self._fail(f"ended its reply without a newline, or wrote more than {longest} bytes: {_short(line)}")
         try:
@@ -219,6 +222,7 @@ class CommandAdapter:
 
     def _fail(self, what: str) -> NoReturn:
         self._kill()
+        self._fault = what
         self._stderr_reader.join(timeout=1.0)
         said = "\n".join(self._stderr)
         raise ProtocolError(f"{self.name} {what}" + (f"\nits stderr ended with:\n{said}" if said else ""))

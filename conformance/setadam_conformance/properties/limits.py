@@ -153,9 +153,15 @@ def adam_identity(bench: Bench, case: Case) -> None:
         bench.require(bool(np.all(close)), "differs from Adam", case)
 
 
-@prop(lambda c, d: of.cases(c, d, shape=of.usual_or(c, [(3,), (4, 4)]), count=st.just(2), exponent=st.integers(-3, 3),
-                            hp=of.just(), extra=st.sampled_from([{"bad": "nan"}, {"bad": "inf"}, {"bad": "-inf"}])),
-      needs=("many",), share=0.3, usual_graphs=True)  # fmt: skip
+@prop(
+    lambda c, d: of.cases(
+        c, d, shape=of.usual_or(c, [(3,), (4, 4)]), count=st.just(2), exponent=st.integers(-3, 3), hp=of.just()
+    ),
+    needs=("many",),
+    share=0.3,
+    usual_graphs=True,
+    narrow="float16",  # its largest number has a square in float32
+)
 def nan_and_infinity(bench: Bench, case: Case) -> None:
     """NaN or ±Inf in one coordinate of a gradient makes its whole layer NaN, and no other layer changes.
 
@@ -163,8 +169,10 @@ def nan_and_infinity(bench: Bench, case: Case) -> None:
     whoever looks for NaN. Swallowing it (nan_to_num) hides it altogether. (CONFORMANCE M19.)
     """
     sound, layer = case.layers
-    grad = layer.grad.copy()
-    grad.flat[0] = float(case.extra["bad"])
-    answer = bench.step(replace(case, layers=(sound, replace(layer, grad=grad))))
-    bench.require(bool(np.isnan(of.real(answer.params[1])).all()), "a poisoned layer is not all NaN", case)
-    bench.conform(replace(case, layers=(sound,)), type(answer)(answer.params[:1], answer.states[:1]))
+    for bad in (np.nan, np.inf, -np.inf):
+        grad = layer.grad.copy()
+        grad.flat[0] = bad
+        answer = bench.step(replace(case, layers=(sound, replace(layer, grad=grad))))
+        poisoned = bool(np.isnan(of.real(answer.params[1])).all())
+        bench.require(poisoned, f"a layer with a gradient of {bad} is not all NaN", case)
+        bench.conform(replace(case, layers=(sound,)), type(answer)(answer.params[:1], answer.states[:1]))

@@ -76,7 +76,7 @@ def _large(claims: Capabilities, dtype: str) -> Cases:
     return of.cases(claims, dtype, shape=shape, count=st.just(1), hp=of.just(tau=0.9, eps=1e-12))
 
 
-@prop(_large, share=0.1)
+@prop(_large, share=0.05)
 def large_layer(bench: Bench, case: Case) -> None:
     """Layers of some thousand and of 2²⁰ coordinates lie within the bound of their claimed class.
 

@@ -26,6 +26,7 @@ class Property:
     share: float  # of the profile's number of examples
     uses_usual_graphs: bool  # a backend that compiles has no graph for this property alone
     applies: Callable[[Capabilities], bool]
+    narrow: str | None  # the 16-bit format in which it shows more than in the other, where there is one
 
     @property
     def explanation(self) -> str:
@@ -58,13 +59,14 @@ def prop(
     share: float = 0.5,
     usual_graphs: bool = False,
     applies: Callable[[Capabilities], bool] = lambda claims: True,
+    narrow: str | None = None,
 ) -> Callable[[Check], Check]:
     """Register a property under its function's name, with hyphens."""
 
     def register(check: Check) -> Check:
         name = check.__name__.replace("_", "-")
         PROPERTIES[name] = Property(
-            name, check, strategy, frozenset(needs), frozenset(dtypes), share, usual_graphs, applies
+            name, check, strategy, frozenset(needs), frozenset(dtypes), share, usual_graphs, applies, narrow
         )
         return check
 
