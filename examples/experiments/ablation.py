@@ -3,7 +3,7 @@
 Eight combinations of S, E and T on and off; τ from 0 to 0.9; n in γ = cosⁿ∠(v, 1) from 0 to 4. The learning
 rate is chosen anew for each variant, by validation accuracy with one seed; five other seeds are reported.
 
-    python ablation.py [--jobs 2] [--results DIR]
+    python ablation.py [--jobs N] [--results DIR]
 """
 
 import itertools

@@ -3,7 +3,7 @@
 For each task and optimizer, 15 settings are tried with one seed; the one with the best validation accuracy
 is run with five other seeds, and only then is the test part looked at.
 
-    python compare.py [--jobs 2] [--results DIR]
+    python compare.py [--jobs N] [--results DIR]
 """
 
 import itertools

@@ -74,6 +74,17 @@ def test_a_study_reports_and_goes_on_from_its_file(name, study, tiny, tmp_path, 
     assert (tmp_path / f"{name}.svg").read_bytes() == picture
 
 
+@pytest.mark.parametrize("name", ["ablation", "angles"])
+def test_other_settings_make_other_runs_beside_the_old_ones(name, study, tiny, tmp_path, monkeypatch):
+    main, file = study(name).main, tmp_path / f"{name}.csv"
+    main(["--results", str(tmp_path)])
+    before = set(file.read_text().splitlines())
+    monkeypatch.setitem(tiny.CONFIG["training"], "batch", 200)
+    main(["--results", str(tmp_path)])
+    after = set(file.read_text().splitlines())
+    assert before < after
+
+
 def test_a_line_that_was_cut_off_is_made_again(study, tiny, tmp_path):
     run = study("training").Run("tiny", "Adam", (("lr", 1e-3),), 1)
     file = tmp_path / "runs.csv"
