@@ -85,7 +85,7 @@ def main(arguments: list[str] | None = None) -> None:
         _write(file, runs)  # each run as it ends: an interrupted study goes on from here
     rows = [row for run in wanted for row in runs[run]]
 
-    text = f"# Study 3: angles between v and the all-ones vector\n\n{' '.join(__doc__.split('    ')[0].split())}\n"
+    text = f"# Study 3: angles between v and the all-ones vector\n\n{tables.opening(__doc__)}\n"
     for task in tasks:
         mine = [row for row in rows if row["task"] == task]
         last = max(row["step"] for row in mine)

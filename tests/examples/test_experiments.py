@@ -129,6 +129,13 @@ def test_a_conclusion_is_not_drawn_from_noise(study):
     assert "b is better" in tables.conclusion("a", [1.0, 2.0, 3.0], "b", [2.0, 3.1, 4.0])
 
 
+def test_the_summary_counts_what_was_concluded(study):
+    tables = study("tables")
+    others = ([1.0, 2.0, 3.0], [4.0, 5.1, 6.0], [2.1, 3.0, 4.1])  # worse, better, the same to within the noise
+    said = [tables.conclusion("a", [2.0, 3.1, 4.0], "b", other) for other in others]
+    assert "3 comparisons, a is better in 1 and worse in 1; in 1 no difference" in tables.summary(said, "a")
+
+
 def add(tar, name, batch):
     content = pickle.dumps(batch)
     info = tarfile.TarInfo(f"cifar/{name}")
