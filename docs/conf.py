@@ -21,5 +21,7 @@ autodoc_member_order = "bysource"
 
 html_theme = "furo"
 html_title = "setadam"
+html_static_path = ["_static"]
+html_css_files = ["setadam.css"]
 html_copy_source = False
 html_show_sphinx = False
