@@ -6,7 +6,7 @@
 #   make docs                                 the documentation, into site/; warnings are errors
 #   make figures                              its pictures and tables anew, from the code
 #   make bench ARGS="--write NAME"            every path against its peers, into benchmarks/results/
-#   make study STUDY=compare                  a study of examples/experiments: compare, ablation or angles
+#   make study STUDY=compare                  a study of examples/experiments: compare, ablation, angles or paper
 BACKENDS ?= numpy strict dask torch jax
 PYTHON ?= python3
 ARGS ?=

@@ -15,11 +15,36 @@ myst_heading_anchors = 3
 napoleon_google_docstring = False
 napoleon_use_param = napoleon_use_rtype = False  # what stands in the place of types is prose
 napoleon_use_ivar = True
+napoleon_attr_annotations = False
 default_role = "code"  # as docstrings use single backticks
 autodoc_typehints = "none"  # arrays are Any to mypy; docstrings say what they are
 autodoc_member_order = "bysource"
 
 html_theme = "furo"
 html_title = "setadam"
+html_static_path = ["_static"]
+html_css_files = ["setadam.css"]
 html_copy_source = False
 html_show_sphinx = False
+
+
+def describe_below_names(
+    _app: object, _what: str, _name: str, _obj: object, _options: object, lines: list[str]
+) -> None:
+    """Docstrings here say `name : what it is` in one line, where napoleon would take what follows for a type."""
+    found: list[str] = []
+    listing = False
+    for line, following in zip(lines, [*lines[1:], ""], strict=True):
+        if following and set(following) == {"-"}:
+            listing = line in ("Parameters", "Attributes", "Returns", "Raises")
+        name, colon, text = line.partition(" :")
+        if listing and colon and not line.startswith(" "):
+            found += [name, *([f"    {text.strip()}"] if text.strip() else [])]
+        else:
+            found.append(line)
+    lines[:] = found
+
+
+def setup(app: object) -> None:
+    """Before napoleon, whose priority is 500."""
+    app.connect("autodoc-process-docstring", describe_below_names, priority=400)  # type: ignore[attr-defined]

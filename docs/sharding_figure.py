@@ -30,7 +30,7 @@ def numbers(x: float, y: float, v: list[int], name: str = "γ") -> list[str]:
 def main() -> None:
     whole = V[0] + V[1]
     parts = []
-    for left, title in ((0, "each process by itself"), (310, "setadam: four numbers a layer, gathered")):
+    for left, title in ((0, "each process by itself"), (310, "setadam: four numbers gathered")):
         parts += [text(left + 145, 26, title, 15, weight="bold")]
         for i, (v, colour) in enumerate(zip(V, COLOURS, strict=True)):
             x = left + 30 + 135 * i

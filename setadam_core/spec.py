@@ -115,7 +115,7 @@ def trace(
 
 
 def bias_correction(beta: Scalar, t: Any, layer: Layer) -> Scalar:
-    """1 - βᵗ as -expm1(t log β): 1 - float32(β)ᵗ would be off by 3e-5 of itself at t = 1."""
+    """1 - βᵗ as -expm1(t log β): 1 - float32(0.999)ᵗ would be off by 1.3e-5 of itself at t = 1."""
     if is_array_scalar(beta):
         return layer.coefficient(-layer.xp.expm1(layer.coefficient(t) * layer.xp.log(beta)))
     if beta == 0:

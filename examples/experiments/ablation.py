@@ -3,7 +3,7 @@
 Eight combinations of S, E and T on and off; τ from 0 to 0.9; n in γ = cosⁿ∠(v, 1) from 0 to 4. The learning
 rate is chosen anew for each variant, by validation accuracy with one seed; five other seeds are reported.
 
-    python ablation.py [--jobs 2] [--results DIR]
+    python ablation.py [--jobs N] [--results DIR]
 """
 
 import itertools
@@ -28,7 +28,7 @@ def groups() -> dict[str, dict[str, Variant]]:
         merged: Variant = {}
         for operation in off:
             merged |= optimizers.OFF[operation]
-        combinations["".join(on) or "none"] = merged
+        combinations["".join(on) or "all off"] = merged
     return {
         "operations": combinations,
         "τ": {f"{tau:g}": {"tau": tau} for tau in c["tau"]},
@@ -63,7 +63,9 @@ def main(arguments: list[str] | None = None) -> None:
     def test_accuracies(task: str, group: str, name: str) -> list[float]:
         return [found[store.key(run)]["test_accuracy"] for run in finals[task, group, name]]
 
-    text = f"# Study 2: ablation\n\n{' '.join(__doc__.split('    ')[0].split())}\n"
+    text = f"# Study 2: ablation\n\n{tables.opening(__doc__)}\n"
+    ours = "SET-Adam's default"
+    every: dict[tuple[Run, ...], str] = {}  # the same runs under two names are compared once
     for task, (group, named) in itertools.product(tasks, groups().items()):
         rows, said = [], []
         for name in named:
@@ -71,13 +73,15 @@ def main(arguments: list[str] | None = None) -> None:
             rows.append((name, f"{dict(best[task, group, name].settings)['lr']:g}", tables.mean_std(values)))
             if name != _default(group):
                 whole = test_accuracies(task, "operations", "SET")
-                said.append(tables.conclusion(f"SET-Adam's default ({_default(group)})", whole, name, values))
+                said.append(tables.conclusion(ours, whole, name, values))
+                every[tuple(finals[task, group, name])] = said[-1]
         text += f"\n## {task}: {group}\n\n{tables.markdown((group, 'lr chosen', 'test, %'), rows)}\n"
         text += "\n".join(f"- {line}" for line in said) + "\n"
     text += (
+        f"\n{tables.summary(list(every.values()), ours)}\n"
         f"\nMean ± standard deviation over {len(seeds)} seeds; 95 % intervals are Student's, of the paired "
-        "differences, not corrected for the number of comparisons: of twenty true ties, one would look like a "
-        "difference. Without E, ε stands outside the root at √ε = 1e-4, the same floor.\n"
+        "differences, not corrected for the number of comparisons. Without E, ε stands outside the "
+        "root at √ε = 1e-4, the same floor.\n"
     )
     tables.write(options.results / "ablation.md", text)
     _plot(options.results / "ablation.svg", tasks, test_accuracies)

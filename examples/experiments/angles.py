@@ -3,10 +3,12 @@
 S scales v down by cos² of it, on the assumption that v departs far from a constant vector in some layers and
 not in others. Every so many steps, γ = cos² is read from `SETAdam.layer_statistics()`.
 
-    python angles.py [--results DIR]
+    python angles.py [--jobs N] [--results DIR]
 """
 
 import csv
+import hashlib
+import json
 import math
 import statistics
 from collections.abc import Sequence
@@ -18,11 +20,12 @@ import matplotlib.pyplot as plt
 import models
 import store
 import tables
-from rich.progress import track
 from torch import nn
 from training import Run, train
 
-Row = dict[str, Any]  # task, seed, layer, kind, depth, size, step, degrees
+Row = dict[str, Any]  # task, seed, settings, layer, kind, depth, size, step, degrees
+Place = tuple[str, int, str]  # a run: task, seed, settings
+Runs = dict[Place, list[Row]]
 
 
 def kinds(model: nn.Module) -> dict[str, tuple[str, int, int]]:
@@ -41,12 +44,20 @@ def kinds(model: nn.Module) -> dict[str, tuple[str, int, int]]:
     return found
 
 
-def observe(task: str, seed: int) -> list[Row]:
+def settings_of(task: str) -> str:
+    """All that decides the results of a task beside the seed, in eight characters."""
+    config = store.CONFIG
+    decides = json.dumps([config["tasks"][task], config["training"], config["angles"]], sort_keys=True)
+    return hashlib.sha256(decides.encode()).hexdigest()[:8]
+
+
+def observe(task: str, seed: int, settings: str) -> list[Row]:
     """One training run, looked at every so many steps."""
     config = store.CONFIG
-    settings, every = config["tasks"][task], config["angles"]["every"]
-    features = {"digits": 64, "mnist1d": 40}[settings["data"]]
-    layers = kinds(models.build(settings["model"], features))
+    how, every = config["tasks"][task], config["angles"]["every"]
+    features = {"digits": 64, "mnist1d": 40}[how["data"]]
+    layers = kinds(models.build(how["model"], features))
+    run: Row = {"task": task, "seed": seed, "settings": settings}
     rows: list[Row] = []
 
     def look(step: int, optimizer: Any) -> None:
@@ -55,12 +66,10 @@ def observe(task: str, seed: int) -> list[Row]:
         for name, values in optimizer.layer_statistics().items():
             kind, depth, size = layers[name]
             degrees = math.degrees(math.acos(math.sqrt(min(1.0, values["gamma"]))))
-            rows.append(
-                {"task": task, "seed": seed, "layer": name, "kind": kind, "depth": depth, "size": size, "step": step}
-                | {"degrees": round(degrees, 3)}
-            )
+            layer = {"layer": name, "kind": kind, "depth": depth, "size": size}
+            rows.append({**run, **layer, "step": step, "degrees": round(degrees, 3)})
 
-    train(Run(task, "SET-Adam", (("lr", config["angles"]["lr"]),), seed), settings, config["training"], look)
+    train(Run(task, "SET-Adam", (("lr", config["angles"]["lr"]),), seed), how, config["training"], look)
     return rows
 
 
@@ -69,15 +78,14 @@ def main(arguments: list[str] | None = None) -> None:
     options = cli.parse(__doc__, arguments)
     file, seeds = options.results / "angles.csv", store.CONFIG["seeds"]
     tasks = options.tasks or list(store.CONFIG["tasks"])
-    rows = _read(file)
-    have = {(row["task"], row["seed"]) for row in rows}
-    missing = [(task, seed) for task in tasks for seed in seeds if (task, seed) not in have]
-    for task, seed in track(missing, description="training"):
-        rows += observe(task, seed)
-        _write(file, rows)  # each run as it ends: an interrupted study goes on from here
-    rows = [row for row in rows if row["task"] in tasks and row["seed"] in seeds]
+    runs = _read(file)
+    wanted = [(task, seed, settings_of(task)) for task in tasks for seed in seeds]
+    for run, rows in store.in_parallel(observe, [run for run in wanted if run not in runs], options.jobs, "training"):
+        runs[run] = rows
+        _write(file, runs)  # each run as it ends: an interrupted study goes on from here
+    rows = [row for run in wanted for row in runs[run]]
 
-    text = f"# Study 3: angles between v and the all-ones vector\n\n{' '.join(__doc__.split('    ')[0].split())}\n"
+    text = f"# Study 3: angles between v and the all-ones vector\n\n{tables.opening(__doc__)}\n"
     for task in tasks:
         mine = [row for row in rows if row["task"] == task]
         last = max(row["step"] for row in mine)
@@ -108,15 +116,20 @@ def _said(rows: Sequence[Row], last: int) -> str:
     )
 
 
-def _read(file: Path) -> list[Row]:
+def _read(file: Path) -> Runs:
     if not file.exists():
-        return []
+        return {}
+    numbers = {"seed": int, "depth": int, "size": int, "step": int, "degrees": float}
+    runs: Runs = {}
     with file.open(newline="") as lines:
-        numbers = {"seed": int, "depth": int, "size": int, "step": int, "degrees": float}
-        return [{name: numbers.get(name, str)(x) for name, x in row.items()} for row in csv.DictReader(lines)]
+        for line in csv.DictReader(lines):
+            row = {name: numbers.get(name, str)(x) for name, x in line.items()}
+            runs.setdefault((row["task"], row["seed"], row["settings"]), []).append(row)
+    return runs
 
 
-def _write(file: Path, rows: Sequence[Row]) -> None:
+def _write(file: Path, runs: Runs) -> None:
+    rows = [row for run in sorted(runs) for row in runs[run]]  # in one order, whichever run ended first
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_suffix(".part")  # so that an interruption leaves the old file or the new one
     with partial.open("w", newline="") as lines:

@@ -1,6 +1,7 @@
 """What the studies' commands have in common: options, and how a figure is written."""
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ matplotlib.rcParams["svg.hashsalt"] = "setadam"  # the same figure is the same f
 def parse(doc: str | None, arguments: list[str] | None) -> argparse.Namespace:
     """--jobs, --results, --tasks."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--jobs", type=int, default=2, help="processes at a time, of one thread each (default 2)")
+    parser.add_argument(
+        "--jobs", type=int, default=os.cpu_count() or 1, help="processes at a time, of one thread each (%(default)s)"
+    )
     parser.add_argument(
         "--results",
         type=Path,

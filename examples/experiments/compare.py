@@ -3,7 +3,7 @@
 For each task and optimizer, 15 settings are tried with one seed; the one with the best validation accuracy
 is run with five other seeds, and only then is the test part looked at.
 
-    python compare.py [--jobs 2] [--results DIR]
+    python compare.py [--jobs N] [--results DIR]
 """
 
 import itertools
@@ -50,7 +50,8 @@ def main(arguments: list[str] | None = None) -> None:
     def over_seeds(pair: tuple[str, str], what: str) -> list[float]:
         return [found[store.key(run)][what] for run in finals[pair]]
 
-    text = f"# Study 1: five optimizers, equally tuned\n\n{' '.join(__doc__.split('    ')[0].split())}\n"
+    text = f"# Study 1: five optimizers, equally tuned\n\n{tables.opening(__doc__)}\n"
+    every: list[str] = []
     for task in dict.fromkeys(task for task, _ in pairs):
         header = ("optimizer", "chosen by validation", "validation, %", "test, %", "training loss")
         rows = []
@@ -64,10 +65,12 @@ def main(arguments: list[str] | None = None) -> None:
             tables.conclusion("SET-Adam", ours, other, over_seeds((task, other), "test_accuracy"))
             for other in OPTIMIZERS[1:]
         ]
+        every += said
         text += f"\n## {task}\n\n{tables.markdown(header, rows)}\n" + "\n".join(f"- {line}" for line in said) + "\n"
     text += (
+        f"\n{tables.summary(every, 'SET-Adam')}\n"
         f"\nMean ± standard deviation over {len(seeds)} seeds; intervals are Student's, of the paired differences, and "
-        "not corrected for asking four questions a task. Small models on small data: this says nothing of large ones.\n"
+        "not corrected for the number of comparisons. Small models on small data: this says nothing of large ones.\n"
     )
     tables.write(options.results / "compare.md", text)
     _plot(options.results / "compare.svg", pairs, over_seeds)

@@ -178,7 +178,8 @@ def _save(checkpoint: Path, table: Path, parts: dict[str, Any], recipe: dict[str
 def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", choices=TASKS)
-    parser.add_argument("--data", type=Path, required=True, help="the folder that holds the archive or the text files")
+    files = "the folder that holds cifar-10-python.tar.gz or cifar-100-python.tar.gz, or {train,val}.{de,en}[.gz]"
+    parser.add_argument("--data", type=Path, required=True, help=files)
     parser.add_argument("--optimizer", default="SET-Adam", choices=("SET-Adam", "Adam", "AdamW", "AdaBelief", "SGD"))
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--eps", type=float, help="as the optimizer spells it: SET-Adam's is under the root")

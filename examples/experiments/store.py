@@ -4,7 +4,7 @@ import csv
 import json
 import multiprocessing
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
@@ -31,18 +31,27 @@ def run_all(runs: Iterable[Run], file: Path, jobs: int, title: str) -> Results:
     """
     done = read(file)
     missing = [run for run in dict.fromkeys(runs) if key(run) not in done]
+    calls = [(run, CONFIG["tasks"][run.task], CONFIG["training"]) for run in missing]
+    for (run, *_), result in in_parallel(train, calls, jobs, title):
+        done[key(run)] = result
+        _append(file, key(run), result)
+    return done
+
+
+def in_parallel(
+    function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], jobs: int, title: str
+) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    """The arguments and the result of each call as it ends, of as many processes at a time, under a progress bar."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with (
         Progress(*columns) as progress,
         ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool,
     ):
-        bar = progress.add_task(title, total=len(missing))
-        futures = {pool.submit(train, run, CONFIG["tasks"][run.task], CONFIG["training"]): run for run in missing}
+        bar = progress.add_task(title, total=len(calls))
+        futures = {pool.submit(function, *arguments): arguments for arguments in calls}
         for future in as_completed(futures):
-            done[key(futures[future])] = future.result()
-            _append(file, key(futures[future]), future.result())
+            yield futures[future], future.result()
             progress.advance(bar)
-    return done
 
 
 def read(file: Path) -> Results:

@@ -7,9 +7,15 @@ from pathlib import Path
 from scipy.stats import t as student
 
 
+def opening(doc: str) -> str:
+    """What a study's docstring says before its command, without the "Study 1:" that is in the report's title."""
+    words = " ".join(doc.split("    ")[0].split()).partition(": ")[2]
+    return words[0].upper() + words[1:]
+
+
 def mean_std(values: Sequence[float]) -> str:
     """Mean ± standard deviation over seeds."""
-    return f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
+    return f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}".replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def interval(differences: Sequence[float], level: float = 0.95) -> tuple[float, float]:
@@ -26,6 +32,17 @@ def conclusion(what: str, ours: Sequence[float], other: str, theirs: Sequence[fl
     verdict = f"{what} is better" if low > 0 else f"{other} is better" if high < 0 else "no difference can be claimed"
     mean = statistics.mean(differences)
     return f"{what} minus {other}: {mean:+.2f} points, 95 % interval {low:+.2f} to {high:+.2f}: {verdict}."
+
+
+def summary(conclusions: Sequence[str], ours: str) -> str:
+    """One sentence on all of them: how often a difference was seen, and in whose favour."""
+    better = sum(line.endswith(f": {ours} is better.") for line in conclusions)
+    none = sum(line.endswith("no difference can be claimed.") for line in conclusions)
+    worse = len(conclusions) - better - none
+    return (
+        f"Of {len(conclusions)} comparisons, {ours} is better in {better} and worse in {worse}; in {none} no "
+        "difference can be claimed. By chance alone, one in twenty would look like one."
+    )
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from setadam_core import Hyperparameters, demo, init, step
+from setadam_core.operations import stepsizes_by_operation
 
 ROOT = Path(__file__).parents[2]
 
@@ -105,6 +106,44 @@ def test_figures_come_out_the_same(figures: ModuleType, monkeypatch: pytest.Monk
         drawn.append({path.name: path.read_bytes() for path in folder.iterdir()})
     assert drawn[0] == drawn[1]
     assert set(drawn[0]) == {figures.path_of(name).name for name in figures.FIGURES}
+
+
+def test_what_is_said_of_the_pictures_holds(figures: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The numbers in docs/operations.md beside them, as coarse as they are given there."""
+    text = PAGES["docs/operations.md"].replace("\n", " ")
+    torch = pytest.importorskip("torch")
+    torch.set_num_threads(1)  # the fixture sets it back
+    figures.run.cache_clear()
+    monkeypatch.setattr(figures, "STEPS", 1)
+    adams = figures.run("Adam")
+    monkeypatch.setattr(figures, "STEPS", figures.MOMENTS[1])
+    ours = figures.run("SET-Adam")
+    low, *_, high = sorted(
+        adams.history[1][name]["stepsize_std"] / row["stepsize_std"]
+        for name, row in ours.history[1].items()
+        if name.endswith("weight")
+    )
+    assert f"is {float(f'{low:.1g}'):.0f} to {float(f'{high:.1g}'):.0f} times that of SET-Adam's" in text
+    later = stepsizes_by_operation(*ours.moments[figures.MOMENTS[1]], Hyperparameters())
+    adam, _, embedded, translated = (float(x.max() / x.min()) for x in later.values())
+    assert f"E lowers the ratio by about {float(f'{100 * (1 - embedded / adam):.1g}'):.0f} %, T doubles it" in text
+    assert f"{translated / embedded:.1g}" == "2"
+    assert translated > adam
+    figures.run.cache_clear()
+
+
+def test_the_share_on_the_floor_is_as_the_page_on_adam_says() -> None:
+    """stepsize_mean (1-τ) √ε: 1 on the floor, near 0 far above it, and between where E narrows the layer."""
+    numpy_backend = pytest.importorskip("setadam_numpy")
+    draw, hp = np.random.RandomState(0).normal(size=1000), Hyperparameters()
+    share = {}
+    for size in (1e-7, 1e-4, 1e-1):
+        optimizer = numpy_backend.SETAdam({"w": np.zeros(1000)}, eps=hp.eps, tau=hp.tau)
+        optimizer.step({"w": size * draw})
+        share[size] = optimizer.layer_statistics()["w"]["stepsize_mean"] * (1 - hp.tau) * hp.eps**0.5
+    assert 1 - 1e-5 < share[1e-7] < 1  # γv̂/ε is 1e-6 times the square of a normal number, and w̃ off by as much
+    assert 0.1 < share[1e-4] < 0.99
+    assert share[1e-1] < 0.1
 
 
 def test_each_theorem_names_a_test() -> None:

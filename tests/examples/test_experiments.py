@@ -74,6 +74,17 @@ def test_a_study_reports_and_goes_on_from_its_file(name, study, tiny, tmp_path, 
     assert (tmp_path / f"{name}.svg").read_bytes() == picture
 
 
+@pytest.mark.parametrize("name", ["ablation", "angles"])
+def test_other_settings_make_other_runs_beside_the_old_ones(name, study, tiny, tmp_path, monkeypatch):
+    main, file = study(name).main, tmp_path / f"{name}.csv"
+    main(["--results", str(tmp_path)])
+    before = set(file.read_text().splitlines())
+    monkeypatch.setitem(tiny.CONFIG["training"], "batch", 200)
+    main(["--results", str(tmp_path)])
+    after = set(file.read_text().splitlines())
+    assert before < after
+
+
 def test_a_line_that_was_cut_off_is_made_again(study, tiny, tmp_path):
     run = study("training").Run("tiny", "Adam", (("lr", 1e-3),), 1)
     file = tmp_path / "runs.csv"
@@ -116,6 +127,13 @@ def test_a_conclusion_is_not_drawn_from_noise(study):
     assert "no difference" in tables.conclusion("a", [1.0, 2.0, 3.0], "b", [1.5, 1.5, 3.1])
     assert "a is better" in tables.conclusion("a", [2.0, 3.1, 4.0], "b", [1.0, 2.0, 3.0])
     assert "b is better" in tables.conclusion("a", [1.0, 2.0, 3.0], "b", [2.0, 3.1, 4.0])
+
+
+def test_the_summary_counts_what_was_concluded(study):
+    tables = study("tables")
+    others = ([1.0, 2.0, 3.0], [4.0, 5.1, 6.0], [2.1, 3.0, 4.1])  # worse, better, the same to within the noise
+    said = [tables.conclusion("a", [2.0, 3.1, 4.0], "b", other) for other in others]
+    assert "3 comparisons, a is better in 1 and worse in 1; in 1 no difference" in tables.summary(said, "a")
 
 
 def add(tar, name, batch):
