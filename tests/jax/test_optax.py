@@ -72,7 +72,7 @@ def test_injected_hyperparameters_are_not_rounded(data, dtype):
     assert set(state.hyperparams) == numbers
     assert {str(x.dtype) for x in state.hyperparams.values()} == {"float32"}
     assert state.hyperparams["b2"] == np.float32(0.999)
-    # float32(β2) is not β2: 1-β2 differs by 3e-5 of itself, which cancels against 1-β2ᵗ but for 1e-8.
+    # float32(β2) is not β2: 1-β2 differs by up to 3e-5 of itself, which cancels against 1-β2ᵗ but for 1e-8.
     for a, b in zip(jax.tree.leaves(injected), jax.tree.leaves(plain), strict=True):
         assert a.dtype == b.dtype == dtype
         if dtype == jnp.float32:

@@ -154,7 +154,7 @@ def test_mu_dtype_is_the_first_moment_alone(reference):
 
 
 def test_equals_adam_with_both_operations_off(reference, assert_close):
-    """Over 100 steps. Each errs by 10 u η or so an update (optax's own float32 1 - βᵗ, 3e-5 at t = 1,
+    """Over 100 steps. Each errs by 10 u η or so an update (optax's own float32 1 - βᵗ, up to 3e-5 at t = 1,
     is why this is float64), and θ by u|θ|."""
     with jax.enable_x64(True):
         params = reference.tree(0, dtype=np.float64)

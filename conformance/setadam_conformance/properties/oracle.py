@@ -97,7 +97,7 @@ def large_layer(bench: Bench, case: Case) -> None:
 def step_counts(bench: Bench, case: Case) -> None:
     """Any t from 1 to 10⁹: bias corrections are accurate at both ends.
 
-    1 - float32(β)ᵗ is off by 3e-5 of itself at t = 1; counters in 16 bit wrap; 2²⁴ + 1 is no float32.
+    1 - float32(β)ᵗ can be off by 3e-5 of itself at t = 1; counters in 16 bit wrap; 2²⁴ + 1 is no float32.
     """
     bench.conform(case)
 

@@ -157,7 +157,7 @@ def _map(tasks: list[Task], jobs: int) -> Iterable[Any]:
 def markdown(result: SelftestResult) -> str:
     """The tables of the documentation: fault × property × share, variants, faults of the kit."""
     lines = [
-        "# Teeth",
+        "# What the kit rejects",
         "",
         f"Written by `setadam-conformance selftest --profile {result.profile} --layers {result.layers}"
         f" --markdown docs/teeth.md` on {date.today()}.",
