@@ -9,7 +9,7 @@ import pytest
 from setadam_conformance.protocol import Adapter
 from setadam_conformance.teeth import FAULTS, KIT_FAULTS, VARIANTS
 from setadam_conformance.teeth.examples import cells, examples, rejected
-from setadam_conformance.teeth.kit_faults import failing
+from setadam_conformance.teeth.kit_checks import failing
 from setadam_conformance.teeth.reference import Reference, rows, unrows
 from setadam_conformance.teeth.sampler import worst
 from setadam_conformance.teeth.seeded import ALL_DTYPES, kind

@@ -2,9 +2,19 @@
 the kit itself that its checks must notice. `selftest.py` shows all three.
 """
 
-from setadam_conformance.teeth import faults, interface_faults
+from setadam_conformance.teeth import faults, interface_faults, layout_faults
 from setadam_conformance.teeth.kit_faults import KIT_FAULTS, check_kit
 from setadam_conformance.teeth.seeded import FAULTS, Fault
 from setadam_conformance.teeth.variants import VARIANTS, Variant
 
-__all__ = ["FAULTS", "KIT_FAULTS", "VARIANTS", "Fault", "Variant", "check_kit", "faults", "interface_faults"]
+__all__ = [
+    "FAULTS",
+    "KIT_FAULTS",
+    "VARIANTS",
+    "Fault",
+    "Variant",
+    "check_kit",
+    "faults",
+    "interface_faults",
+    "layout_faults",
+]

@@ -1,6 +1,6 @@
 """Seeded faults in the formulas: what people get wrong, each in a line or two.
 
-Faults of state, layout, memory and errors are in `interface_faults.py`.
+Faults of state and layout are in `layout_faults.py`, those of memory and errors in `interface_faults.py`.
 """
 
 from math import sqrt

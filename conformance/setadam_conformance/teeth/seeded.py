@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from setadam_conformance.formats import FORMATS
-from setadam_conformance.teeth.reference import Reference
+from setadam_conformance.teeth.reference import Layer, Reference, Rows
 
 ALL_DTYPES = tuple(FORMATS)
 COMPUTED_IN_FLOAT32 = ("float32", "bfloat16", "float16")
@@ -42,3 +42,22 @@ def kind(kind: str) -> Callable[..., None]:
         FAULTS[name] = Fault(name, kind, what, adapter, dtypes, why)
 
     return fault
+
+
+def answers(change: Any) -> Any:
+    """A `step` that changes the right answer: change(adapter, params, grads, states, new params, new states)."""
+
+    def step(self: Reference, params: Any, grads: Any, states: Any, hp: Any, axes: Any) -> Any:
+        return change(self, params, grads, states, *Reference.step(self, params, grads, states, hp, axes))
+
+    return step
+
+
+def stores(change: Any) -> Any:
+    """A `store` that changes the state that is returned: change(old, new) -> new."""
+
+    def store(self: Reference, c: Layer, theta: Rows, m: Rows, v: Rows) -> Any:
+        param, state = Reference.store(self, c, theta, m, v)
+        return param, change(c.given[2], state)
+
+    return store
