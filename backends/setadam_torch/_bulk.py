@@ -17,16 +17,16 @@ from setadam_torch._layers import Group, Tensors, moment_dtype, serves_dtype
 
 _dtype, _device, _is_cpu, _layout, _shape = map(attrgetter, ("dtype", "device", "is_cpu", "layout", "shape"))
 
+_STATE = frozenset(("exp_avg", "exp_avg_sq", "step"))
+
 
 def pass_all_checks(group: Group, params: Tensors, grads: Tensors, states: list[dict[str, Any]]) -> bool:
     """Whether `check_param` and `check_moments` would pass for every layer. False also where in doubt."""
-    if group["layer_axes"] is not None or not (params and all(states)):
+    if group["layer_axes"] is not None or not params:
         return False
-    try:
-        moments = [state[key] for key in ("exp_avg", "exp_avg_sq") for state in states]
-        any(state["step"] is None for state in states)
-    except KeyError:
+    if not all(map(_STATE.issubset, states)):
         return False
+    moments = [state[key] for key in ("exp_avg", "exp_avg_sq") for state in states]
     first, outer = params[0], params + grads
     return bool(
         _mesh.are_plain(params, grads, moments)

@@ -4,6 +4,7 @@ import functools
 import multiprocessing
 import multiprocessing.util
 import os
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -43,10 +44,10 @@ def _started(kit: int) -> tuple[Any, list[ProcessPoolExecutor]]:
 
 
 def _context() -> Any:
-    """Where there are forks, those of a process that has imported what they need, and has no threads yet:
-    PyTorch's imports take seconds, which are spent once.
+    """On Linux, forks of a process that has imported what they need, and has no threads yet: PyTorch's imports
+    take seconds, which are spent once. macOS's own libraries do not outlive a fork.
     """
-    if "forkserver" not in multiprocessing.get_all_start_methods():
+    if sys.platform != "linux":
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["setadam_torch.conformance", "torch.distributed.tensor", "torch._dynamo"])

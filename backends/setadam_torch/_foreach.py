@@ -42,7 +42,7 @@ def foreach(
 
 
 def _halves(bucket: Any) -> list[Any]:
-    """A bucket cut where about half of its coordinates lie before; one part where a layer has most of them."""
+    """A bucket cut between the layers where nearest to half of its coordinates lie before; a single layer whole."""
     reach = list(accumulate(param.numel() for param in bucket[0]))
     cut = 1 + min(range(len(reach)), key=lambda i: abs(2 * reach[i] - reach[-1]))
     return [part for part in ([x[:cut] for x in bucket], [x[cut:] for x in bucket]) if part[0]]

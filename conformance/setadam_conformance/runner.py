@@ -12,6 +12,7 @@ from typing import Any
 
 from hypothesis.errors import Unsatisfiable
 
+from setadam_conformance.adapters.command import CommandAdapter
 from setadam_conformance.backends import Source, known
 from setadam_conformance.bench import Bench, NonconformingError
 from setadam_conformance.case import Case, case_to_json
@@ -45,8 +46,8 @@ def run_cell(cell: Plan, patience: float | None = None) -> Cell:
     """One property on one backend in one dtype; an example that takes longer than `patience` seconds ends
     the process, and its last words are where it was.
     """
-    adapter: Any = adapter_of(cell.source, cell.device)
-    if patience is not None and hasattr(adapter, "timeout"):
+    adapter = adapter_of(cell.source, cell.device)
+    if patience is not None and isinstance(adapter, CommandAdapter):
         # A program that hangs has to be ended by its own adapter: this process would leave it behind.
         adapter.timeout = min(adapter.timeout, patience / 2)
     return check(PROPERTIES[cell.property], adapter, cell, patience)
