@@ -15,6 +15,7 @@ from setadam_core.layers import check_layer_axes
 Tensor = Any
 _PLAIN = {torch.Tensor, torch.nn.Parameter}
 _FSDP1, _ZERO3 = ("_is_flat_param", "_fsdp_flattened"), "ds_id"  # attributes that wrappers leave on parameters
+_FSDP1_MODULE = "torch.distributed.fsdp._flat_param"  # which leaves them
 _MARKS = frozenset((*_FSDP1, _ZERO3))
 
 
@@ -145,8 +146,8 @@ def are_plain(params: list[Tensor], *others: list[Tensor]) -> bool:
     """Whether nothing here is a DTensor, or of another subclass, and no wrapper has flattened a parameter."""
     return (
         set(map(type, chain(params, *others))) <= _PLAIN
-        and all(map(_MARKS.isdisjoint, map(vars, params)))
         and "deepspeed" not in sys.modules
+        and (_FSDP1_MODULE not in sys.modules or all(map(_MARKS.isdisjoint, map(vars, params))))
     )
 
 
