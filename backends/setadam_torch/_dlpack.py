@@ -1,4 +1,4 @@
-"""Where many tensors lie in memory, found out in one compiled loop.
+"""Where the layers of a step lie in memory, found out in one compiled loop.
 
 Python reads an attribute of a tensor in 50 to 100 ns, and a step needs some twenty of each layer: more than
 the kernel takes for a small one. DLPack's exchange API describes a tensor, whole, in as long. The loop asks
@@ -19,7 +19,6 @@ from numba.extending import intrinsic
 
 from setadam_core.layers import COMPUTE_DTYPE
 from setadam_numpy import kernel
-from setadam_torch import _mesh
 from setadam_torch._layers import Tensors
 
 VERSION = 1  # DLPack's major version
@@ -35,6 +34,10 @@ _CODES = {
     for name, code, bits in (("float64", 2, 64), ("float32", 2, 32), ("float16", 2, 16), ("bfloat16", 4, 16))
 }
 
+THETA, GRAD, M, V, STEP = range(5)  # rows: the tensors of a layer
+_OF_STATE = "exp_avg", "exp_avg_sq", "step"  # the keys of the last three
+_PLAIN = torch.Tensor, torch.nn.Parameter
+
 
 class Located(NamedTuple):
     """Layers, and the addresses of their step counts, each a float64."""
@@ -43,32 +46,29 @@ class Located(NamedTuple):
     counts: kernel.Integers
 
 
-def locate(
-    dtype: Any, params: Tensors, grads: Tensors, exp_avgs: Tensors, exp_avg_sqs: Tensors, steps: Tensors
-) -> Located | None:
+def locate(dtype: Any, params: Tensors, grads: Tensors, states: list[Any]) -> Located | None:
     """Where the layers lie, if parameters and gradients have the dtype, moments its compute dtype, and step
     counts float64; if all are torch's own tensors in C's order on the CPU, those of a layer of one shape, and
     their memory holds the values that they stand for. Otherwise, or where in doubt, None.
     """
     describe, name = _describe(), str(dtype).removeprefix("torch.")
-    if describe is None or name not in _CODES or not _mesh.are_plain(params, grads, exp_avgs, exp_avg_sqs, steps):
+    if describe is None or name not in _CODES:
         return None
-    if any(map(torch.Tensor.is_neg, chain(params, grads))):
-        return None
-    layers, stored, computed = len(params), _CODES[name], _CODES[COMPUTE_DTYPE[name]]
-    tensors = np.fromiter(chain(params, grads, exp_avgs, exp_avg_sqs, steps), object, 5 * layers)
+    stored, computed = _CODES[name], _CODES[COMPUTE_DTYPE[name]]
     wanted = np.array([stored, stored, computed, computed, _CODES["float64"]])
-    table, sizes = np.empty((5, layers), np.int64), np.empty(layers, np.int64)
-    if not _locate(describe, tensors.__array_interface__["data"][0], wanted, table, sizes):
+    table, sizes = np.empty((5, len(params)), np.int64), np.empty(len(params), np.int64)
+    if not _locate(describe, id(params), id(grads), id(states), _NAMES, _TYPES, wanted, table, sizes):
         return None
-    return Located(kernel.Layers(table[:4], sizes, name), table[4])
+    if any(map(torch.Tensor.is_neg, chain(params, grads))):  # which DLPack does not tell
+        return None
+    return Located(kernel.Layers(table[:STEP], sizes, name), table[STEP])
 
 
 class _ExchangeAPI(ctypes.Structure):
     _fields_ = [
         ("major", ctypes.c_uint32),
         ("minor", ctypes.c_uint32),
-        *((name, ctypes.c_void_p) for name in ("previous", "allocate", "export", "import", "describe", "stream")),
+        *((name, ctypes.c_void_p) for name in ("previous", "allocate", "export", "adopt", "describe", "stream")),
     ]
 
 
@@ -84,29 +84,35 @@ def _describe() -> int | None:
     return api.describe if api.major == VERSION else None
 
 
+# What the loop asks of Python, in whose C functions an object is its address, as for `id`.
+_address = types.intp
+_NAMES, _TYPES = (np.array([id(x) for x in objects]) for objects in (_OF_STATE, _PLAIN))
+_list_item = types.ExternalFunction("PyList_GetItem", _address(_address, types.intp))  # borrowed
+_dict_item = types.ExternalFunction("PyDict_GetItem", _address(_address, _address))  # borrowed; 0 if there is none
+_type_of = types.ExternalFunction("PyObject_Type", _address(_address))
+_let_go = types.ExternalFunction("Py_DecRef", types.void(_address))
+_forget_error = types.ExternalFunction("PyErr_Clear", types.void())
+
+
 @intrinsic
-def _ask(typing: Any, describe: Any, tensor: Any, answer: Any) -> Any:
-    """Whether the function at an address could write the DLTensor of a Python object to another."""
+def _call(typing: Any, function: Any, tensor: Any, answer: Any) -> Any:
+    """Call the function at an address with two others; returns its status."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        pointer = ir.IntType(8).as_pointer()
-        function = ir.FunctionType(ir.IntType(32), [pointer, pointer]).as_pointer()
-        tensor, answer = (builder.inttoptr(x, pointer) for x in args[1:])
-        status = builder.call(builder.inttoptr(args[0], function), [tensor, answer])
-        succeeded = builder.icmp_signed("==", status, ir.Constant(status.type, 0))
-        with builder.if_then(builder.not_(succeeded)):
-            context.get_python_api(builder).err_clear()  # it has set an exception
-        return succeeded
+        kind = ir.FunctionType(ir.IntType(32), [x.type for x in args[1:]])
+        return builder.call(builder.inttoptr(args[0], kind.as_pointer()), args[1:])
 
-    return types.boolean(types.int64, types.int64, types.int64), generate
+    return types.int32(_address, _address, _address), generate
 
 
 @intrinsic
 def _words(typing: Any, address: Any) -> Any:
+    """A pointer to what lies at an address."""
+
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
 
-    return types.CPointer(types.int64)(types.int64), generate
+    return types.CPointer(types.int64)(_address), generate
 
 
 def _cached(function: Any) -> Any:
@@ -118,47 +124,58 @@ def _cached(function: Any) -> Any:
 
 
 @_cached
-def _locate(describe: Any, tensors: Any, wanted: Any, table: Any, sizes: Any) -> Any:
+def _locate(
+    describe: Any, params: Any, grads: Any, states: Any, names: Any, plain: Any, wanted: Any, table: Any, sizes: Any
+) -> Any:
     """Fill the table with the addresses of θ, g, m, v and step count of each layer, and sizes with their
     numbers of coordinates. False unless all is as `locate` wants it.
 
-    tensors: the address of as many PyObject*, in the table's order; wanted: the dtype of each row.
+    params, grads, states: lists of as many as there are sizes; names: the keys of a state; plain: types;
+    wanted: the dtype of each row.
     """
-    objects = carray(_words(tensors), table.shape)
-    answers = np.empty((table.shape[0], WORDS), np.int64)
+    answers = np.empty((5, WORDS), np.int64)
     for layer in range(sizes.size):
-        for row in range(table.shape[0]):
-            if not _ask(describe, objects[row, layer], answers.ctypes.data + row * WORDS * 8):
+        for row in range(5):
+            if row < M:
+                tensor = _list_item(params if row == THETA else grads, layer)
+            else:
+                tensor = _dict_item(_list_item(states, layer), names[row - M])
+            if tensor == 0 or not _is_of(tensor, plain):
+                return False
+            if _call(describe, tensor, answers.ctypes.data + row * WORDS * 8) != 0:
+                _forget_error()
                 return False
             if answers[row, DEVICE] != CPU or answers[row, KIND] >> 32 != wanted[row]:
                 return False
             table[row, layer] = answers[row, DATA] + answers[row, BYTE_OFFSET]
+        shape = _axes(answers, THETA, SHAPE)
+        for row in range(STEP):
+            if not _equal(_axes(answers, row, SHAPE), shape) or not _in_c_order(shape, _axes(answers, row, STRIDES)):
+                return False
         if answers[STEP, KIND] & NDIM != 0:
             return False
-        shape = _axes(answers[THETA], SHAPE)
-        for row in range(STEP):
-            if not _equal(_axes(answers[row], SHAPE), shape) or not _in_c_order(shape, _axes(answers[row], STRIDES)):
-                return False
         sizes[layer] = shape.prod()
     return True
 
 
-THETA, STEP = 0, 4  # rows
+@njit
+def _is_of(thing: Any, kinds: Any) -> Any:
+    kind = _type_of(thing)
+    _let_go(kind)  # kinds are kept alive elsewhere
+    return kind == kinds[0] or kind == kinds[1]
 
 
 @njit
-def _axes(answer: Any, which: Any) -> Any:
-    return carray(_words(answer[which]), answer[KIND] & NDIM)
+def _axes(answers: Any, row: Any, which: Any) -> Any:
+    return carray(_words(answers[row, which]), answers[row, KIND] & NDIM)
 
 
 @njit
 def _equal(a: Any, b: Any) -> Any:
-    if a.size != b.size:
-        return False
-    for i in range(a.size):  # noqa: SIM110
-        if a[i] != b[i]:
+    for axis in range(min(a.size, b.size)):
+        if a[axis] != b[axis]:
             return False
-    return True
+    return a.size == b.size
 
 
 @njit
