@@ -27,6 +27,7 @@ VERSION = 1  # DLPack's major version
 # lower half; code, bits and lanes of the dtype in the upper.
 DATA, DEVICE, KIND, SHAPE, STRIDES, BYTE_OFFSET = range(6)
 WORDS = 6
+AHEAD = 4  # tensors
 CPU = 1
 NDIM = (1 << 32) - 1
 _CODES = {
@@ -37,6 +38,7 @@ _CODES = {
 THETA, GRAD, M, V, STEP = range(5)  # rows: the tensors of a layer
 _OF_STATE = "exp_avg", "exp_avg_sq", "step"  # the keys of the last three
 _PLAIN = torch.Tensor, torch.nn.Parameter
+_IS_NEG = torch.Tensor.is_neg
 
 
 class Located(NamedTuple):
@@ -57,9 +59,8 @@ def locate(dtype: Any, params: Tensors, grads: Tensors, states: list[Any]) -> Lo
     stored, computed = _CODES[name], _CODES[COMPUTE_DTYPE[name]]
     wanted = np.array([stored, stored, computed, computed, _CODES["float64"]])
     table, sizes = np.empty((5, len(params)), np.int64), np.empty(len(params), np.int64)
-    if not _locate(describe, id(params), id(grads), id(states), _NAMES, _TYPES, wanted, table, sizes):
-        return None
-    if any(map(torch.Tensor.is_neg, chain(params, grads))):  # which DLPack does not tell
+    lists = np.array([id(params), id(grads), id(states)])
+    if not _locate(describe, id(_IS_NEG), id(False), lists, _NAMES, _TYPES, wanted, table, sizes):
         return None
     return Located(kernel.Layers(table[:STEP], sizes, name), table[STEP])
 
@@ -89,6 +90,7 @@ _address = types.intp
 _NAMES, _TYPES = (np.array([id(x) for x in objects]) for objects in (_OF_STATE, _PLAIN))
 _list_item = types.ExternalFunction("PyList_GetItem", _address(_address, types.intp))  # borrowed
 _dict_item = types.ExternalFunction("PyDict_GetItem", _address(_address, _address))  # borrowed; 0 if there is none
+_call_object = types.ExternalFunction("PyObject_CallOneArg", _address(_address, _address))
 _type_of = types.ExternalFunction("PyObject_Type", _address(_address))
 _let_go = types.ExternalFunction("Py_DecRef", types.void(_address))
 _forget_error = types.ExternalFunction("PyErr_Clear", types.void())
@@ -115,6 +117,19 @@ def _words(typing: Any, address: Any) -> Any:
     return types.CPointer(types.int64)(_address), generate
 
 
+@intrinsic
+def _prefetch(typing: Any, address: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [pointer, number, number, number])
+        hint = builder.module.declare_intrinsic("llvm.prefetch.p0", fnty=kind)
+        read, keep, data = number(0), number(3), number(1)
+        builder.call(hint, [builder.inttoptr(args[0], pointer), read, keep, data])
+        return context.get_dummy_value()
+
+    return types.void(_address), generate
+
+
 def _cached(function: Any) -> Any:
     """Compiled, and kept on disk where there is a directory to keep it in. It holds the GIL."""
     try:
@@ -125,27 +140,27 @@ def _cached(function: Any) -> Any:
 
 @_cached
 def _locate(
-    describe: Any, params: Any, grads: Any, states: Any, names: Any, plain: Any, wanted: Any, table: Any, sizes: Any
+    describe: Any, is_neg: Any, false: Any, lists: Any, names: Any, plain: Any, wanted: Any, table: Any, sizes: Any
 ) -> Any:
     """Fill the table with the addresses of θ, g, m, v and step count of each layer, and sizes with their
     numbers of coordinates. False unless all is as `locate` wants it.
 
-    params, grads, states: lists of as many as there are sizes; names: the keys of a state; plain: types;
-    wanted: the dtype of each row.
+    lists: those of parameters, gradients and states, of as many as there are sizes; names: the keys of a
+    state; plain: types; wanted: the dtype of each row of the table.
     """
+    tensors = np.empty(5 * sizes.size, np.intp)
+    if not _gather(lists, names, plain, tensors):
+        return False
     answers = np.empty((5, WORDS), np.int64)
     for layer in range(sizes.size):
         for row in range(5):
-            if row < M:
-                tensor = _list_item(params if row == THETA else grads, layer)
-            else:
-                tensor = _dict_item(_list_item(states, layer), names[row - M])
-            if tensor == 0 or not _is_of(tensor, plain):
-                return False
-            if _call(describe, tensor, answers.ctypes.data + row * WORDS * 8) != 0:
-                _forget_error()
+            tensor = tensors[5 * layer + row]
+            _look_ahead(tensors, 5 * layer + row + AHEAD)
+            if not _answer(describe, tensor, answers.ctypes.data + row * WORDS * 8):
                 return False
             if answers[row, DEVICE] != CPU or answers[row, KIND] >> 32 != wanted[row]:
+                return False
+            if row <= GRAD and _returned(is_neg, tensor) != false:  # which DLPack does not tell
                 return False
             table[row, layer] = answers[row, DATA] + answers[row, BYTE_OFFSET]
         shape = _axes(answers, THETA, SHAPE)
@@ -159,10 +174,50 @@ def _locate(
 
 
 @njit
-def _is_of(thing: Any, kinds: Any) -> Any:
-    kind = _type_of(thing)
-    _let_go(kind)  # kinds are kept alive elsewhere
-    return kind == kinds[0] or kind == kinds[1]
+def _gather(lists: Any, names: Any, plain: Any, tensors: Any) -> Any:
+    """The addresses of all tensors, layer by layer; false if one is missing or of another type."""
+    for layer in range(tensors.size // 5):
+        state = _list_item(lists[2], layer)
+        for row in range(5):
+            tensor = _list_item(lists[row], layer) if row <= GRAD else _dict_item(state, names[row - M])
+            if tensor == 0:
+                return False
+            kind = _type_of(tensor)
+            _let_go(kind)  # it is kept alive by its instance
+            if kind != plain[0] and kind != plain[1]:
+                return False
+            tensors[5 * layer + row] = tensor
+    return True
+
+
+@njit
+def _answer(describe: Any, tensor: Any, answer: Any) -> Any:
+    if _call(describe, tensor, answer) == 0:
+        return True
+    _forget_error()
+    return False
+
+
+@njit
+def _returned(method: Any, tensor: Any) -> Any:
+    """What a method returns, which is kept alive elsewhere; 0 for an exception."""
+    result = _call_object(method, tensor)
+    if result == 0:
+        _forget_error()
+    else:
+        _let_go(result)
+    return result
+
+
+@njit
+def _look_ahead(tensors: Any, index: Any) -> Any:
+    """Bid the cache fetch what torch will read of a tensor: thousands of them are no longer in it. A hint: after
+    its header, the Python object points to the tensor in C++; if that changes, nothing is gained, or lost.
+    """
+    if index < tensors.size:
+        place = _words(tensors[index])[2]
+        for line in range(3):
+            _prefetch(place + 64 * line)
 
 
 @njit
