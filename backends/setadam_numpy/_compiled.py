@@ -52,7 +52,7 @@ _FLOAT = {bits: real for real, bits in _BITS.items()}
 
 
 @intrinsic
-def _pointer(typing: Any, address: Any, like: Any) -> Any:
+def pointer(typing: Any, address: Any, like: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
 
@@ -285,7 +285,7 @@ def _bias_correction(log_beta: Any, t: Any) -> Any:
 
 @_elementwise
 def _array(like: Any, table: Any, sizes: Any, row: Any, layer: Any) -> Any:
-    return carray(_pointer(table[row, layer], like), sizes[layer])
+    return carray(pointer(table[row, layer], like), sizes[layer])
 
 
 @_elementwise
@@ -330,15 +330,19 @@ def _finish(layer: Any, sizes: Any, first: Any, parts: Any, gammas: Any, lows: A
     lows[layer] = part[3]
 
 
-def _cached(function: Any) -> Any:
-    """Compiled, and kept on disk where there is a directory to keep it in."""
-    try:
-        return njit(cache=True, error_model="numpy", nogil=True)(function)
-    except RuntimeError:  # Numba found no directory that can be written
-        return njit(error_model="numpy", nogil=True)(function)
+def cached(nogil: bool) -> Any:
+    """Compiles a function, and keeps it on disk where there is a directory to keep it in."""
+
+    def compiled(function: Any) -> Any:
+        try:
+            return njit(cache=True, error_model="numpy", nogil=nogil)(function)
+        except RuntimeError:  # Numba found no directory that can be written
+            return njit(error_model="numpy", nogil=nogil)(function)
+
+    return compiled
 
 
-@_cached
+@cached(nogil=True)
 def run(
     stored: Any,
     tasks: Any,
@@ -394,10 +398,10 @@ def run(
         _give_way()
 
 
-@_cached
+@cached(nogil=True)
 def count_up(addresses: Any, counts: Any) -> None:
     """Add 1 to the float64 at each address, and write what comes of it to counts."""
     for i in range(addresses.size):
-        count = carray(_pointer(addresses[i], counts[0]), 1)
+        count = carray(pointer(addresses[i], counts[0]), 1)
         count[0] += 1.0
         counts[i] = count[0]

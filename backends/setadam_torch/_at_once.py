@@ -4,19 +4,20 @@ That it is so is found out for all layers at once, in a fraction of the time tha
 Where something is otherwise, or in doubt, nothing is done here, and the general way finds out what it is.
 """
 
-import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 
 from setadam_numpy import kernel
-from setadam_torch import _fused
+from setadam_torch import _fused, _mesh
 from setadam_torch._layers import Group, Tensor, Tensors, check_group, check_representable
 
 
 def step(groups: Iterable[Group], state: Mapping[Tensor, Any]) -> bool:
-    """Update all groups, or none and return False. Raises what is wrong with an option."""
+    """Update all groups, or none and return False. Raises what is wrong with an option. While it runs, no other
+    thread may put other tensors into a state.
+    """
     work = []
     for group in groups:
         hp, params = check_group(group), group["params"]
@@ -38,7 +39,7 @@ def step(groups: Iterable[Group], state: Mapping[Tensor, Any]) -> bool:
 def _located(group: Group, params: Tensors, grads: Tensors, states: list[Any]) -> Any:
     if not params or not params[0].is_cpu or not _fused.wanted(group) or group["layer_axes"] is not None:
         return None
-    if "deepspeed" in sys.modules or _fused.why_not("cpu", params[0].dtype) is not None:
+    if _fused.why_not("cpu", params[0].dtype) is not None or not _mesh.are_unmarked(params):
         return None
     from setadam_torch import _dlpack  # needs Numba
 
