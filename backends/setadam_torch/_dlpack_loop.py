@@ -154,7 +154,9 @@ def _equal(a: Any, b: Any) -> Any:
 
 @njit
 def _in_c_order(shape: Any, strides: Any) -> Any:
-    """Whether strides, in coordinates, are those of an array without gaps. Axes of one have any."""
+    """Whether strides, in coordinates, are those of an array without gaps. Where there is but one, they are any."""
+    if shape.prod() == 0:
+        return True
     expected = 1
     for axis in range(shape.size - 1, -1, -1):
         if shape[axis] != 1 and strides[axis] != expected:
