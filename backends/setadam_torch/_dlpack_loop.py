@@ -20,7 +20,7 @@ CPU = 1
 NDIM = (1 << 32) - 1
 
 THETA, GRAD, M, V, STEP = range(5)  # rows: the tensors of a layer
-AHEAD = 4  # tensors that the cache is bidden to fetch before it is their turn
+AHEAD = 8  # tensors that the cache is bidden to fetch before it is their turn
 
 # What the loop asks of Python, in whose C functions an object is its address, as for `id`.
 _address = types.intp
