@@ -98,8 +98,7 @@ def descend(
 ) -> None:
     """The second phase: update the parameters, given γ and min v of each layer; steps count this one."""
     dtype, device = compute_dtype(params[0]), params[0].device
-    (beta1, beta2), eps, decay = group["betas"], group["eps"], group["weight_decay"]
-    lr = group["lr"]
+    (beta1, beta2), eps, lr = group["betas"], group["eps"], group["lr"]
     if isinstance(lr, torch.Tensor):
         lr = lr.to(device=device, dtype=dtype)
     params, ms, vs = ([real(x) for x in xs] for xs in (params, ms, vs))
@@ -120,11 +119,17 @@ def descend(
     if group["tau"] != 0:
         for x, w_min in zip(w, least, strict=True):
             x.sub_(w_min, alpha=group["tau"])
+    update(group, params, ms, w, lr, rates)
 
-    theta = _in_compute_dtype(params, dtype)
+
+def update(group: Group, params: Tensors, ms: Tensors, w: Tensors, lr: Any, rates: Any) -> None:
+    """Decay the parameters, where that is decoupled, and add rate · m / w: numbers, or 0-d tensors for lr and the
+    rate of each layer. w may be overwritten.
+    """
+    theta, decay = _in_compute_dtype(params, ms[0].dtype), group["weight_decay"]
     if decay and group["decoupled_weight_decay"]:
         torch._foreach_mul_(theta, 1 - lr * decay)
-    if traced or isinstance(lr, torch.Tensor):  # addcdiv's scalars must be host numbers
+    if isinstance(rates[0], torch.Tensor):  # addcdiv's scalars must be host numbers
         # Not by a foreach operation: a number among its arguments would be a constant of a compiled graph.
         torch._foreach_div_(w, rates)
         torch._foreach_addcdiv_(theta, ms, w)
