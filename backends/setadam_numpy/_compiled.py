@@ -30,6 +30,8 @@ BLOCK = 1 << 15  # coordinates of a block, what one thread takes of a large laye
 
 WHOLE, MOMENTS, DESCEND = 0, 1, 2  # kinds of task: some whole layers, or one pass over one block
 
+TAKEN, DONE, OF_LAYERS = 0, 1, 2  # places in progress: two counts of tasks, then one count a layer
+
 # Rows of the table of addresses.
 THETA, GRAD, M, V = 0, 1, 2, 3
 
@@ -50,7 +52,7 @@ _FLOAT = {bits: real for real, bits in _BITS.items()}
 
 
 @intrinsic
-def _pointer(typing: Any, address: Any, like: Any) -> Any:
+def pointer(typing: Any, address: Any, like: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
 
@@ -160,21 +162,23 @@ def _advance(m: Any, v: Any, i: Any, g: Any, beta1: Any, rest1: Any, beta2: Any,
     return _reinterpret(new)
 
 
-@_elementwise
+@_reduction
 def _moments(theta: Any, grad: Any, m: Any, v: Any, c: Any) -> Any:
-    """Update the moments of a chunk; returns min v and max v, which is NaN where there is one."""
+    """Update the moments of a chunk; returns min v, max v, which is NaN where there is one, Σv and Σv²."""
     beta1, rest1, beta2, rest2 = c[BETA1], c[ONE_MINUS_BETA1], c[BETA2], c[ONE_MINUS_BETA2]
     sign, decay = c[SIGN], c[COUPLED_DECAY]
-    low, high = _reinterpret(_round(math.inf, c[0])), _reinterpret(_round(0.0, c[0]))
+    low, high, s1, s2 = _reinterpret(_round(math.inf, c[0])), _reinterpret(_round(0.0, c[0])), 0.0, 0.0
     if decay == 0:  # a loop of its own, which leaves θ unread
         for i in range(m.size):
             bits = _advance(m, v, i, sign * _widen(grad[i]), beta1, rest1, beta2, rest2)
-            low, high = min(low, bits), max(high, bits)
+            x = np.float64(_reinterpret(bits))
+            low, high, s1, s2 = min(low, bits), max(high, bits), s1 + x, s2 + x * x
     else:
         for i in range(m.size):
             bits = _advance(m, v, i, sign * _widen(grad[i]) + decay * _widen(theta[i]), beta1, rest1, beta2, rest2)
-            low, high = min(low, bits), max(high, bits)
-    return np.float64(_reinterpret(low)), np.float64(_reinterpret(high))
+            x = np.float64(_reinterpret(bits))
+            low, high, s1, s2 = min(low, bits), max(high, bits), s1 + x, s2 + x * x
+    return np.float64(_reinterpret(low)), np.float64(_reinterpret(high)), s1, s2
 
 
 @_reduction
@@ -215,12 +219,33 @@ def _descend(theta: Any, m: Any, v: Any, scale: Any, shift: Any, rate: Any, c: A
 # A part of a layer: its scale, Σ v/scale, Σ (v/scale)², min v, as in `setadam_core.parts.Parts`, all double.
 
 
+def _part(theta: Any, grad: Any, m: Any, v: Any, c: Any) -> Any:
+    """Of a chunk, whose moments it updates."""
+
+
+@overload(_part, inline="always", strict=False)
+def _part_typed(theta: Any, grad: Any, m: Any, v: Any, c: Any) -> Any:
+    if c.dtype == types.float32:
+        return lambda theta, grad, m, v, c: _part_of_singles(theta, grad, m, v, c)
+    return lambda theta, grad, m, v, c: _part_of_doubles(theta, grad, m, v, c)
+
+
 @_elementwise
-def _part(v: Any, low: Any, high: Any) -> Any:
-    """Of a chunk whose smallest and largest entries are known. The scale is a power of two near high, so
-    that scaling is exact and no square of what matters under- or overflows.
-    """
+def _part_of_singles(theta: Any, grad: Any, m: Any, v: Any, c: Any) -> Any:
+    """No square of a single under- or overflows in double: the scale is 1, but 0 for a chunk of zeros."""
+    low, high, s1, s2 = _moments(theta, grad, m, v, c)
     if not (0 <= high < math.inf):  # v is not negative but where the state was broken
+        return math.nan, math.nan, math.nan, low if high == math.inf else math.nan
+    return (0.0 if high == 0 else 1.0), s1, s2, low
+
+
+@_elementwise
+def _part_of_doubles(theta: Any, grad: Any, m: Any, v: Any, c: Any) -> Any:
+    """The scale is a power of two near max v, so that scaling is exact and no square of what matters under- or
+    overflows.
+    """
+    low, high, _, _ = _moments(theta, grad, m, v, c)
+    if not (0 <= high < math.inf):
         return math.nan, math.nan, math.nan, low if high == math.inf else math.nan
     if high == 0:
         return 0.0, 0.0, 0.0, low
@@ -260,7 +285,7 @@ def _bias_correction(log_beta: Any, t: Any) -> Any:
 
 @_elementwise
 def _array(like: Any, table: Any, sizes: Any, row: Any, layer: Any) -> Any:
-    return carray(_pointer(table[row, layer], like), sizes[layer])
+    return carray(pointer(table[row, layer], like), sizes[layer])
 
 
 @_elementwise
@@ -271,8 +296,8 @@ def _block_moments(stored: Any, table: Any, sizes: Any, layer: Any, block: Any, 
     end = min(sizes[layer], (block + 1) * BLOCK)
     for start in range(block * BLOCK, end, CHUNK):
         stop = min(start + CHUNK, end)
-        low, high = _moments(theta[start:stop], grad[start:stop], m[start:stop], v[start:stop], c)
-        part = _merged(part, _part(v[start:stop], low, high))
+        chunk = _part(theta[start:stop], grad[start:stop], m[start:stop], v[start:stop], c)
+        part = _merged(part, chunk)
     return part
 
 
@@ -305,15 +330,19 @@ def _finish(layer: Any, sizes: Any, first: Any, parts: Any, gammas: Any, lows: A
     lows[layer] = part[3]
 
 
-def _cached(function: Any) -> Any:
-    """Compiled, and kept on disk where there is a directory to keep it in."""
-    try:
-        return njit(cache=True, error_model="numpy", nogil=True)(function)
-    except RuntimeError:  # Numba found no directory that can be written
-        return njit(error_model="numpy", nogil=True)(function)
+def cached(nogil: bool) -> Any:
+    """Compiles a function, and keeps it on disk where there is a directory to keep it in."""
+
+    def compiled(function: Any) -> Any:
+        try:
+            return njit(cache=True, error_model="numpy", nogil=nogil)(function)
+        except RuntimeError:  # Numba found no directory that can be written
+            return njit(error_model="numpy", nogil=nogil)(function)
+
+    return compiled
 
 
-@_cached
+@cached(nogil=True)
 def run(
     stored: Any,
     tasks: Any,
@@ -328,7 +357,7 @@ def run(
     c: Any,
     d: Any,
 ) -> None:
-    """Work off tasks until none is left; any number of threads may do so together.
+    """Work off tasks until all are done; any number of threads may do so together.
 
     Tasks are taken in their order, so that whatever a task waits for has been taken before it, by a
     thread that is at work on it. Who does a task changes no bit: blocks are cut, and their parts put
@@ -336,25 +365,25 @@ def run(
 
     stored is a number of the type of θ and g: float64, float32, uint16 (bfloat16) or int16 (float16).
     tasks, int64 (n, 3): rows of kind, layer, and block (or, for WHOLE, the layer after the last).
-    progress, int64 (1 + layers,): tasks taken; then, for each layer, blocks whose moments are done, one
-    more when γ is known. table, int64 (4, layers): addresses of θ, g, m, v. sizes, int64 (layers,):
+    progress, int64 (2 + layers,): tasks taken, and tasks done; then, for each layer, blocks whose moments are
+    done, one more when γ is known. table, int64 (4, layers): addresses of θ, g, m, v. sizes, int64 (layers,):
     coordinates. first, int64 (layers + 1,): the row in parts of each layer's first block. parts, float64
     (blocks, 4). ts, gammas, lows, float64 (layers,): step count, γ, min v. c and d: the coefficients, in the
     compute dtype and in double.
     """
     while True:
-        i = _fetch_add(progress, 0, 1)
+        i = _fetch_add(progress, TAKEN, 1)
         if i >= tasks.shape[0]:
-            return
+            break
         kind, layer, block = tasks[i, 0], tasks[i, 1], tasks[i, 2]
         if kind == MOMENTS:
             parts[first[layer] + block] = _block_moments(stored, table, sizes, layer, block, c)
             blocks = first[layer + 1] - first[layer]
-            if _fetch_add(progress, 1 + layer, 1) == blocks - 1:
+            if _fetch_add(progress, OF_LAYERS + layer, 1) == blocks - 1:
                 _finish(layer, sizes, first, parts, gammas, lows, d[COS_POWER])
-                _fetch_add(progress, 1 + layer, 1)
+                _fetch_add(progress, OF_LAYERS + layer, 1)
         elif kind == DESCEND:
-            while _fetch_add(progress, 1 + layer, 0) <= first[layer + 1] - first[layer]:
+            while _fetch_add(progress, OF_LAYERS + layer, 0) <= first[layer + 1] - first[layer]:
                 _give_way()
             _block_descend(stored, table, sizes, layer, block, ts[layer], gammas[layer], lows[layer], c, d)
         else:
@@ -364,12 +393,15 @@ def run(
                 _finish(one, sizes, first, parts, gammas, lows, d[COS_POWER])
                 for part in range(first[one + 1] - first[one]):
                     _block_descend(stored, table, sizes, one, part, ts[one], gammas[one], lows[one], c, d)
+        _fetch_add(progress, DONE, 1)
+    while _fetch_add(progress, DONE, 0) < tasks.shape[0]:  # others are at theirs
+        _give_way()
 
 
-@_cached
+@cached(nogil=True)
 def count_up(addresses: Any, counts: Any) -> None:
     """Add 1 to the float64 at each address, and write what comes of it to counts."""
     for i in range(addresses.size):
-        count = carray(_pointer(addresses[i], counts[0]), 1)
+        count = carray(pointer(addresses[i], counts[0]), 1)
         count[0] += 1.0
         counts[i] = count[0]

@@ -27,7 +27,8 @@ def available() -> int:
 def together(threads: int, work: Callable[..., None], *args: Any) -> None:
     """Call work(*args) on this thread and threads - 1 others, which share it between themselves.
 
-    A helper that has not woken up when this thread is through is not waited for.
+    Work returns when all of it is done, whoever did it. So a helper that has not woken up by then is not waited
+    for; nor is one that is on its way out, since handing the GIL over takes as long as many small layers.
     """
     helpers: list[Future[None]] = []
     try:
@@ -37,8 +38,7 @@ def together(threads: int, work: Callable[..., None], *args: Any) -> None:
         work(*args)
     finally:
         for helper in helpers:
-            if not helper.cancel():
-                helper.result()
+            helper.cancel()
 
 
 def _grown_to(helpers: int) -> ThreadPoolExecutor:

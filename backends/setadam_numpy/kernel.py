@@ -175,10 +175,10 @@ def _run(
     threads: int | None,
 ) -> None:
     """Let threads work off tasks; each: the rows t, γ, min v; done: blocks whose moments count as done."""
-    from setadam_numpy._compiled import run
+    from setadam_numpy._compiled import OF_LAYERS, run
 
-    progress = np.full(1 + len(layers.sizes), done)
-    progress[0] = 0
+    progress = np.full(OF_LAYERS + len(layers.sizes), done)
+    progress[:OF_LAYERS] = 0
     c, d = _coefficients(hp, COMPUTE_DTYPE[layers.dtype])
     threads = min(threads or _threads.available(), len(tasks))
     stored = _STORED[layers.dtype]

@@ -27,6 +27,13 @@ def why_not(device_type: str, dtype: Any) -> str | None:
     return f"there is no kernel for {device_type}"
 
 
+def wanted(group: Group) -> bool:
+    """Whether a group's options leave its layers to a kernel, where there is one."""
+    if group["fused"] is not None:
+        return bool(group["fused"])
+    return group["foreach"] is None and not group["differentiable"] and not group["capturable"]
+
+
 def serves(group: Group, param: Tensor, *others: Tensor) -> bool:
     """Whether a kernel takes a layer as it lies in memory. On a GPU it has to be asked for."""
     if param.device.type == "cuda":

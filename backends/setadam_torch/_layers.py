@@ -1,6 +1,7 @@
 """Tensors as `setadam_core` sees them: checks before a step, real views, the layer of a parameter."""
 
 import math
+from functools import lru_cache
 from typing import Any
 
 import array_api_compat.torch as xp
@@ -68,8 +69,18 @@ def hyperparameters(group: Group) -> Hyperparameters:
     lr = group["lr"]
     if isinstance(lr, torch.Tensor) and lr.shape != ():
         raise ValueError(f"lr must be a number or a 0-d Tensor, got shape {tuple(lr.shape)}")
-    options = {name: group[name] for name in (*NUMBERS, *SWITCHES)}
-    return Hyperparameters(beta1=betas[0], beta2=betas[1], **options)
+    options = [group[name] for name in (*NUMBERS, *SWITCHES)]
+    try:
+        return _remembered(*betas, *options)
+    except TypeError:  # a value that cannot be hashed, among others
+        return _made(*betas, *options)
+
+
+def _made(beta1: Any, beta2: Any, *options: Any) -> Hyperparameters:
+    return Hyperparameters(beta1=beta1, beta2=beta2, **dict(zip((*NUMBERS, *SWITCHES), options, strict=True)))
+
+
+_remembered = lru_cache(maxsize=64, typed=True)(_made)  # typed, for True is no stepsize, and 1 is
 
 
 def check_group(group: Group) -> Hyperparameters:

@@ -143,11 +143,15 @@ def check_not_flattened(param: Tensor, together: list[Tensor]) -> None:
 
 def are_plain(params: list[Tensor], *others: list[Tensor]) -> bool:
     """Whether nothing here is a DTensor, or of another subclass, and no wrapper has flattened a parameter."""
-    return (
-        set(map(type, chain(params, *others))) <= _PLAIN
-        and all(map(_MARKS.isdisjoint, map(vars, params)))
-        and "deepspeed" not in sys.modules
-    )
+    return set(map(type, chain(params, *others))) <= _PLAIN and are_unmarked(params)
+
+
+def are_unmarked(params: list[Tensor]) -> bool:
+    """Whether no wrapper has flattened a parameter. Where there is no process group, FSDP1 cannot have."""
+    if "deepspeed" in sys.modules:
+        return False
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return not distributed or all(map(_MARKS.isdisjoint, map(vars, params)))
 
 
 def check_placed_alike(param: Tensor, moment: Tensor, name: str) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch.optim import Optimizer
 
 from setadam_core.layers import check_layer_axes
-from setadam_torch import _bulk, _checkpoint, _fused, _sharded
+from setadam_torch import _at_once, _bulk, _checkpoint, _fused, _sharded
 from setadam_torch._blocks import blocks
 from setadam_torch._blocks import serves as blocks_serve
 from setadam_torch._foreach import foreach
@@ -140,6 +140,8 @@ class SETAdam(Optimizer):  # type: ignore[misc]  # torch is untyped where it is 
         return loss
 
     def _update(self) -> None:
+        if not torch.compiler.is_compiling() and self._step_at_once():
+            return
         work: list[Any] = []
         for group in self.param_groups:  # all is checked before anything is updated
             columns: Any = [[], [], [], [], []]  # params, grads, exp_avgs, exp_avg_sqs, steps
@@ -149,9 +151,17 @@ class SETAdam(Optimizer):  # type: ignore[misc]  # torch is untyped where it is 
             if torch.compiler.is_compiling():
                 foreach(group, *columns)
                 continue
-            scaler = {name: getattr(self, name, None) for name in ("grad_scale", "found_inf")}
+            scaler = self._scaler()
             for path, part in _by_path(group, _fused.after_scaler(columns, **scaler)).items():
                 path(group, *part, **(scaler if path is _fused.fused else {}))
+
+    def _step_at_once(self) -> bool:
+        unscaled = all(x is None for x in self._scaler().values())
+        return unscaled and _at_once.step(self.param_groups, self.state)
+
+    def _scaler(self) -> dict[str, Any]:
+        """What torch.amp.GradScaler hands over, see `_fused.after_scaler`."""
+        return {name: getattr(self, name, None) for name in ("grad_scale", "found_inf")}
 
     @property
     def _step_supports_amp_scaling(self) -> bool:
@@ -247,10 +257,8 @@ def _by_path(group: Group, columns: Any) -> dict[Any, Any]:
     """The layers of a group sorted by the implementation that updates them. All have one signature:
     group, params, grads, exp_avgs, exp_avg_sqs, steps.
     """
-    if group["differentiable"] or group["foreach"] is False:
-        return {single: columns}
-    if group["foreach"]:
-        return {foreach: columns}
+    if not _fused.wanted(group) and (group["differentiable"] or group["foreach"] is not None):
+        return {foreach if group["foreach"] else single: columns}
     if _bulk.take_one_path(group, *columns[:4]):
         return {_path(group, [x[0] for x in columns[:4]]): columns}
     by_path: dict[Any, Any] = {}
@@ -263,8 +271,7 @@ def _by_path(group: Group, columns: Any) -> dict[Any, Any]:
 
 def _path(group: Group, tensors: Any) -> Any:
     """The implementation for one layer, given θ, g, m, v, where neither foreach nor autograd was asked for."""
-    wanted = group["fused"] or (group["fused"] is None and not group["capturable"])
-    if wanted and _fused.serves(group, *tensors):
+    if _fused.wanted(group) and _fused.serves(group, *tensors):
         return _fused.fused
     return blocks if blocks_serve(group, *tensors) else foreach
 

@@ -88,8 +88,7 @@ def _options(group: Group, params: Tensors) -> dict[str, Any]:
 
 def phases(group: Group, columns: Columns) -> Foreach | Kernels | OnCPU:
     """Whose phases take the tensors of a group as they lie in memory: those of the path that it would take."""
-    wanted = group["fused"] or (group["fused"] is None and group["foreach"] is None and not group["capturable"])
-    if not wanted or not all(_fused.serves(group, *row) for row in zip(*columns[:4], strict=True)):
+    if not _fused.wanted(group) or not all(_fused.serves(group, *row) for row in zip(*columns[:4], strict=True)):
         return Foreach()
     return Kernels(_triton) if columns[0][0].is_cuda else OnCPU()
 

@@ -79,7 +79,7 @@ WRONG = [
 
 @pytest.mark.parametrize("which", [0, 1, 2])
 @pytest.mark.parametrize("wrong", WRONG, ids=lambda f: f.__name__)
-def test_what_is_wrong_with_one_layer_is_an_error_by_its_name_and_nothing_is_updated(wrong, which):
+def test_what_is_wrong_with_one_layer_is_an_error_by_its_name_and_nothing_is_updated(wrong, which, in_process_group):
     params, optimizer = made()
     wrong(params[which], optimizer.state[params[which]])
     before = [p.detach().clone() for p in params]

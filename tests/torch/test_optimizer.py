@@ -73,7 +73,7 @@ def test_options_are_checked(options, error, words):
         (lambda p, g: setattr(p[1], "_is_flat_param", True), TypeError, "0.1: it is flattened by FSDP"),
     ],
 )
-def test_an_error_updates_nothing(foreach, spoil, error, words):
+def test_an_error_updates_nothing(foreach, spoil, error, words, in_process_group):
     params = parameters()
     opt = SETAdam(params, foreach=foreach)
     opt.step()
