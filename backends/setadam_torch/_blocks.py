@@ -2,8 +2,8 @@
 
 The first pass updates the moments and gathers what γ and min w need; the second updates θ. That is
 9 words of memory traffic a coordinate where whole-tensor operations have about 20. Small layers of one
-shape are copied together, as the rows of a matrix, since for them a call costs more than its work.
-As `_foreach`, it restates `setadam_core.spec.trace`. Memory: a few temporaries of one block.
+shape go together, their v copied as the rows of a matrix, since for them a call costs more than its work.
+The moments and the update are those of `_foreach`. Memory: a few temporaries of one block.
 """
 
 import math
