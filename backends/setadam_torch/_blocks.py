@@ -85,7 +85,7 @@ def _step(pieces: list[list[Tensors]], t: float, group: Group, scratch: _Scratch
     lr = float(group["lr"])
     rate = -lr / _bias_correction(beta1, t)
     for (params, _, ms, _), v in zip(pieces, rows, strict=True):
-        w = _root(torch.mul(v, scale, out=scratch("w", v.shape, dtype)), group).sub_(least)
+        w = _denominator(v, scale, group, scratch("w", v.shape, dtype)).sub_(least)
         update(group, params, ms, w.view(-1, *ms[0].shape).unbind(), lr, [rate] * len(ms))
 
 
@@ -110,6 +110,13 @@ def _parts(rows: Tensors, sums: Tensors, scratch: _Scratch) -> Parts:
         parts.append(torch.stack([high, r.sum(dim=1), r.square_().sum(dim=1)]).double().numpy())
     high, s1, s2 = np.stack(parts, axis=1)
     return Parts(high, s1, s2, low)
+
+
+def _denominator(v: Tensor, scale: Tensor, group: Group, out: Tensor) -> Tensor:
+    if len(v) > 1 or not group["eps_inside_sqrt"]:
+        return _root(torch.mul(v, scale, out=out), group)
+    eps = torch.full((), group["eps"], dtype=v.dtype)
+    return torch.add(eps, v, alpha=scale.item(), out=out).sqrt_()  # a pass less
 
 
 def _root(x: Any, group: Group) -> Any:
