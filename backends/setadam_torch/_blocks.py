@@ -2,35 +2,25 @@
 
 The first pass updates the moments and gathers what γ and min w need; the second updates θ. That is
 9 words of memory traffic a coordinate where whole-tensor operations have about 20. Small layers of one
-shape are copied together, as the rows of a matrix, since for them a call costs more than its work.
-As `_foreach`, it restates `setadam_core.spec.trace`. Memory: a few temporaries of one block.
+shape go together, their v copied as the rows of a matrix, since for them a call costs more than its work.
+The moments and the update are those of `_foreach`. Memory: a few temporaries of one block.
 """
 
 import math
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 
 from setadam_core.parts import Parts, combine
-from setadam_torch._layers import Group, Tensor, Tensors, compute_dtype, real
+from setadam_torch._foreach import moments, update
+from setadam_torch._layers import Group, Tensor, Tensors, real
 
-BLOCK = 1 << 18  # coordinates: 1 MB a float32 array; smaller blocks cost more in calls than the cache saves
+BLOCK = 1 << 20  # coordinates: 4 MB a float32 array; smaller blocks cost more in calls than the cache saves
 SMALL = 1 << 14  # coordinates: layers up to here are stepped together; torch sums them on one thread
-
-
-class _Rows(NamedTuple):
-    """Layers of one shape, each a row: views of one layer, or copies of several."""
-
-    theta: Tensor
-    g: Tensor
-    m: Tensor
-    v: Tensor
-
-    def blocks(self) -> Iterator["_Rows"]:
-        width = max(1, BLOCK // len(self.theta))
-        return map(_Rows._make, zip(*(x.split(width, dim=1) for x in self), strict=True))
+# Of a row of d: Σv² is at least (Σv)²/d and at most (Σv)². With a mean above this, all squares that underflow in
+# float32 are less than 2⁻³⁰ of Σv²; with a sum below this, Σv² does not overflow.
+LEAST_MEAN, MOST_SUM = 2.0**-48, 2.0**60
 
 
 class _Scratch:
@@ -44,10 +34,6 @@ class _Scratch:
         if key not in self._memory or self._memory[key].numel() < size:
             self._memory[key] = torch.empty(size, dtype=dtype)
         return self._memory[key][:size].view(shape)
-
-    def cast(self, use: str, x: Tensor, dtype: Any) -> Tensor:
-        """X itself where it has the dtype."""
-        return x if x.dtype == dtype else self(use, x.shape, dtype).copy_(x)
 
 
 def serves(group: Group, param: Tensor, *others: Tensor) -> bool:
@@ -70,72 +56,77 @@ def blocks(
     for t, *layer in zip(torch.stack(steps).tolist(), params, grads, exp_avgs, exp_avg_sqs, strict=True):
         param, size = layer[0], layer[0].numel()
         if size > SMALL:
-            _step_rows(_Rows(*(real(x).view(1, -1) for x in layer)), t, group, scratch)
+            cuts = zip(*(real(x).view(-1).split(BLOCK) for x in layer), strict=True)
+            _step([[[x] for x in cut] for cut in cuts], t, group, scratch)
         elif size > 0:
             alike.setdefault((t, param.dtype, param.shape), []).append(tuple(layer))
     for (t, _, shape), layers in alike.items():
         together = max(1, BLOCK // shape.numel())
         for i in range(0, len(layers), together):
-            _step_small(layers[i : i + together], t, group, scratch)
+            columns = zip(*layers[i : i + together], strict=True)
+            _step([[[real(x) for x in column] for column in columns]], t, group, scratch)
 
 
-def _step_small(layers: list[tuple[Tensor, ...]], t: float, group: Group, scratch: _Scratch) -> None:
-    """Step layers of one shape and dtype in copies."""
-    columns = list(zip(*layers, strict=True))
-    shape = (len(layers), *layers[0][0].shape)
-    copies = [
-        torch.stack(column, out=scratch(name, shape, column[0].dtype))
-        for name, column in zip(_Rows._fields, columns, strict=True)
-    ]
-    _step_rows(_Rows(*(real(x).view(len(layers), -1) for x in copies)), t, group, scratch)
-    for i in (0, 2, 3):  # the gradients stay as they are
-        torch._foreach_copy_(columns[i], copies[i].unbind())
-
-
-def _step_rows(rows: _Rows, t: float, group: Group, scratch: _Scratch) -> None:
-    """Update each row and its moments in place; t counts this step."""
-    dtype, (beta1, beta2), decay = compute_dtype(rows.theta), group["betas"], group["weight_decay"]
-    parts = []
-    for theta, g, m, v in rows.blocks():
-        g = scratch.cast("wide g", g, dtype)
-        if group["maximize"]:
-            g = torch.neg(g, out=scratch("own g", g.shape, dtype))
-        if decay and not group["decoupled_weight_decay"]:
-            wide = scratch.cast("wide theta", theta, dtype)
-            g = torch.add(g, wide, alpha=decay, out=scratch("own g", g.shape, dtype))
-        m.lerp_(g, 1 - beta1)
-        v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
-        parts.append(_statistics(v, scratch))
-
-    gamma, low = combine(Parts(*np.stack(parts, axis=1)), rows.theta.shape[1], group["cos_power"])
-    scale = torch.from_numpy(gamma / _bias_correction(beta2, t)).to(dtype)[:, None]
-    least = torch.from_numpy(low).to(dtype)[:, None]
-    least = _root(least, scale, group, torch.empty_like(least)).mul_(group["tau"])
+def _step(pieces: list[list[Tensors]], t: float, group: Group, scratch: _Scratch) -> None:
+    """Step one layer, in its blocks, or several of one shape together; t counts this step. Each piece is lists of
+    parameters, gradients and moments.
+    """
+    rows, sums = [], []
+    for piece in pieces:
+        moments(group, *piece)
+        v = _rows(piece[3], scratch)
+        rows.append(v)
+        sums += [v.sum(dim=1), torch.square(v, out=scratch("w", v.shape, v.dtype)).sum(dim=1), v.amin(dim=1)]
+    size, dtype, (beta1, beta2) = sum(v.shape[1] for v in rows), v.dtype, group["betas"]
+    gamma, low = combine(_parts(rows, sums, scratch), size, group["cos_power"])
+    scale = gamma / _bias_correction(beta2, t)
+    least = group["tau"] * _root(scale * low, group)
+    scale, least = (torch.from_numpy(x).to(dtype)[:, None] for x in (scale, least))
     lr = float(group["lr"])
-    rate = lr / _bias_correction(beta1, t)
-    for theta, _, m, v in rows.blocks():
-        w = _root(v, scale, group, scratch("w", v.shape, dtype)).sub_(least)
-        new = scratch.cast("wide theta", theta, dtype)
-        if decay and group["decoupled_weight_decay"]:
-            new.mul_(1 - lr * decay)
-        new.addcdiv_(m, w, value=-rate)
-        if new is not theta:
-            theta.copy_(new)
+    rate = -lr / _bias_correction(beta1, t)
+    for (params, _, ms, _), v in zip(pieces, rows, strict=True):
+        w = _denominator(v, scale, group, scratch("w", v.shape, dtype)).sub_(least)
+        update(group, params, ms, w.view(-1, *ms[0].shape).unbind(), lr, [rate] * len(ms))
 
 
-def _statistics(v: Tensor, scratch: _Scratch) -> Any:
-    """`Parts` of each row: in units of its own maximum, so that no square under- or overflows."""
-    low, high = v.amin(dim=1), v.amax(dim=1)  # torch.aminmax(dim=1) is twenty times slower
-    r = torch.div(v, torch.where(high == 0, 1.0, high)[:, None], out=scratch("w", v.shape, v.dtype))
-    s1 = r.sum(dim=1)
-    s2 = r.square_().sum(dim=1)
-    return torch.stack([high, s1, s2, low]).double().numpy()
+def _rows(vs: Tensors, scratch: _Scratch) -> Tensor:
+    """A matrix with a row for each layer: a view of one, a copy of several."""
+    if len(vs) == 1:
+        return vs[0].view(1, -1)
+    return torch.stack(vs, out=scratch("v", (len(vs), *vs[0].shape), vs[0].dtype)).view(len(vs), -1)
 
 
-def _root(v: Tensor, scale: Tensor, group: Group, out: Tensor) -> Tensor:
-    """The denominator √(cv + ε), or √(cv) + ε."""
-    w = torch.mul(v, scale, out=out)
-    return w.add_(group["eps"]).sqrt_() if group["eps_inside_sqrt"] else w.sqrt_().add_(group["eps"])
+def _parts(rows: Tensors, sums: Tensors, scratch: _Scratch) -> Parts:
+    """Of Σv, Σv² and min v of each block; or of the blocks anew, in units of each row's maximum, where squares might
+    under- or overflow.
+    """
+    s1, s2, low = torch.stack(sums).double().numpy().reshape(len(rows), 3, -1).swapaxes(0, 1)
+    if LEAST_MEAN * rows[0].shape[1] < s1.min() and s1.max() < MOST_SUM:
+        return Parts(np.ones_like(s1), s1, s2, low)
+    parts = []
+    for v in rows:
+        high = v.amax(dim=1)  # torch.aminmax(dim=1) is twenty times slower
+        r = torch.div(v, torch.where(high == 0, 1.0, high)[:, None], out=scratch("w", v.shape, v.dtype))
+        parts.append(torch.stack([high, r.sum(dim=1), r.square_().sum(dim=1)]).double().numpy())
+    high, s1, s2 = np.stack(parts, axis=1)
+    return Parts(high, s1, s2, low)
+
+
+def _denominator(v: Tensor, scale: Tensor, group: Group, out: Tensor) -> Tensor:
+    if len(v) > 1 or not group["eps_inside_sqrt"]:
+        return _root(torch.mul(v, scale, out=out), group)
+    eps = torch.full((), group["eps"], dtype=v.dtype)
+    return torch.add(eps, v, alpha=scale.item(), out=out).sqrt_()  # a pass less
+
+
+def _root(x: Any, group: Group) -> Any:
+    """√(x + ε), or √x + ε, in place, of an array or a tensor."""
+    if group["eps_inside_sqrt"]:
+        x += group["eps"]
+    x **= 0.5
+    if not group["eps_inside_sqrt"]:
+        x += group["eps"]
+    return x
 
 
 def _bias_correction(beta: float, t: float) -> float:

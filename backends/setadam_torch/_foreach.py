@@ -30,13 +30,15 @@ def foreach(
         return
     torch._foreach_add_(steps, 1)
     buckets: dict[Any, Any] = {}  # by device and dtype, the columns of _update
-    for param, *rest in zip(params, grads, exp_avgs, exp_avg_sqs, steps, strict=True):
+    for i, (param, *rest) in enumerate(zip(params, grads, exp_avgs, exp_avg_sqs, steps, strict=True)):
         if param.numel() > 0:  # foreach reductions refuse empty tensors
-            bucket = buckets.setdefault((param.device, param.dtype), ([], [], [], [], [], []))
+            # Inductor leaves loops over the same memory apart if over 64 operations lie between: layer after layer.
+            alone = i if _compiling_for_cpu(param) else None
+            bucket = buckets.setdefault((param.device, param.dtype, alone), ([], [], [], [], [], []))
             layer = layer_of(param, group["layer_axes"])
             for column, x in zip(bucket, (param, *rest, layer), strict=True):
                 column.append(x)
-    for (_, dtype), bucket in buckets.items():
+    for (_, dtype, _), bucket in buckets.items():
         for part in _halves(bucket) if dtype.itemsize == 2 and not torch.compiler.is_compiling() else (bucket,):
             _update(group, *part)
 
@@ -96,8 +98,7 @@ def descend(
 ) -> None:
     """The second phase: update the parameters, given γ and min v of each layer; steps count this one."""
     dtype, device = compute_dtype(params[0]), params[0].device
-    (beta1, beta2), eps, decay = group["betas"], group["eps"], group["weight_decay"]
-    lr = group["lr"]
+    (beta1, beta2), eps, lr = group["betas"], group["eps"], group["lr"]
     if isinstance(lr, torch.Tensor):
         lr = lr.to(device=device, dtype=dtype)
     params, ms, vs = ([real(x) for x in xs] for xs in (params, ms, vs))
@@ -107,25 +108,47 @@ def descend(
     scales = torch._foreach_div(gammas, bc2)
     if scales[0].dtype != dtype:
         scales = _cast(scales, dtype)
+    least = torch._foreach_mul(scales, v_mins)
+    _root(least, eps, group)  # √(cv + ε) is monotone in v
+    rates = [-(lr / bc) for bc in bc1]
+    if _compiling_for_cpu(params[0]):
+        scales, least, rates = _stored(dtype, scales, least, rates)
+
     w = [v * scale for v, scale in zip(vs, scales, strict=True)]
     _root(w, eps, group)
     if group["tau"] != 0:
-        least = torch._foreach_mul(scales, v_mins)
-        _root(least, eps, group)  # √(cv + ε) is monotone in v
         for x, w_min in zip(w, least, strict=True):
             x.sub_(w_min, alpha=group["tau"])
+    update(group, params, ms, w, lr, rates)
 
-    theta = _in_compute_dtype(params, dtype)
+
+def update(group: Group, params: Tensors, ms: Tensors, w: Tensors, lr: Any, rates: Any) -> None:
+    """Decay the parameters, where that is decoupled, and add rate · m / w: numbers, or 0-d tensors for lr and the
+    rate of each layer. w may be overwritten.
+    """
+    theta, decay = _in_compute_dtype(params, ms[0].dtype), group["weight_decay"]
     if decay and group["decoupled_weight_decay"]:
         torch._foreach_mul_(theta, 1 - lr * decay)
-    if traced or isinstance(lr, torch.Tensor):  # addcdiv's scalars must be host numbers
+    if isinstance(rates[0], torch.Tensor):  # addcdiv's scalars must be host numbers
         # Not by a foreach operation: a number among its arguments would be a constant of a compiled graph.
-        torch._foreach_div_(w, [-(lr / bc) for bc in bc1])
+        torch._foreach_div_(w, rates)
         torch._foreach_addcdiv_(theta, ms, w)
     else:
-        torch._foreach_addcdiv_(theta, ms, w, [-(lr / bc) for bc in bc1])
+        torch._foreach_addcdiv_(theta, ms, w, rates)
     if theta is not params:
         torch._foreach_copy_(params, theta)
+
+
+def _compiling_for_cpu(param: Tensor) -> bool:
+    return torch.compiler.is_compiling() and param.device.type == "cpu"  # type: ignore[no-any-return]
+
+
+def _stored(dtype: Any, *columns: Tensors) -> Any:
+    """Columns of a number for each layer, which a compiled loop reads from memory. Otherwise Inductor forms
+    the numbers within the loop, with their divisions in double, anew for each vector of coordinates.
+    """
+    rows = [torch.broadcast_tensors(*row) for row in zip(*columns, strict=True)]
+    return zip(*(torch.stack([x.to(dtype) for x in row]) for row in rows), strict=True)
 
 
 def _cast(xs: Tensors, dtype: Any) -> Tensors:
@@ -151,13 +174,8 @@ def _bias_corrections(beta: float, steps: Tensors, traced: bool) -> Any:
     """1 - βᵗ for each layer: numbers formed in double, or 0-d tensors on the steps' device."""
     if not traced:
         return [-math.expm1(t.item() * math.log(beta)) if beta else 1.0 for t in steps]
-    if beta == 0:
-        return [torch.ones_like(t) for t in steps]
     log_beta = torch.log(torch.ones_like(steps[0]) * beta)  # a β that changes stays an input of a compiled graph
-    corrections = torch._foreach_mul(steps, log_beta)
-    torch._foreach_expm1_(corrections)
-    torch._foreach_neg_(corrections)
-    return corrections
+    return list(-torch.expm1(torch.stack(steps) * log_beta))
 
 
 def _minima(vs: Tensors, layers: list[Layer]) -> Tensors:

@@ -292,6 +292,36 @@ def test_compile_without_graph_breaks_or_recompilation():
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch's own imports
+def test_inductor_makes_two_loops_a_layer_and_forms_no_number_within_the_second():
+    from torch._inductor.utils import run_and_get_code
+
+    torch.compiler.reset()
+    params = parameters((640,), (32, 30))
+    _, (code, *_) = run_and_get_code(torch.compile(SETAdam(params).step))
+    loops = [loop.partition("\n        }\n")[0] for loop in code.split("for(int64_t x0=")[1:]]
+    for p in params:
+        first, second = (loop for loop in loops if f"x0<static_cast<int64_t>({p.numel()}L)" in loop)
+        assert ".store(" not in first
+        assert second.count(".store(") == 3  # θ, m, v
+        assert "double" not in second
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch's own imports
+def test_a_compiled_graph_goes_layer_by_layer():
+    """Inductor fuses no loops with more than 64 operations between them."""
+    from torch._dynamo.testing import AotEagerAndRecordGraphs
+
+    torch.compiler.reset()
+    backend = AotEagerAndRecordGraphs()
+    torch.compile(SETAdam(parameters((5,), (3, 4), (7,))).step, backend=backend)()
+    calls = [
+        node.target.__name__.partition(".")[0] for node in backend.fw_graphs[-1].graph.nodes if callable(node.target)
+    ]
+    reductions = [name for name in calls if name in ("sum", "linalg_vector_norm", "amin")]
+    assert reductions == ["sum", "linalg_vector_norm", "amin"] * 3
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch's own imports
 @pytest.mark.parametrize("cycles_betas", [False, True])
 def test_a_schedule_of_plain_numbers_recompiles_once(cycles_betas):
     """At its first change a float becomes an input of the graph, as with torch.optim.Adam."""
