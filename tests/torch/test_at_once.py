@@ -241,6 +241,11 @@ def test_what_was_asked_for_otherwise(options):
     assert not at_once(optimizer)
 
 
+def test_a_kernel_that_was_asked_for_comes_before_single_tensors():
+    _, optimizer = made(shapes=[(3,), (4,)], fused=True, foreach=False)
+    assert at_once(optimizer)
+
+
 def test_another_version_of_dlpack_is_not_asked(monkeypatch):
     _, optimizer = made()
     assert at_once(optimizer)
