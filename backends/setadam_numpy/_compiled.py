@@ -1,8 +1,8 @@
 """The loops of the CPU kernel, compiled by Numba. They restate `setadam_core.spec.trace`.
 
-A layer is seen twice. `_moments` reads g, m, v and writes m, v; the statistics of v are taken chunk by
-chunk, while v is in the first-level cache. `_descend` reads m, v, θ and writes θ. Everything is in one
-file because Numba's cache on disk notices changes in the file of the cached function alone.
+A layer is seen twice. `_moments` reads g, m, v and writes m, v; it adds up v as it goes where v is float32, and else
+`_sums` does, chunk by chunk, while v is in the first-level cache. `_descend` reads m, v, θ and writes θ. Everything
+is in one file because Numba's cache on disk notices changes in the file of the cached function alone.
 
 Arrays arrive as addresses, since a typed list of thousands of arrays costs more than their step. Bits
 decide what floats cannot say fast: for v ≥ 0, unsigned bits are ordered as the numbers are, NaN above ∞,
@@ -22,8 +22,8 @@ from numba import carray, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
-CHUNK = 2048  # coordinates of a chunk, whose v is summed up while it is in the first-level cache
-# Coordinates added up one after the other, at worst. With the leaves of a chunk that makes chains of 94
+CHUNK = 2048  # coordinates of a chunk: of float32, whose sums in double may be one chain, or of float64 in the cache
+# Coordinates of float64 added up one after the other, at worst. With the leaves of a chunk that makes chains of 94
 # additions, which is within the reduction class of the bound: 16 + 8 log2 CHUNK = 104.
 LEAF = 64
 BLOCK = 1 << 15  # coordinates of a block, what one thread takes of a large layer at a time
