@@ -57,19 +57,19 @@ def blocks(
         param, size = layer[0], layer[0].numel()
         if size > SMALL:
             cuts = zip(*(real(x).view(-1).split(BLOCK) for x in layer), strict=True)
-            _step([[[x] for x in cut] for cut in cuts], t, group, scratch)
+            _step([[[x] for x in cut] for cut in cuts], t, group, scratch, large=True)
         elif size > 0:
             alike.setdefault((t, param.dtype, param.shape), []).append(tuple(layer))
     for (t, _, shape), layers in alike.items():
         together = max(1, BLOCK // shape.numel())
         for i in range(0, len(layers), together):
             columns = zip(*layers[i : i + together], strict=True)
-            _step([[[real(x) for x in column] for column in columns]], t, group, scratch)
+            _step([[[real(x) for x in column] for column in columns]], t, group, scratch, large=False)
 
 
-def _step(pieces: list[list[Tensors]], t: float, group: Group, scratch: _Scratch) -> None:
-    """Step one layer, in its blocks, or several of one shape together; t counts this step. Each piece is lists of
-    parameters, gradients and moments.
+def _step(pieces: list[list[Tensors]], t: float, group: Group, scratch: _Scratch, large: bool) -> None:
+    """Step one large layer, in its blocks, or small ones of one shape together; t counts this step. Each piece is
+    lists of parameters, gradients and moments. What else is stepped changes no bit of a layer.
     """
     rows, sums = [], []
     for piece in pieces:
@@ -85,7 +85,7 @@ def _step(pieces: list[list[Tensors]], t: float, group: Group, scratch: _Scratch
     lr = float(group["lr"])
     rate = -lr / _bias_correction(beta1, t)
     for (params, _, ms, _), v in zip(pieces, rows, strict=True):
-        w = _denominator(v, scale, group, scratch("w", v.shape, dtype)).sub_(least)
+        w = _denominator(v, scale, group, scratch("w", v.shape, dtype), large).sub_(least)
         update(group, params, ms, w.view(-1, *ms[0].shape).unbind(), lr, [rate] * len(ms))
 
 
@@ -97,23 +97,25 @@ def _rows(vs: Tensors, scratch: _Scratch) -> Tensor:
 
 
 def _parts(rows: Tensors, sums: Tensors, scratch: _Scratch) -> Parts:
-    """Of Σv, Σv² and min v of each block; or of the blocks anew, in units of each row's maximum, where squares might
-    under- or overflow.
+    """Of Σv, Σv² and min v of each block; or, for a row whose squares might under- or overflow, of its blocks anew, in
+    units of their maxima.
     """
     s1, s2, low = torch.stack(sums).double().numpy().reshape(len(rows), 3, -1).swapaxes(0, 1)
-    if LEAST_MEAN * rows[0].shape[1] < s1.min() and s1.max() < MOST_SUM:
-        return Parts(np.ones_like(s1), s1, s2, low)
+    in_range = ((LEAST_MEAN * rows[0].shape[1] < s1) & (s1 < MOST_SUM)).all(axis=0)
+    plain = np.ones_like(s1), s1, s2
+    if in_range.all():
+        return Parts(*plain, low)
     parts = []
     for v in rows:
         high = v.amax(dim=1)  # torch.aminmax(dim=1) is twenty times slower
         r = torch.div(v, torch.where(high == 0, 1.0, high)[:, None], out=scratch("w", v.shape, v.dtype))
         parts.append(torch.stack([high, r.sum(dim=1), r.square_().sum(dim=1)]).double().numpy())
-    high, s1, s2 = np.stack(parts, axis=1)
+    high, s1, s2 = np.where(in_range, plain, np.stack(parts, axis=1))
     return Parts(high, s1, s2, low)
 
 
-def _denominator(v: Tensor, scale: Tensor, group: Group, out: Tensor) -> Tensor:
-    if len(v) > 1 or not group["eps_inside_sqrt"]:
+def _denominator(v: Tensor, scale: Tensor, group: Group, out: Tensor, large: bool) -> Tensor:
+    if not large or not group["eps_inside_sqrt"]:
         return _root(torch.mul(v, scale, out=out), group)
     eps = torch.full((), group["eps"], dtype=v.dtype)
     return torch.add(eps, v, alpha=scale.item(), out=out).sqrt_()  # a pass less

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from setadam_conformance.protocol import LayerState
 from setadam_core import Hyperparameters, State, step
+from setadam_torch import SETAdam
 from setadam_torch.conformance import TorchBlocks, TorchCompiled, TorchDefault, TorchForeach, TorchSingle
 
 DTYPES = {
@@ -144,3 +145,18 @@ def test_a_layer_of_many_blocks(monkeypatch):
         for scale in (1e-17, 1.0, 1e12):  # Σv² of v as it is would underflow, would not, would overflow
             params, grads, states = layers([(8, 7), (3, 5), (1,)], dtype, 0, scale)
             check(TorchBlocks(), params, grads, states, {"eps": 1e-30, "tau": 0.3}, [None] * 3)
+
+
+@pytest.mark.parametrize("scale", [1e-17, 1.0, 1e12])
+def test_small_layers_in_blocks_are_alone_what_they_are_together(scale):
+    """Bit for bit, also where the squares of one of them leave the range and another's do not."""
+    grads = [scale * torch.randn(40, 30), torch.randn(40, 30), torch.zeros(40, 30)]
+    together, alone = ([torch.nn.Parameter(torch.zeros(40, 30)) for _ in grads] for _ in range(2))
+    options = {"fused": False, "eps": 1e-3}
+    optimizers = [SETAdam(together, **options), *(SETAdam([p], **options) for p in alone)]
+    for _ in range(3):
+        for p, q, g in zip(together, alone, grads, strict=True):
+            p.grad, q.grad = g.clone(), g.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    assert all(torch.equal(p, q) for p, q in zip(together, alone, strict=True))
