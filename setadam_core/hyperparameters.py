@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
+import numpy as np
+
 Scalar = Any  # a real Python number, or a 0-d array of the namespace in which the step is computed
 
 _NOT_NEGATIVE: tuple[str, Callable[[float], bool]] = ("finite and ≥ 0", lambda x: x >= 0)
@@ -21,15 +23,15 @@ _ALLOWED = {
     "weight_decay": _NOT_NEGATIVE,
     "cos_power": _NOT_NEGATIVE,
 }
-_SWITCHES = ("decoupled_weight_decay", "maximize", "eps_inside_sqrt")
+SWITCHES = ("decoupled_weight_decay", "maximize", "eps_inside_sqrt")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hyperparameters:
     """Hyperparameters of one step, in the order of the paper's algorithm (arXiv 2302.01029).
 
-    Numbers become Python floats, so that equal settings are equal (and hash alike: an instance can
-    be a static argument of a traced function). Any number but ``cos_power`` may instead be a 0-d
+    Numbers become Python floats and switches bools, so that equal settings are equal (and hash alike: an
+    instance can be a static argument of a traced function). Any number but ``cos_power`` may instead be a 0-d
     array, traced or on a device: it is used as it is, unread and therefore unchecked.
 
     Parameters
@@ -50,7 +52,7 @@ class Hyperparameters:
 
     Raises
     ------
-    TypeError : a number that is none, or a switch that is not a bool.
+    TypeError : a value that is not a number, or a switch that is neither a bool nor NumPy's.
     ValueError : a number out of its range; the error names it, its value and the range.
     """
 
@@ -72,12 +74,18 @@ class Hyperparameters:
                 continue
             if isinstance(value, bool) or not isinstance(value, Real):
                 raise TypeError(f"{name} must be a real number, got {value!r}")
-            if not (math.isfinite(value) and accepts(float(value))):
+            try:
+                number = float(value)
+            except OverflowError:  # an int beyond float64
+                number = math.inf
+            if not (math.isfinite(number) and accepts(number)):
                 raise ValueError(f"{name} must be {allowed}, got {value!r}")
-            object.__setattr__(self, name, float(value))
-        for name in _SWITCHES:
-            if not isinstance(getattr(self, name), bool):
-                raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
+            object.__setattr__(self, name, number)
+        for name in SWITCHES:
+            value = getattr(self, name)
+            if not isinstance(value, bool | np.bool_):
+                raise TypeError(f"{name} must be True or False, got {value!r}")
+            object.__setattr__(self, name, bool(value))
 
     @property
     def decays(self) -> bool:
@@ -106,4 +114,4 @@ class Hyperparameters:
 
 def is_array_scalar(value: Any) -> bool:
     """Whether a hyperparameter or step count is a 0-d array rather than a Python number."""
-    return getattr(value, "shape", None) == () and not isinstance(value, Real)
+    return getattr(value, "shape", None) == () and not isinstance(value, Real | np.generic)

@@ -10,9 +10,10 @@ from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
-from array_api_compat import array_namespace, device
+from array_api_compat import device
 
 from setadam_core.hyperparameters import Hyperparameters, Scalar, is_array_scalar
+from setadam_core.plain import namespace
 
 Array = Any  # an array of any namespace of the Array API; mypy has no type for it
 Namespace = Any
@@ -38,7 +39,24 @@ def compute_dtype_name(param: Array) -> str:
     name = dtype_name(param)
     if name not in COMPUTE_DTYPE:
         raise TypeError(f"param must have one of the dtypes {', '.join(COMPUTE_DTYPE)}, got {name}")
+    if name == "bfloat16" and _NUMPY_IS_OLD and isinstance(param, np.ndarray):
+        raise RuntimeError(f"bfloat16 needs NumPy 2.1.2 or later, got {np.__version__}: it ends the process in time")
     return COMPUTE_DTYPE[name]
+
+
+# Before 2.1.2, each promotion of bfloat16 with a Python number takes one reference too many off a dtype of
+# NumPy's own, until that is freed and the process ends (numpy/numpy#27478).
+_NUMPY_IS_OLD = np.lib.NumpyVersion(np.__version__) < "2.1.2"
+
+
+def fields(state: Any) -> tuple[Array, Array, Any]:
+    """A State's m, v and t; TypeError for what is no State."""
+    try:
+        return state.m, state.v, state.t
+    except AttributeError:
+        size = f" of {len(state)}" if isinstance(state, tuple | list) else ""
+        kind = f"{type(state).__name__}{size}"
+        raise TypeError(f"state must have m, v and t, as setadam_core.init makes it, got {kind}") from None
 
 
 def as_array(x: Array) -> Array:
@@ -115,18 +133,14 @@ def check_layer(
 
     Raises
     ------
-    TypeError : arrays of different namespaces, a dtype that does not fit, or hp or t of a wrong type.
+    TypeError : arrays of different namespaces, or of a subclass with arithmetic of its own; a dtype that does
+        not fit; hp or t of a wrong type.
     ValueError : shapes or devices that do not fit, a negative t, an hp that the dtype cannot hold.
     """
     if not isinstance(hp, Hyperparameters):
         raise TypeError(f"hp must be a Hyperparameters, got {type(hp).__name__}")
     arrays = {"param": param, "grad": grad, "state.m": m, "state.v": v}
-    try:
-        xp = array_namespace(*arrays.values())
-    except TypeError as error:
-        kinds = ", ".join(f"{name}: {type(x).__name__}" for name, x in arrays.items())
-        raise TypeError(f"param, grad and state must be arrays of one namespace, got {kinds}") from error
-
+    xp = namespace(arrays)
     compute, is_complex = compute_dtype_name(param), dtype_name(param).startswith("complex")
     real_shape = (*param.shape, 2) if is_complex else tuple(param.shape)
     expected = {"grad": (dtype_name(param), tuple(param.shape))}
@@ -159,12 +173,12 @@ def check_layer_axes(layer_axes: Sequence[int] | None, ndim: int) -> tuple[int, 
     """The axes that make one layer, non-negative and sorted; None means all of them."""
     if layer_axes is None:
         return tuple(range(ndim))
-    wrong = ValueError(f"layer_axes must be None or distinct axes of an array with {ndim} axes, got {layer_axes!r}")
-    if not isinstance(layer_axes, tuple | list) or not all(type(axis) is int for axis in layer_axes):
-        raise wrong
-    axes = sorted(axis + ndim if axis < 0 else axis for axis in layer_axes)
-    if len(set(axes)) < len(axes) or any(not 0 <= axis < ndim for axis in axes):
-        raise wrong
+    axes: list[int] = []
+    if isinstance(layer_axes, tuple | list) and all(type(axis) is int for axis in layer_axes):
+        axes = [axis for axis in range(ndim) if any(x in (axis, axis - ndim) for x in layer_axes)]
+    if not isinstance(layer_axes, tuple | list) or len(axes) != len(layer_axes):
+        # Formatted here alone: to torch.compile the numbers may be symbols, which have no text.
+        raise ValueError(f"layer_axes must be None or distinct axes of an array with {ndim} axes, got {layer_axes!r}")
     return tuple(axes)
 
 

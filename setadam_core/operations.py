@@ -26,10 +26,11 @@ def stepsizes_by_operation(
     dict : one stepsize a coordinate, in the compute dtype, for ``"Adam"``, 1/(√v̂ + ε); ``"S"``,
         1/(√(γv̂) + ε); ``"S, E"``, 1/w; and ``"S, E, T"``, 1/w̃. η/(1-β1ᵗ) is in none of them.
     """
+    last = trace(param, grad, state, hp, layer_axes=layer_axes).stepsize
     settings = {
         "Adam": replace(hp, cos_power=0, eps_inside_sqrt=False, tau=0),
         "S": replace(hp, eps_inside_sqrt=False, tau=0),
         "S, E": replace(hp, tau=0),
-        "S, E, T": hp,
     }
-    return {name: trace(param, grad, state, s, layer_axes=layer_axes).stepsize for name, s in settings.items()}
+    found = {name: trace(param, grad, state, s, layer_axes=layer_axes).stepsize for name, s in settings.items()}
+    return found | {"S, E, T": last}

@@ -17,10 +17,11 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from array_api_compat import array_namespace, device
+from array_api_compat import device
 
 from setadam_core.hyperparameters import Hyperparameters, Scalar, is_array_scalar
-from setadam_core.layers import Array, Layer, as_array, check_layer, compute_dtype_name, dtype_name
+from setadam_core.layers import Array, Layer, as_array, check_layer, compute_dtype_name, dtype_name, fields
+from setadam_core.plain import namespace
 
 
 class State(NamedTuple):
@@ -58,7 +59,7 @@ class Trace(NamedTuple):
 
 def init(param: Array) -> State:
     """The state before the first step: zero moments, t = 0. TypeError if param is not floating-point."""
-    xp, name = array_namespace(param), compute_dtype_name(param)
+    xp, name = namespace({"param": param}), compute_dtype_name(param)
     shape = (*param.shape, 2) if dtype_name(param).startswith("complex") else param.shape
     m, v = (xp.zeros(shape, dtype=getattr(xp, name), device=device(param)) for _ in "mv")
     return State(m, v, 0)
@@ -87,12 +88,11 @@ def trace(
 ) -> Trace:
     """One step with every intermediate: the algorithm, line by line.
 
-    param and grad: any shape, one dtype (float16 to complex128) and device. layer_axes: the axes that
-    make one layer, default all; (1, 2) for an array that stacks matrices along its first axis. An
-    all-zero v has γ = 1 (any γ gives the same step), an empty array is returned as it came. NaN or
-    ±Inf in a layer makes that whole layer NaN. Raises what `layers.check_layer` says.
+    param and grad: any shape, one dtype (float16 to complex128) and device. layer_axes: the axes that make one layer,
+    default all; (1, 2) for an array that stacks matrices along its first axis. An all-zero v has γ = 1 (any γ gives
+    the same step), an empty array returns as it came, NaN or ±Inf makes its whole layer NaN. Raises as `check_layer`.
     """
-    layer = check_layer(param, grad, *state, hp, layer_axes)
+    layer = check_layer(param, grad, *fields(state), hp, layer_axes)
     c, t = layer.coefficient, state.t + 1
     theta, g = layer.real(param), layer.real(grad)
 

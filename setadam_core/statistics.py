@@ -7,6 +7,7 @@ from array_api_compat import array_namespace
 
 from setadam_core.hyperparameters import Hyperparameters
 from setadam_core.layers import Array, Layer
+from setadam_core.plain import check_plain
 from setadam_core.spec import bias_correction, down_scaling, down_translate, embed_epsilon
 
 NAMES = ("gamma", "w_min", "stepsize_min", "stepsize_mean", "stepsize_std", "stepsize_max")
@@ -39,5 +40,6 @@ def named(values: Sequence[Array], kept: Sequence[int], axes: Sequence[int]) -> 
 
 def layer_statistics(v: Array, t: int, layer: Layer, hp: Hyperparameters) -> dict[str, Any]:
     """`of_layers`, `named`."""
+    check_plain("exp_avg_sq", v)
     values = of_layers(v, t, layer, hp)
     return named(values, values[0].shape, layer.axes)

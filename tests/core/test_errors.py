@@ -2,11 +2,14 @@
 
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 
 from setadam_core import Hyperparameters, State, init, step, trace
-from setadam_core.layers import check_layer_axes
+from setadam_core.layers import check_layer, check_layer_axes
+from setadam_core.operations import stepsizes_by_operation
+from setadam_core.statistics import layer_statistics
 
 HP = Hyperparameters()
 FLOATS = "float16, bfloat16, float32, float64, complex64, complex128"
@@ -20,6 +23,12 @@ class Untouchable(np.ndarray):
 
     def __array_function__(self, function: Any, *args: Any, **kwargs: Any) -> Any:
         raise AssertionError(f"{function.__name__} was called")
+
+
+@pytest.fixture
+def untouchables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A class of their own is what they are refused for otherwise."""
+    monkeypatch.setattr("setadam_core.plain.check_plain", lambda *args: None)
 
 
 def untouchable(shape: tuple[int, ...] = (2, 3), dtype: str = "float32") -> Any:
@@ -128,7 +137,8 @@ WRONG: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
 }
 
 
-@pytest.mark.parametrize("function", [step, trace])
+@pytest.mark.usefixtures("untouchables")
+@pytest.mark.parametrize("function", [step, trace, stepsizes_by_operation])
 @pytest.mark.parametrize(("changes", "kind", "message"), WRONG.values(), ids=WRONG)
 def test_error_before_anything_is_computed(function: Any, changes: Any, kind: Any, message: str) -> None:
     with pytest.raises(kind) as error:
@@ -136,6 +146,7 @@ def test_error_before_anything_is_computed(function: Any, changes: Any, kind: An
     assert str(error.value) == message
 
 
+@pytest.mark.usefixtures("untouchables")
 def test_untouchable_arrays_notice_a_computation() -> None:
     with pytest.raises(AssertionError, match="was c"):
         step(**arguments())
@@ -211,3 +222,105 @@ def test_devices_of_torch() -> None:
     here, there = torch.ones(3), torch.ones(3, device="meta")
     with pytest.raises(ValueError, match=r"^grad must be on param's device, cpu, got meta$"):
         step(here, there, init(here), HP)
+
+
+class Noted(np.ndarray):
+    """NumPy's own example of a subclass: it adds an attribute, and computes as its base does."""
+
+    def __array_finalize__(self, source: Any) -> None:
+        self.note = getattr(source, "note", None)
+
+
+class InUnits(np.ndarray):
+    def __array_ufunc__(self, ufunc: Any, method: str, *args: Any, **kwargs: Any) -> Any:
+        raise AssertionError("units were looked at")
+
+
+NOT_PLAIN = {
+    "masked": np.ma.array(np.ones(4), mask=[0, 0, 1, 1]),
+    "matrix": np.ones((2, 2)).view(np.matrix),
+    "units": np.ones(4).view(InUnits),
+}
+
+
+@pytest.mark.parametrize("kind", NOT_PLAIN)
+@pytest.mark.parametrize("function", [step, trace, stepsizes_by_operation])
+def test_arrays_with_arithmetic_of_their_own(function: Any, kind: str) -> None:
+    """A mask would change γ: (Σv)² / (d Σv²) of four coordinates, two of them masked, is not that of the four."""
+    odd = NOT_PLAIN[kind]
+    x, name = np.asarray(odd), type(odd).__name__
+    state = init(x)
+    places = {
+        "param": (odd, x, state),
+        "grad": (x, odd, state),
+        "state.m": (x, x, state._replace(m=odd)),
+        "state.v": (x, x, state._replace(v=odd)),
+    }
+    for place, arguments in places.items():
+        with pytest.raises(TypeError) as error:
+            function(*arguments, HP)
+        assert str(error.value) == f"{place} must be a plain array, got {name}, which has arithmetic of its own"
+    with pytest.raises(TypeError, match=rf"^param must be a plain array, got {name}"):
+        init(odd)
+
+
+@pytest.mark.parametrize("kind", [np.memmap, Noted, np.recarray])
+def test_subclasses_that_compute_as_arrays_do(kind: Any, tmp_path: Any) -> None:
+    plain = np.arange(1.0, 4.0)
+    odd = plain.copy().view(kind) if kind is not np.memmap else np.memmap(tmp_path / "x", plain.dtype, "w+", shape=3)
+    odd[...] = plain
+    expected, state = step(plain, plain, init(plain), HP)
+    got, new = step(odd, odd, init(odd), HP)
+    np.testing.assert_array_equal(got, expected)
+    np.testing.assert_array_equal(new.v, state.v)
+
+
+def test_kinds_of_torch() -> None:
+    torch = pytest.importorskip("torch")
+    x = torch.arange(1.0, 4.0)
+    expected, _ = step(x, x, init(x), HP)
+    for plain in (torch.nn.Parameter(x), torch.nn.Buffer(x)):
+        got, _ = step(plain, x, init(plain), HP)
+        assert torch.equal(got, expected)
+    with pytest.warns(UserWarning, match="prototype"):
+        masked = torch.masked.masked_tensor(x, x > 1)
+    with pytest.raises(TypeError, match=r"^grad must be a plain array, got MaskedTensor, which has arithmetic"):
+        step(x, masked, init(x), HP)
+
+
+def test_masks_in_the_chunks_of_dask() -> None:
+    da = pytest.importorskip("dask.array")
+    with pytest.raises(TypeError, match=r"^param must be a plain array, got MaskedArray"):
+        init(da.from_array(NOT_PLAIN["masked"]))
+
+
+def test_statistics_of_a_masked_moment() -> None:
+    layer = check_layer(*[np.ones(4)] * 4, 1, HP, None)
+    with pytest.raises(TypeError, match=r"^exp_avg_sq must be a plain array, got MaskedArray"):
+        layer_statistics(NOT_PLAIN["masked"], 1, layer, HP)
+
+
+@pytest.mark.parametrize("function", [step, trace, stepsizes_by_operation])
+@pytest.mark.parametrize(
+    ("state", "got"),
+    [(None, "NoneType"), ((np.ones(3), np.ones(3)), "tuple of 2"), ([0], "list of 1"), ({"m": 0}, "dict")],
+    ids=["none", "two", "list", "dict"],
+)
+def test_what_is_no_state(function: Any, state: Any, got: str) -> None:
+    with pytest.raises(TypeError) as error:
+        function(np.ones(3), np.ones(3), state, HP)
+    assert str(error.value) == f"state must have m, v and t, as setadam_core.init makes it, got {got}"
+
+
+@pytest.mark.parametrize("param", [5, None, [1.0]], ids=repr)
+def test_init_of_what_is_no_array(param: Any) -> None:
+    with pytest.raises(TypeError) as error:
+        init(param)
+    assert str(error.value) == f"param must be an array, got {type(param).__name__}"
+
+
+def test_bfloat16_under_a_numpy_that_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("setadam_core.layers._NUMPY_IS_OLD", True)
+    with pytest.raises(RuntimeError, match=r"^bfloat16 needs NumPy 2\.1\.2 or later, got "):
+        init(np.ones(3, ml_dtypes.bfloat16))
+    init(np.ones(3, np.float16))

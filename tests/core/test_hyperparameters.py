@@ -48,7 +48,9 @@ def test_range(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NUMBERS)
-@pytest.mark.parametrize("value", ["0.5", None, 0.5j, True, [0.5], np.ones(1)], ids=repr)
+@pytest.mark.parametrize(
+    "value", ["0.5", None, 0.5j, True, np.True_, np.complex64(1), np.str_("1"), [0.5], np.ones(1)], ids=repr
+)
 def test_number_that_is_none(name: str, value: object) -> None:
     with pytest.raises(TypeError) as error:
         Hyperparameters(**{name: value})
@@ -56,11 +58,22 @@ def test_number_that_is_none(name: str, value: object) -> None:
 
 
 @pytest.mark.parametrize("name", SWITCHES)
-@pytest.mark.parametrize("value", [0, 1, None, "yes", np.True_], ids=repr)
+@pytest.mark.parametrize("value", [0, 1, None, "yes", np.float64(1), np.array(True)], ids=repr)
 def test_switch_that_is_none(name: str, value: object) -> None:
     with pytest.raises(TypeError) as error:
         Hyperparameters(**{name: value})
     assert str(error.value) == f"{name} must be True or False, got {value!r}"
+
+
+@pytest.mark.parametrize("name", SWITCHES)
+@pytest.mark.parametrize("value", [True, False])
+def test_switches_of_numpy(name: str, value: bool) -> None:
+    assert getattr(Hyperparameters(**{name: np.bool_(value)}), name) is value
+
+
+def test_an_int_beyond_every_float() -> None:
+    with pytest.raises(ValueError, match=r"^lr must be finite and ≥ 0, got 1000"):
+        Hyperparameters(lr=10**400)
 
 
 def test_keyword_only_and_frozen() -> None:
