@@ -1,7 +1,9 @@
 """The neutral form of an optimizer's state: train in one framework, go on in another.
 
-It is a flat dict of NumPy arrays, so `numpy.savez(file, **form)` and `safetensors.numpy.save_file(form,
-file)` keep it bit for bit, and what they load is the form again. For each parameter, by its name:
+It is a flat dict of NumPy arrays in C's order, so `numpy.savez(file, **form)` and
+`safetensors.numpy.save_file(form, file)` keep it bit for bit, and what they load is the form again. (safetensors
+writes memory as it lies: of an array in another order it would keep the values, not their places.) Arrays of any
+order and byte order are read. For each parameter, by its name:
 
     <name>/exp_avg      first moment m, in the compute dtype (float32; float64 for float64 and complex128
     <name>/exp_avg_sq   second moment v      parameters), of the parameter's shape s, or s + (2,) if it is complex
@@ -16,32 +18,39 @@ Parameters travel as the frameworks' own users do that; hyperparameters, where t
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from operator import index
 from typing import Any
 
 import numpy as np
 
+from setadam_core.layers import as_array
+from setadam_core.plain import check_plain
 from setadam_core.spec import State
 
 Form = dict[str, np.ndarray[Any, Any]]
 Options = dict[str, Any]
 
 _FIELDS = {"exp_avg": 0, "exp_avg_sq": 1, "step": 2}  # of State, by position
+_MOMENTS = ("exp_avg", "exp_avg_sq")
 _GROUPS = "param_groups/"
+_MOST_STEPS = 2**63 - 2  # so that int64 holds the next one too
 
 
 def pack(states: Mapping[str, State], groups: Sequence[Options] = ()) -> Form:
-    """The neutral form of states by parameter's name: copies, so that it does not change with them.
+    """The neutral form of states by parameter's name: copies in C's order, so that it does not change with them.
 
-    m and v: NumPy arrays, as of `setadam_core.init`; t an int. groups: options by name, without parameters.
+    m and v: NumPy arrays of any strides, as of `setadam_core.init`; t an int. groups: options by name, without
+    parameters. TypeError or ValueError for a moment that is no plain NumPy array, a t that is no count.
     """
     form: Form = {}
     for name, state in states.items():
-        for field, i in _FIELDS.items():
-            form[f"{name}/{field}"] = np.array(state[i], dtype=np.int64 if field == "step" else None)
+        moments = (_moment(name, field, state[_FIELDS[field]]) for field in _MOMENTS)
+        form |= {f"{name}/{field}": np.array(x, order="C") for field, x in zip(_MOMENTS, moments, strict=True)}
+        form[f"{name}/step"] = np.array(check_step(name, state.t), dtype=np.int64)
     for i, options in enumerate(groups):
         for option, value in options.items():
             if value is not None:
-                form[f"{_GROUPS}{i}/{option}"] = np.array(value)
+                form[f"{_GROUPS}{i}/{option}"] = np.array(value, order="C")
     return form
 
 
@@ -49,9 +58,12 @@ def unpack(form: Mapping[str, Any]) -> tuple[dict[str, State], list[Options]]:
     """States by name, and options of groups (numbers, bools and tuples again), of a neutral form.
 
     form: as from `pack`, or any mapping of that kind, such as what `numpy.load` returns of an npz file.
-    Its arrays are not copied. Raises ValueError for a key that is of neither kind, a moment that is
-    missing or no array, a step that is no count.
+    Its arrays may lie in any order, and are not copied unless to this machine's order of bytes. Raises TypeError or
+    ValueError for what is no mapping, a key that is of neither kind, a moment that is missing or no plain array, a
+    step that is no count.
     """
+    if not isinstance(form, Mapping):
+        raise TypeError(f"a neutral form must be a mapping of names to arrays, got {type(form).__name__}")
     fields: dict[str, dict[str, Any]] = {}
     groups: dict[int, Options] = {}
     for key in form:
@@ -74,12 +86,26 @@ def check_state(name: str, state: State, shape: Sequence[int], dtype: str) -> No
 
     shape, dtype: of its real view (s, or s + (2,) if it is complex) in its compute dtype.
     """
-    for field in ("exp_avg", "exp_avg_sq"):
+    for field in _MOMENTS:
         x = state[_FIELDS[field]]
         if tuple(x.shape) != tuple(shape):
             raise ValueError(f"{field} of {name!r} must have shape {tuple(shape)}, got {tuple(x.shape)}")
         if x.dtype != dtype:
             raise TypeError(f"{field} of {name!r} must have dtype {dtype}, got {x.dtype}")
+
+
+def check_step(name: str, value: Any) -> int:
+    """A count of steps as an int: of Python, or a whole number or 0-d array of any library.
+
+    Raises ValueError for what is none, or more than an int64 holds.
+    """
+    try:
+        count = -1 if isinstance(value, bool | np.bool_) else index(value)
+    except TypeError:
+        count = -1
+    if not 0 <= count <= _MOST_STEPS:
+        raise ValueError(f"step of {name!r} must be a whole number ≥ 0, and below 2**63 - 1, got {value!r}")
+    return count
 
 
 def check_names(given: Iterable[str], params: Iterable[str]) -> None:
@@ -97,13 +123,17 @@ def _state(name: str, found: dict[str, Any]) -> State:
     absent = [field for field in _FIELDS if field not in found]
     if absent:
         raise ValueError(f"the state of {name!r} must have {', '.join(_FIELDS)}, but {absent[0]} is missing")
-    for field in ("exp_avg", "exp_avg_sq"):
-        if not isinstance(found[field], np.ndarray):
-            raise ValueError(f"{field} of {name!r} must be a NumPy array, got {type(found[field]).__name__}")
-    step = np.asarray(found["step"])
-    if step.shape != () or step.dtype.kind not in "iu" or step < 0:
-        raise ValueError(f"step of {name!r} must be a whole number ≥ 0, got {found['step']!r}")
-    return State(found["exp_avg"], found["exp_avg_sq"], int(step))
+    m, v = (_moment(name, field, found[field]) for field in _MOMENTS)
+    return State(m, v, check_step(name, found["step"]))
+
+
+def _moment(name: str, field: str, x: Any) -> np.ndarray[Any, Any]:
+    """An array in this machine's order of bytes."""
+    x = as_array(x)
+    if not isinstance(x, np.ndarray):
+        raise ValueError(f"{field} of {name!r} must be a NumPy array, got {type(x).__name__}")
+    check_plain(f"{field} of {name!r}", x)
+    return np.asarray(x) if x.dtype.isnative else x.astype(x.dtype.newbyteorder("="))
 
 
 def _plain(value: Any) -> Any:
