@@ -14,6 +14,7 @@ class Footprint:
     """Where arrays lie, sorted by address, so that thousands of them are compared in little time."""
 
     def __init__(self, arrays: Mapping[str, Array], bounds: Bounds) -> None:
+        self.arrays = arrays
         self._bounds = bounds
         self._spans = sorted((*bounds(x), name) for name, x in arrays.items() if x.size)
         self._reach = list(accumulate((high for _, high, _ in self._spans), max))
@@ -29,18 +30,19 @@ class Footprint:
             i -= 1
 
 
-def check_separate(arrays: Mapping[str, Array], bounds: Bounds, share: Share) -> None:
-    """Raise ValueError, naming both, if two arrays share memory, or one overlaps itself.
+def check_separate(arrays: Mapping[str, Array], bounds: Bounds, share: Share) -> Footprint:
+    """Where the arrays lie. ValueError, naming both, if two share memory, or one overlaps itself.
 
     Interleaved arrays, such as the columns of one matrix, do not.
     """
     footprint = Footprint(arrays, bounds)
     for name, x in arrays.items():
         if _overlaps_itself(x):
-            raise ValueError(f"param {name!r} must not overlap itself, got strides {x.strides}")
+            raise ValueError(f"{name} must not overlap itself, got strides {x.strides}")
         for other in footprint.near(x):
             if other != name and share(x, arrays[other]):
-                raise ValueError(f"params {name!r} and {other!r} share memory: each must have its own")
+                raise ValueError(f"{name} and {other} share memory: each must have its own")
+    return footprint
 
 
 def _overlaps_itself(x: Array) -> bool:

@@ -1,20 +1,20 @@
 """Groups of parameters with options of their own, checked by the options' and the parameters' names."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from math import prod
 from typing import Any
 
+import numpy as np
 from array_api_compat import array_namespace
 
 from setadam_core.containers import Leaf, flatten
-from setadam_core.hyperparameters import Hyperparameters, is_array_scalar
-from setadam_core.layers import Array, Layer, check_layer_axes, compute_dtype_name
+from setadam_core.hyperparameters import SWITCHES, Hyperparameters, is_array_scalar
+from setadam_core.layers import COMPUTE_DTYPE, Array, Layer, check_layer_axes, compute_dtype_name, dtype_name
 
 Group = dict[str, Any]  # "params", arrays by name, and the options by theirs
 
 _NUMBERS = ("lr", "eps", "tau", "weight_decay", "cos_power")
-_SWITCHES = ("decoupled_weight_decay", "maximize", "eps_inside_sqrt")
 
 
 def are_groups(params: Any) -> bool:
@@ -35,21 +35,33 @@ def named(group: Any, index: int | None, leaf: Leaf) -> dict[str, Array]:
 def hyperparameters(group: Group) -> Hyperparameters:
     """A group's options, checked: TypeError or ValueError by the name of the option."""
     betas = group["betas"]
-    if not isinstance(betas, tuple | list) or len(betas) != 2:
+    if not _is_pair(betas):
         raise ValueError(f"betas must be a pair of numbers in [0, 1), got {betas!r}")
-    options = {name: group[name] for name in (*_NUMBERS, *_SWITCHES)}
-    options |= {"beta1": betas[0], "beta2": betas[1]}
-    for name, value in options.items():
+    numbers = {name: group[name] for name in _NUMBERS} | {"beta1": betas[0], "beta2": betas[1]}
+    for name, value in numbers.items():
         if is_array_scalar(value):  # reading one that is on a device would wait for it
-            raise TypeError(f"{name} must be a number, got a {type(value).__name__}")
-    return Hyperparameters(**options)
+            raise TypeError(f"{name} must be a number, got an array ({type(value).__name__})")
+    return Hyperparameters(**numbers, **{name: group[name] for name in SWITCHES})
 
 
-def check_params(group: Group) -> None:
-    """Raise TypeError or ValueError, naming the parameter, if a group's options or dtypes do not fit it."""
+def _is_pair(x: Any) -> bool:
+    if isinstance(x, np.ndarray):
+        return len(x.shape) == 1 and len(x) == 2
+    return isinstance(x, Sequence) and not isinstance(x, str | bytes) and len(x) == 2
+
+
+def check_params(group: Group, dtypes: Collection[str]) -> None:
+    """Raise TypeError or ValueError, naming the parameter, if a group's options or dtypes do not fit it.
+
+    dtypes: the names of those that the backend computes with, of COMPUTE_DTYPE.
+    """
     hp = hyperparameters(group)
     for name, param in group["params"].items():
-        check_writeable(name, param)
+        check_writeable("param", name, param)
+        if (dtype := dtype_name(param)) in COMPUTE_DTYPE and dtype not in dtypes:
+            raise TypeError(
+                f"param {name!r} must have one of the dtypes {', '.join(dtypes)} in this backend, got {dtype}"
+            )
         try:
             layer = layer_of(param, group["layer_axes"])
             check_representable(hp, layer)
@@ -57,10 +69,10 @@ def check_params(group: Group) -> None:
             raise type(error)(f"param {name!r}: {error}") from None
 
 
-def check_writeable(name: str, param: Array) -> None:
+def check_writeable(what: str, name: str, x: Array) -> None:
     """Raise ValueError for an array that cannot be updated."""
-    if not getattr(param.flags, "writeable", True):  # CuPy's are always
-        raise ValueError(f"param {name!r} is read-only: it must be writeable")
+    if not getattr(x.flags, "writeable", True):  # CuPy's are always
+        raise ValueError(f"{what} {name!r} is read-only: it must be writeable")
 
 
 @lru_cache(maxsize=1024)
@@ -72,7 +84,7 @@ def check_representable(hp: Hyperparameters, layer: Layer) -> None:
 
 def layer_of(param: Array, layer_axes: Any) -> Layer:
     """The specification's description of a parameter, as its real view in the compute dtype."""
-    axes = tuple(layer_axes) if isinstance(layer_axes, list) else layer_axes
+    axes = None if layer_axes is None else check_layer_axes(layer_axes, param.ndim)
     if param.dtype not in _COMPUTE:  # reading a dtype's name costs as much as a small layer's arithmetic
         _COMPUTE[param.dtype] = compute_dtype_name(param)
     return _layer(array_namespace(param), _COMPUTE[param.dtype], param.dtype, param.shape, axes)

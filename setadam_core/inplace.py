@@ -5,9 +5,12 @@ how a step is computed. Parameters are known by name, as `containers.flatten` ma
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from operator import is_not
+from types import FunctionType
 from typing import Any, NamedTuple
 
+import numpy as np
 from array_api_compat import device
 
 from setadam_core import interchange, statistics
@@ -24,7 +27,7 @@ from setadam_core.groups import (
     named,
 )
 from setadam_core.hyperparameters import Hyperparameters
-from setadam_core.layers import Array, Layer, as_array, compute_dtype_name
+from setadam_core.layers import COMPUTE_DTYPE, Array, Layer, as_array, compute_dtype_name
 from setadam_core.spec import State
 
 _NEW = State(None, None, 0)
@@ -163,26 +166,34 @@ class InPlaceOptimizer(ABC):
             parameter that has become read-only; an option or state that was changed to what is not allowed.
         """
         given = flatten(grads, "grad", lambda x: self._as_leaf(as_array(x)))
-        for name in self.state:
+        params = self.params
+        for name in params:
             if name not in given:
                 raise KeyError(f"grads must have one for each param, and that of {name!r} is missing")
         for name in given:
-            if name not in self.state:
+            if name not in params:
                 raise KeyError(f"grads must have one for each param, and there is no param {name!r}")
+        states = self._check_memory(params)
         tasks = []
         for group in self.param_groups:
             hp = self._check_options(group)
-            tasks += [self._task(name, param, given[name], hp, group) for name, param in group["params"].items()]
+            self._check_fused(group)
+            tasks += [
+                self._task(name, param, given[name], states[name], hp, group) for name, param in group["params"].items()
+            ]
         self._update([task for task in tasks if task.theta.size])
-        for entry in self.state.values():
-            entry["step"] += 1
+        for name, task in zip(params, tasks, strict=True):
+            self.state[name]["step"] = task.t
 
     def state_dict(self) -> interchange.Form:
         """The state and the groups' options, copied: the flat dict of NumPy arrays that
         `setadam_core.interchange` documents. ``numpy.savez(file, **opt.state_dict())`` keeps it bit for bit, and
         so does ``safetensors.numpy.save_file``. The parameters are not in it.
         """
-        states = {name: self._state(name, self._to_numpy) for name in self.state}
+        states = {}
+        for name in self.params:
+            m, v, t = self._state(name)
+            states[name] = State(self._to_numpy(m), self._to_numpy(v), t)
         groups = [{k: x for k, x in group.items() if k != "params"} for group in self.param_groups]
         return interchange.pack(states, groups)
 
@@ -207,7 +218,8 @@ class InPlaceOptimizer(ABC):
         merged = [group | absent | new for group, new in zip(self.param_groups, groups, strict=False)]
         for group in merged:
             self._check_options(group)
-            check_params(group)
+            check_params(group, self._dtypes)
+            self._check_fused(group)
         loaded = {name: self._fresh_state(param, states[name]) for name, param in params.items()}
         for group, new in zip(self.param_groups, merged, strict=False):
             group.update(new)
@@ -232,18 +244,23 @@ class InPlaceOptimizer(ABC):
         self._forget()
 
     def _forget(self) -> None:
-        """Drop what was derived from the parameters: it does not outlive a copy, a pickle, a new group."""
-        self._footprint: Footprint | None = None
+        """Drop what was derived from the arrays: it does not outlive a copy, a pickle, a new group."""
+        self._written: list[Array] = []  # what steps write, when it was last checked
+        self._footprint = Footprint({}, self._bounds)
 
     def _add(self, group: Any, index: int | None) -> None:
         params = named(group, index, self._as_leaf)
         new: Group = {**self.defaults, **group, "params": params}
         self._check_options(new)
-        check_params(new)
+        check_params(new, self._dtypes)
+        self._check_fused(new)
         for name in params:
             if name in self.state:
                 raise ValueError(f"param {name!r} is there twice, in two groups")
-        check_separate(self.params | params, self._bounds, self._share)
+        written = {f"param {name!r}": param for name, param in (self.params | params).items()}
+        for name, param in params.items():
+            self._check_aligned("param", name, param)
+        check_separate(written, self._bounds, self._share)
         self.state |= {name: self._fresh_state(param) for name, param in params.items()}
         self.param_groups.append(new)
         self._forget()
@@ -252,35 +269,91 @@ class InPlaceOptimizer(ABC):
         unknown = [name for name in group if name not in self.defaults and name != "params"]
         if unknown:
             raise TypeError(f"there is no option {unknown[0]!r}, only {', '.join(self.defaults)}")
-        if group["fused"] not in (None, True, False):
+        if group["fused"] is not None and not isinstance(group["fused"], bool | np.bool_):
             raise TypeError(f"fused must be None, True or False, got {group['fused']!r}")
-        for name, param in group.get("params", {}).items():
-            if group["fused"] and (reason := self._why_not_fused(param)):
-                raise RuntimeError(f"fused=True for param {name!r}: {reason}")
         return hyperparameters(group)
 
-    def _task(self, name: str, param: Array, grad: Array, hp: Hyperparameters, group: Group) -> Task:
+    def _check_fused(self, group: Group) -> None:
+        if group["fused"]:
+            for name, param in group["params"].items():
+                if reason := self._why_not_fused(param):
+                    raise RuntimeError(f"fused=True for param {name!r}: {reason}")
+
+    def _task(self, name: str, param: Array, grad: Array, state: State, hp: Hyperparameters, group: Group) -> Task:
         if grad.shape != param.shape:
             raise ValueError(f"grad {name!r} must have its param's shape {param.shape}, got {grad.shape}")
         if grad.dtype != param.dtype:
             raise TypeError(f"grad {name!r} must have its param's dtype {param.dtype}, got {grad.dtype}")
         if device(grad) != device(param):
             raise ValueError(f"grad {name!r} must be on its param's device {device(param)}, got {device(grad)}")
-        if self._footprint is None:
-            self._footprint = Footprint(self.params, self._bounds)
-        # With its own parameter it may share memory: it is read before that is written.
+        self._check_aligned("grad", name, grad)
         for other in self._footprint.near(grad):
-            if other != name and self._share(grad, self.params[other]):
-                raise ValueError(f"grad {name!r} shares memory with param {other!r}, which the same step changes")
-        check_writeable(name, param)
-        layer, state, theta = layer_of(param, group["layer_axes"]), self._state(name), self._real(param)
+            if other == f"param {name!r}":
+                grad = self._apart(grad, param)
+            elif self._share(grad, self._footprint.arrays[other]):
+                raise ValueError(f"grad {name!r} shares memory with {other}, which the same step changes")
+        layer, theta = layer_of(param, group["layer_axes"]), self._real(param)
+        for what, x in (("param", param), ("exp_avg of", state.m), ("exp_avg_sq of", state.v)):
+            check_writeable(what, name, x)
         check_representable(hp, layer)
         interchange.check_state(name, state, theta.shape, layer.dtype.__name__)
         return Task(theta, self._real(grad), state.m, state.v, state.t + 1, hp, layer, group)
 
-    def _state(self, name: str, convert: Callable[[Array], Any] = lambda x: x) -> State:
-        entry = self.state[name]
-        return State(convert(entry["exp_avg"]), convert(entry["exp_avg_sq"]), entry["step"])
+    def _apart(self, grad: Array, param: Array) -> Array:
+        """A gradient as a step may read it, where its memory is near its own parameter's: the parameter itself,
+        element by element, is read before it is written; what overlaps it in another way is copied.
+        """
+        same = self._bounds(grad) == self._bounds(param) and grad.strides == param.strides
+        return grad if same or not self._share(grad, param) else grad.copy()
+
+    def _check_memory(self, params: Mapping[str, Array]) -> dict[str, State]:
+        """The states by name. TypeError or ValueError if what a step writes are no arrays of this backend, or not
+        separate ones; arrays that it has found good it does not look at again.
+        """
+        entries = [self._entry(name) for name in params]
+        written = [*params.values(), *(m for m, _, _ in entries), *(v for _, v, _ in entries)]
+        if len(written) != len(self._written) or any(map(is_not, written, self._written)):
+            self._footprint, self._written = self._checked(params), written
+        return {name: self._state(name) for name in params}
+
+    def _checked(self, params: Mapping[str, Array]) -> Footprint:
+        found: dict[str, Array] = {}
+        for name, param in params.items():
+            if self._as_leaf(param) is None:
+                raise TypeError(f"param {name!r} must be an array, got {type(param).__name__}")
+            m, v, _ = self._state(name)
+            for field, x in (("exp_avg", m), ("exp_avg_sq", v)):
+                if device(x) != device(param):
+                    raise ValueError(
+                        f"{field} of {name!r} must be on its param's device {device(param)}, got {device(x)}"
+                    )
+            for what, x in (("param", param), ("exp_avg of", m), ("exp_avg_sq of", v)):
+                self._check_aligned(what, name, x)
+                found[f"{what} {name!r}"] = x
+        for group in self.param_groups:
+            check_params(group, self._dtypes)
+        return check_separate(found, self._bounds, self._share)
+
+    def _entry(self, name: str) -> tuple[Any, Any, Any]:
+        """A parameter's state as it was left or put there."""
+        try:
+            entry = self.state[name]
+            return entry["exp_avg"], entry["exp_avg_sq"], entry["step"]
+        except KeyError as error:
+            needed = "exp_avg, exp_avg_sq and step"
+            raise KeyError(f"the state of {name!r} must have {needed}, but {error} is missing") from None
+
+    def _state(self, name: str) -> State:
+        m, v, t = self._entry(name)
+        return State(
+            self._moment("exp_avg", name, m), self._moment("exp_avg_sq", name, v), interchange.check_step(name, t)
+        )
+
+    def _moment(self, field: str, name: str, x: Any) -> Array:
+        leaf = self._as_leaf(x)
+        if leaf is None:
+            raise TypeError(f"{field} of {name!r} must be an array, got {type(x).__name__}")
+        return leaf
 
     def _fresh_state(self, param: Array, state: State = _NEW) -> dict[str, Any]:
         theta, dtype = self._real(param), compute_dtype_name(param)
@@ -294,6 +367,11 @@ class InPlaceOptimizer(ABC):
         return self._view_as_real(x) if x.dtype.kind == "c" else x
 
     # What a backend adds.
+
+    _dtypes: Collection[str] = tuple(COMPUTE_DTYPE)  # of parameters
+
+    def _check_aligned(self, what: str, name: str, x: Array) -> None:  # noqa: B027  # most backends take any
+        """Raise ValueError, naming the array, for an address that this backend cannot compute at."""
 
     @abstractmethod
     def _update(self, tasks: list[Task]) -> None:
@@ -328,3 +406,9 @@ class InPlaceOptimizer(ABC):
     @abstractmethod
     def _to_numpy(self, x: Array) -> Any:
         """The same bits as a NumPy array."""
+
+
+# Python's own message of a wrong call names the function; its users know it as their class's.
+for _function in vars(InPlaceOptimizer).values():
+    if isinstance(_function, FunctionType):
+        _function.__qualname__ = f"SETAdam.{_function.__name__}"

@@ -21,6 +21,8 @@ LAYERS = 64
 MAX_BLOCKS = 1024
 PER_BLOCK = 4 * THREADS
 
+OPTIONS = ("--std=c++17", f"-DTHREADS={THREADS}")  # beside them CuPy says for which architecture
+
 # The structs of kernels.cu: 8-byte members first, so that C adds no padding.
 TABLE = np.dtype(
     [(name, np.uint64, LAYERS) for name in ("theta", "grad", "m", "v")]
@@ -65,18 +67,26 @@ class Scratch:
 
 
 @lru_cache
-def module(xp: Any) -> Any:
-    """The compiled kernels; CuPy compiles for each device when a kernel is first launched there."""
+def module(xp: Any, device: int) -> Any:
+    """The kernels, compiled for a device, the current one.
+
+    Not by `cupy.RawModule`: it ends every list of options with -ftz=true, which flushes subnormals in float32.
+    """
     source = files(__package__).joinpath("kernels.cu").read_text(encoding="utf-8")
-    return xp.RawModule(code=source, options=("--std=c++17", f"-DTHREADS={THREADS}"))
+    image, _ = xp.cuda.compiler.compile_using_nvrtc(source, OPTIONS)
+    loaded = xp.cuda.function.Module()
+    loaded.load(image)
+    return loaded
 
 
-def step_layers(xp: Any, scratch: Scratch, items: list[Item], dtype: str, t: int, hp: Hyperparameters) -> None:
+def step_layers(
+    xp: Any, device: int, scratch: Scratch, items: list[Item], dtype: str, t: int, hp: Hyperparameters
+) -> None:
     """One step of layers of one dtype and device, the current one, on its current stream.
 
     dtype: of parameters and gradients, real. t counts this step. Nothing waits for the device.
     """
-    kernels = module(xp)
+    kernels = module(xp, device)
     moments, descend = (kernels.get_function(f"{name}_{dtype}") for name in ("moments", "descend"))
     step = coefficients(t, hp)
     for table, blocks, slots in tables(items):

@@ -1,5 +1,6 @@
 """SETAdam for CuPy: how its arrays lie in memory, and the choice between the kernels and the specification."""
 
+from functools import cached_property
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,53 +22,59 @@ class SETAdam(InPlaceOptimizer):
 
     Notes
     -----
-    ``fused=False`` computes by `setadam_core.step`, operation by operation; so are, with the kernels, layers
-    that ``layer_axes`` interleave in memory. Nothing in ``step`` waits for the device. The kernels run on
-    each device's current stream, and after the first step allocate nothing.
+    Arrays are float16, float32, float64, complex64 or complex128. ``fused=False`` computes by `setadam_core.step`,
+    operation by operation, with CuPy's own kernels, which read float32 subnormals as zero; those of this package
+    keep them. They are compiled in each process's first step on a device. Layers with gaps in memory, or that
+    ``layer_axes`` interleave there, are copied on their way. Nothing in ``step`` waits for the device. The kernels
+    run on each device's current stream, and after the first step allocate nothing.
     """
 
-    def __init__(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        self._xp = cupy()
-        super().__init__(params, *args, **kwargs)
+    _dtypes = ("float16", "float32", "float64", "complex64", "complex128")  # those that there are kernels for
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self._xp = cupy()
-        super().__setstate__(state)
+    @cached_property
+    def _xp(self) -> Any:
+        return cupy()
 
     def _update(self, tasks: list[Task]) -> None:
+        plain = [task for task in tasks if task.group["fused"] is not None and not task.group["fused"]]
+        fused = [task for task in tasks if task.group["fused"] is None or task.group["fused"]]
+        for device in {task.theta.device.id for task in fused}:
+            with self._xp.cuda.Device(device):
+                _launch.module(self._xp, device)  # compiled, or an error, before anything is written
+        for task in plain:
+            with task.theta.device:
+                self._by_specification(task)
         batches: dict[Any, list[_launch.Item]] = {}
-        for task in tasks:
+        for task in fused:
             arrays, outer = arranged(task)
-            theta, grad, m, v = arrays
-            if task.group["fused"] is False or not (m.flags.c_contiguous and v.flags.c_contiguous):
-                with theta.device:
-                    self._by_specification(task)
-                continue
-            count = int(np.prod(theta.shape[:outer]))
-            if theta.flags.c_contiguous and grad.flags.c_contiguous:
-                key = (theta.device.id, _real_name(theta), task.t, task.hp)
+            count = int(np.prod(arrays[0].shape[:outer]))
+            key = (task.theta.device.id, str(task.theta.dtype), task.t, task.hp)
+            if all(x.flags.c_contiguous for x in arrays):
                 batches.setdefault(key, []).append(_launch.Item(arrays, count))
             else:
-                self._staged(task, arrays, count)
-        for (device, dtype, t, hp), items in batches.items():
-            with self._xp.cuda.Device(device):
-                _launch.step_layers(self._xp, self._scratch_of(device), items, dtype, t, hp)
+                self._staged(key, arrays, count)
+        for key, items in batches.items():
+            with self._xp.cuda.Device(key[0]):
+                self._run(key, items)
 
-    def _staged(self, task: Task, arrays: list[Array], count: int) -> None:
-        """A parameter or gradient with gaps in memory: through contiguous scratch and back."""
-        theta, grad, m, v = arrays
-        with theta.device:
-            scratch, dense = self._scratch_of(theta.device.id), []
-            for name, x in (("theta", theta), ("grad", grad)):
+    def _run(self, key: Any, items: list[_launch.Item]) -> None:
+        device, dtype, t, hp = key
+        _launch.step_layers(self._xp, device, self._scratch_of(device), items, dtype, t, hp)
+
+    def _staged(self, key: Any, arrays: list[Array], count: int) -> None:
+        """Arrays with gaps in memory, or whose layers are interleaved there: through contiguous scratch and back."""
+        dense = []
+        with self._xp.cuda.Device(key[0]):
+            for name, x in zip(("theta", "grad", "m", "v"), arrays, strict=True):
                 if not x.flags.c_contiguous:
-                    copy = scratch.get(name, x.size, x.dtype)[: x.size].reshape(x.shape)
+                    copy = self._scratch_of(key[0]).get(name, x.size, x.dtype)[: x.size].reshape(x.shape)
                     self._xp.copyto(copy, x)
                     x = copy
                 dense.append(x)
-            item = _launch.Item([*dense, m, v], count)
-            _launch.step_layers(self._xp, scratch, [item], _real_name(theta), task.t, task.hp)
-            if dense[0] is not theta:
-                self._xp.copyto(theta, dense[0])
+            self._run(key, [_launch.Item(dense, count)])
+            for name, x, copy in zip(("theta", "grad", "m", "v"), arrays, dense, strict=True):
+                if copy is not x and name != "grad":
+                    self._xp.copyto(x, copy)
 
     def _by_specification(self, task: Task) -> None:
         state = State(task.m, task.v, task.t - 1)
@@ -79,11 +86,20 @@ class SETAdam(InPlaceOptimizer):
         return self._scratch.setdefault(device, _launch.Scratch(self._xp))
 
     def _forget(self) -> None:
+        _ = self._xp  # before anything else, an error where it is not there
         super()._forget()
         self._scratch: dict[int, _launch.Scratch] = {}
 
     def _why_not_fused(self, param: Array) -> str | None:
-        return None  # there is a kernel for every dtype
+        return None  # there is a kernel for every one of _dtypes
+
+    def _check_aligned(self, what: str, name: str, x: Array) -> None:
+        # The device would find out later, and then take no more work from this process.
+        wanted = x.itemsize // 2 if x.dtype.kind == "c" else x.itemsize
+        if x.data.ptr % wanted:
+            raise ValueError(
+                f"{what} {name!r} must lie at a multiple of {wanted} bytes, got the address {x.data.ptr:#x}"
+            )
 
     def _as_leaf(self, x: Any) -> Array | None:
         return x if isinstance(x, self._xp.ndarray) else None
@@ -125,7 +141,3 @@ def _stand_in(x: Array) -> Any:
         "typestr": f"|V{x.itemsize}",
     }
     return np.asarray(SimpleNamespace(__array_interface__=interface))
-
-
-def _real_name(theta: Array) -> str:
-    return str(theta.dtype)

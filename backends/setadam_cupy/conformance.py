@@ -1,5 +1,6 @@
 """The paths of SETAdam for the conformance kit: the specification on CuPy arrays, and the kernels."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,10 @@ class CuPyFused(InPlaceAdapter):
 
 
 class CuPyPlain(CuPyFused):
-    """SETAdam with fused=False: `setadam_core.step`, whose results CuPy's own reductions sum up."""
+    """SETAdam with fused=False: `setadam_core.step`, on CuPy's own kernels. CuPy compiles them with -ftz=true, and
+    in its sums a thread adds up a share of the layer that grows with it.
+    """
 
     name = "cupy:plain"
+    capabilities = replace(CuPyFused.capabilities, flushes_subnormals=True, reduction="any")
     fused = False

@@ -6,7 +6,8 @@
 // layers, on the scale of the largest v so far. Either way γ depends on v's direction alone.
 //
 // S is the type that parameters and gradients are stored in, C the type of the moments and the arithmetic.
-// Compiled by NVRTC with its defaults: division and square root correctly rounded, subnormals kept.
+// Compiled by NVRTC with its defaults (`_launch.module`): division and square root correctly rounded, subnormals
+// kept. That is read off the compiled code; it has not run on a GPU yet.
 
 #ifndef THREADS
 #define THREADS 256  // in a block; a power of two

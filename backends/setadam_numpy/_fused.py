@@ -26,14 +26,15 @@ def step_layers(tasks: list[Task]) -> list[Task]:
         arrays, outer = arranged(task)
         theta, grad, m, v = arrays
         dtype = _stored(theta.dtype)
-        if task.group["fused"] is False or why_not(theta.dtype) or not _contiguous(theta, m, v):
+        fused = task.group["fused"]
+        if (fused is not None and not fused) or why_not(theta.dtype) or not _dense(theta, m, v):
             rest.append(task)
             continue
         item = (arrays, prod(theta.shape[:outer]), task.t)
-        if _contiguous(grad):
+        if grad.flags.c_contiguous and grad.flags.aligned:
             batches.setdefault((dtype, task.hp), []).append(item)
         else:  # by itself, so that no more than one layer's gradient is copied at a time
-            arrays[1] = np.ascontiguousarray(grad)
+            arrays[1] = grad.copy(order="C")
             _hand_over([item], dtype, task.hp)
     for (dtype, hp), batch in batches.items():
         _hand_over(batch, dtype, hp)
@@ -46,8 +47,9 @@ def _hand_over(batch: Batch, dtype: str, hp: Any) -> None:
     kernel.step_layers(params, grads, ms, vs, ts, hp, dtype=dtype, slices=slices)
 
 
-def _contiguous(*arrays: Any) -> bool:
-    return all([x.flags.c_contiguous for x in arrays])  # noqa: C419  # a list takes half the time
+def _dense(*arrays: Any) -> bool:
+    """Whether the kernel may have the addresses: C-contiguous, aligned and writeable. Dtypes are checked."""
+    return all([x.flags.carray for x in arrays])  # noqa: C419  # a list takes half the time
 
 
 @lru_cache  # NumPy makes a dtype's name anew each time, which costs more than a small layer's step

@@ -5,6 +5,7 @@ It has what setadam_cupy uses and nothing more, so it also shows what that is.
 
 import ctypes
 import subprocess
+from functools import cache
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -71,10 +72,17 @@ def module(compiler: str, folder: Path) -> ModuleType:
 
         return made
 
-    class RawModule:
-        def __init__(self, code, options):
-            assert "--std=c++17" in options
-            self.library = compiled(code, compiler, folder)
+    def compile_using_nvrtc(source, options=()):
+        assert options == ("--std=c++17", "-DTHREADS=256")
+        return source.encode(), {}
+
+    @cache
+    def library(image):
+        return compiled(image.decode(), compiler, folder)
+
+    class Module:
+        def load(self, image):
+            self.library = library(image)
 
         def get_function(self, name):
             launch = getattr(self.library, f"launch_{name}")
@@ -87,10 +95,15 @@ def module(compiler: str, folder: Path) -> ModuleType:
 
             return call
 
-    cupy.log, cupy.ndarray, cupy.RawModule = log, ndarray, RawModule
+    cupy.log, cupy.ndarray = log, ndarray
     cupy.array, cupy.asarray, cupy.asnumpy = counted(np.array), counted(np.asarray), np.asarray
     cupy.zeros, cupy.zeros_like, cupy.copyto = counted(np.zeros), counted(np.zeros_like), np.copyto
-    cupy.cuda = SimpleNamespace(Device=Device, runtime=SimpleNamespace(getDeviceCount=lambda: 2))
+    cupy.cuda = SimpleNamespace(
+        Device=Device,
+        runtime=SimpleNamespace(getDeviceCount=lambda: 2),
+        compiler=SimpleNamespace(compile_using_nvrtc=compile_using_nvrtc),
+        function=SimpleNamespace(Module=Module),
+    )
     return cupy
 
 

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from setadam_cupy import SETAdam
+from setadam_cupy import SETAdam, _launch
 
 
 def test_importing_imports_no_cupy():
@@ -54,8 +54,68 @@ def test_a_gradient_on_another_device(cupy, monkeypatch):
 def test_shared_memory_is_found_without_the_device(cupy):
     whole = cupy.array(np.ones((4, 6), np.float32))
     SETAdam([whole[:, ::2], whole[:, 1::2]])
-    with pytest.raises(ValueError, match="params '0' and '1' share memory"):
+    with pytest.raises(ValueError, match="param '0' and param '1' share memory"):
         SETAdam([whole[1:], whole[:2]])
+
+
+def test_bfloat16_has_no_kernel_and_is_refused_at_once(cupy):
+    """CuPy has the dtype, and the step would fail in the midst."""
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    good, bad = cupy.array(np.ones(3, np.float32)), cupy.array(np.ones(3, ml_dtypes.bfloat16))
+    message = "param 'b' must have one of the dtypes float16, float32, float64, complex64, complex128 .*, got bfloat16"
+    for fused in (None, True, False):
+        with pytest.raises(TypeError, match=message):
+            SETAdam({"a": good, "b": bad}, fused=fused)
+    optimizer = SETAdam({"a": good})
+    with pytest.raises(TypeError, match=message):
+        optimizer.add_param_group({"params": {"b": bad}})
+    assert list(optimizer.params) == ["a"]
+
+
+def test_a_kernel_that_does_not_compile_leaves_everything_as_it_was(cupy, monkeypatch):
+    def fails(source, options):
+        raise RuntimeError("no NVRTC")
+
+    _launch.module.cache_clear()
+    monkeypatch.setattr(cupy.cuda.compiler, "compile_using_nvrtc", fails)
+    params = [{"params": {"plain": cupy.array(np.ones(3))}, "fused": False}, {"params": {"w": cupy.array(np.ones(3))}}]
+    optimizer = SETAdam(params)
+    with pytest.raises(RuntimeError, match="no NVRTC"):
+        optimizer.step({"plain": cupy.array(np.ones(3)), "w": cupy.array(np.ones(3))})
+    assert all(np.all(p == 1) for p in optimizer.params.values())
+    assert all(s["step"] == 0 and not s["exp_avg"].any() for s in optimizer.state.values())
+
+
+def misaligned(cupy, n=4):
+    """At an address that no device can read a float32 from."""
+    held = cupy.array(np.zeros(4 * n + 1, np.uint8))
+    at = held.data
+    return cupy.ndarray((n,), np.float32, memptr=type(at)(ptr=at.ptr + 1, owner=held), strides=(4,))
+
+
+@pytest.mark.parametrize("which", ["param", "grad", "exp_avg", "exp_avg_sq"])
+def test_an_address_that_the_device_cannot_read(cupy, which):
+    message = f"{which}( of)? 'w' must lie at a multiple of 4 bytes, got the address 0x"
+    if which == "param":
+        with pytest.raises(ValueError, match=message):
+            SETAdam({"w": misaligned(cupy)})
+        return
+    optimizer = SETAdam({"w": cupy.array(np.ones(4, np.float32))})
+    grad = cupy.array(np.ones(4, np.float32))
+    if which == "grad":
+        grad = misaligned(cupy)
+    else:
+        optimizer.state["w"][which] = misaligned(cupy)
+    with pytest.raises(ValueError, match=message):
+        optimizer.step({"w": grad})
+    assert np.all(optimizer.params["w"] == 1)
+
+
+def test_wrong_calls_name_the_class(cupy):
+    with pytest.raises(TypeError, match=r"^SETAdam.__init__\(\) missing 1 required positional argument: 'params'"):
+        SETAdam()
+    with pytest.raises(TypeError, match=r"^SETAdam.__init__\(\) got an unexpected keyword argument 'lrr'"):
+        SETAdam([cupy.array(np.ones(3))], lrr=0.1)
 
 
 @pytest.fixture

@@ -125,6 +125,14 @@ def test_gaps_and_order_do_not_matter(cupy, turned):
     np.testing.assert_allclose(np.asarray(gaps), np.asarray(packed), rtol=2.0**-23, atol=40 * 2.0**-24 * 0.4)
 
 
+@pytest.mark.parametrize("axes", [(0,), (1,), (0, 2)])
+def test_interleaved_layers_are_kernels_too(cupy, axes):
+    """Through scratch: the specification on CuPy's own kernels would flush subnormals."""
+    got, expected = run(cupy, random(0, (4, 3, 5)), [random(1, (4, 3, 5)), random(2, (4, 3, 5))], axes=axes, lr=0.1)
+    np.testing.assert_allclose(got, expected, rtol=2 * 2.0**-24, atol=2 * 20 * 2.0**-24 * 0.4)
+    assert [name for name, _, _ in cupy.log.launches] == ["moments_float32", "descend_float32"] * 2
+
+
 def test_a_step_on_each_device(cupy):
     with cupy.cuda.Device(1):
         there, g = cupy.array(random(0, 5)), cupy.array(random(1, 5))
@@ -154,7 +162,7 @@ def test_what_is_not_finite_reaches_its_layer_alone(cupy, bad, power, dtype):
 
 
 def test_structs_are_those_of_the_kernels(cupy):
-    library = _launch.module(cupy).library
+    library = _launch.module(cupy, 0).library
     assert library.size_of_table() == _launch.TABLE.itemsize
     assert library.size_of_step() == _launch.STEP.itemsize
     assert library.most_layers() == _launch.LAYERS

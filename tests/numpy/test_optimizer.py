@@ -3,6 +3,7 @@
 import copy
 import io
 import pickle
+from collections.abc import Sequence
 
 import ml_dtypes
 import numpy as np
@@ -126,7 +127,7 @@ def test_add_param_group(optimizer):
     kept = snapshot(optimizer)
     for bad, error, message in (
         ({"params": {"new": random(1)}}, ValueError, "'new' is there twice"),
-        ({"params": {"other": new}}, ValueError, "'new' and 'other' share memory"),
+        ({"params": {"other": new}}, ValueError, "'new' and param 'other' share memory"),
         ({"params": {"other": random(1)}, "lrr": 1}, TypeError, "no option 'lrr'"),
         ({"params": {"other": random(1)}, "tau": 1.0}, ValueError, r"tau must be in \[0, 1\), got 1.0"),
         ([random(1)], TypeError, "a group must be a dict with 'params'"),
@@ -147,9 +148,11 @@ BAD_PARAMS = {
     "an integer": ({"w": np.ones(3, int)}, TypeError, "'w'.*must have one of the dtypes .* got int64"),
     "another byte order": ({"w": np.ones(3, ">f4")}, TypeError, "'w'.*got >f4"),
     "read-only": ({"a": [random(0), read_only(random(0))]}, ValueError, "'a.1' is read-only"),
-    "twice": ([whole, whole], ValueError, "'0' and '1' share memory"),
-    "overlapping": ({"a": whole[:3], "b": {"c": whole[2:]}}, ValueError, "'a' and 'b.c' share memory"),
-    "a view of the real part": ({"z": (z := np.ones(3, complex)), "x": z.real}, ValueError, "'z' and 'x' share memory"),
+    "twice": ([whole, whole], ValueError, "'0' and param '1' share memory"),
+    "overlapping": ({"a": whole[:3], "b": {"c": whole[2:]}}, ValueError, "'a' and param 'b.c' share memory"),
+    "a view of the real part": (
+        {"z": (z := np.ones(3, complex)), "x": z.real}, ValueError, "'z' and param 'x' share memory"
+    ),
     "overlapping itself": (
         [np.lib.stride_tricks.as_strided(whole, (4, 6), (0, 4))], ValueError, "'0' must not overlap itself"
     ),
@@ -182,13 +185,20 @@ def test_interleaved_parameters_are_separate():
     ("option", "value", "error", "message"),
     [
         ("lr", -0.1, ValueError, "lr must be finite and ≥ 0, got -0.1"),
-        ("lr", np.array(0.1), TypeError, "lr must be a number, got a ndarray"),
+        ("lr", np.array(0.1), TypeError, r"lr must be a number, got an array \(ndarray\)"),
         ("betas", (0.9,), ValueError, r"betas must be a pair of numbers in \[0, 1\), got \(0.9,\)"),
+        ("betas", "ab", ValueError, r"betas must be a pair of numbers in \[0, 1\), got 'ab'"),
+        ("betas", np.ones((2, 1)), ValueError, r"betas must be a pair of numbers in \[0, 1\), got array"),
         ("betas", (0.9, 1.0), ValueError, r"beta2 must be in \[0, 1\), got 1.0"),
         ("eps", 0, ValueError, "eps must be finite and > 0, got 0"),
         ("eps", 1e-40, ValueError, "'0': eps must be at least 1.175e-38"),
         ("tau", "0.5", TypeError, "tau must be a real number, got '0.5'"),
         ("maximize", 1, TypeError, "maximize must be True or False, got 1"),
+        ("maximize", np.array(True), TypeError, r"maximize must be True or False, got array\(True\)"),
+        ("lr", np.True_, TypeError, "lr must be a real number, got np.True_"),
+        ("fused", 0, TypeError, "fused must be None, True or False, got 0"),
+        ("fused", np.ones(2), TypeError, "fused must be None, True or False, got array"),
+        ("layer_axes", {0}, ValueError, r"'0': layer_axes must be None or distinct axes .* got \{0\}"),
         ("fused", "yes", TypeError, "fused must be None, True or False, got 'yes'"),
         ("layer_axes", (2,), ValueError, r"'0': layer_axes must be None or distinct axes of an array with 2 axes"),
     ],
@@ -202,6 +212,66 @@ def test_options_that_are_refused(option, value, error, message):
     with pytest.raises(error):
         optimizer.step([random(1)])
     assert repr(snapshot(optimizer)) == repr(kept)
+
+
+class Configured(Sequence):
+    """A list as configuration files make it, such as omegaconf's: no list and no tuple."""
+
+    def __init__(self, *values):
+        self.values = values
+
+    def __getitem__(self, i):
+        return self.values[i]
+
+    def __len__(self):
+        return len(self.values)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"betas": np.array([0.5, 0.75])},
+        {"betas": [np.float32(0.5), 0.75]},
+        {"betas": Configured(0.5, 0.75)},
+        {"betas": (0.5, 0.75), "maximize": np.False_, "eps_inside_sqrt": np.True_, "fused": np.False_},
+    ],
+    ids=["array", "list", "sequence", "switches of NumPy"],
+)
+def test_options_of_other_types(option):
+    """They are what they say, in a step and in a state_dict."""
+    plain, other = (SETAdam([random(0)], **{"fused": False, "betas": (0.5, 0.75)} | given) for given in ({}, option))
+    for optimizer in (plain, other):
+        optimizer.step([random(1)])
+    assert np.array_equal(plain.params["0"], other.params["0"])
+    loaded = SETAdam([random(0)])
+    loaded.load_state_dict(through_npz(other.state_dict()))
+    group = loaded.param_groups[0]
+    assert (group["betas"], group["maximize"], group["fused"]) == ((0.5, 0.75), False, False)
+
+
+def test_a_switch_of_numpy_keeps_the_kernel_out(monkeypatch):
+    monkeypatch.setattr("setadam_numpy._fused._hand_over", lambda *args: pytest.fail("the kernel was called"))
+    SETAdam([random(0)], fused=np.False_).step([random(1)])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda o: SETAdam(), r"SETAdam\.__init__\(\) missing 1 required positional argument: 'params'"),
+        (lambda o: SETAdam([random(0)], lrr=1), r"SETAdam\.__init__\(\) got an unexpected keyword argument 'lrr'"),
+        (lambda o: o.step(), r"SETAdam\.step\(\) missing 1 required positional argument: 'grads'"),
+        (lambda o: o.step([random(1)], 2), r"SETAdam\.step\(\) takes 2 positional arguments but 3 were given"),
+        (lambda o: o.add_param_group(), r"SETAdam\.add_param_group\(\) missing 1"),
+        (lambda o: o.load_state_dict(), r"SETAdam\.load_state_dict\(\) missing 1"),
+        (lambda o: o.load_state_dict(3), "a neutral form must be a mapping of names to arrays, got int"),
+        (lambda o: SETAdam(None), "params must be a list, tuple or dict of arrays, got NoneType"),
+        (lambda o: o.step(None), "grads must be a list, tuple or dict of arrays, got NoneType"),
+    ],
+)
+def test_wrong_calls_name_what_was_called(call, message):
+    optimizer = SETAdam([random(0)])
+    with pytest.raises(TypeError, match=message):
+        call(optimizer)
 
 
 def without(grads, name):
