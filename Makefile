@@ -21,7 +21,7 @@ FRAMEWORKS := $(filter torch jax cupy,$(BACKENDS))
 stamp = .venv/.installed-$(subst $(space),-,$(sort $(1)))
 FOR_CONFORMANCE := $(call stamp,conformance fast $(FRAMEWORKS))
 FOR_DOCS := $(call stamp,docs jax torch)
-FOR_TESTS := $(call stamp,dev fast $(FRAMEWORKS) $(patsubst %,test%,$(filter torch jax,$(FRAMEWORKS))))
+FOR_TESTS := $(call stamp,dev fast $(FRAMEWORKS) $(addprefix test,$(FRAMEWORKS)))
 
 .DEFAULT_GOAL := help
 .PHONY: help conformance test docs figures lint format clean study bench

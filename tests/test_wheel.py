@@ -53,5 +53,7 @@ def test_every_package_of_the_repository_is_shipped(wheel: zipfile.ZipFile) -> N
 
 def test_typed_and_licensed(wheel: zipfile.ZipFile) -> None:
     names = wheel.namelist()
-    assert {"setadam_core/py.typed", "setadam_conformance/py.typed"} <= set(names)
+    packages = {name.split("/")[0] for name in names if name.endswith("/__init__.py")}
+    assert {"setadam_core", "setadam_conformance", "setadam_jax", "setadam_numpy"} <= packages
+    assert {f"{package}/py.typed" for package in packages} <= set(names)
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
