@@ -35,7 +35,7 @@ def combine(parts: Parts, size: Any, power: float) -> tuple[Array, Array]:
     one, nothing = xp.ones_like(high), high == 0
     if power == 0:
         return one, low
-    ratio = parts.high / xp.where(nothing, one, high)
+    ratio = parts.high / xp.where(nothing, one, high)[None, ...]  # JAX can be told to promote no rank
     s1, s2 = _sum(parts.s1 * ratio), _sum(parts.s2 * (ratio * ratio))
     cos2 = xp.minimum((s1 / size) * (s1 / xp.where(nothing, one, s2)), one)
     gamma = xp.where(nothing, one, cos2)

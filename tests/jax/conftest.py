@@ -33,6 +33,13 @@ class Reference:
         return wide, {k: s.m for k, s in states.items()}, {k: s.v for k, s in states.items()}
 
 
+@pytest.fixture(autouse=True)
+def no_rank_is_promoted():
+    """Every test here is one of a user who forbids it; what is allowed needs no test of its own."""
+    with jax.numpy_rank_promotion("raise"):
+        yield
+
+
 @pytest.fixture(scope="session")
 def reference():
     return Reference
