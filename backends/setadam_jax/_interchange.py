@@ -9,8 +9,9 @@ import numpy as np
 
 from setadam_core.interchange import Form, check_names, check_state, pack, unpack
 from setadam_core.spec import State
-from setadam_jax._statistics import find
-from setadam_jax._transform import ScaleBySetAdamState, Tree
+from setadam_jax._leaves import Tree, leaves_by_name
+from setadam_jax._statistics import count_of, find
+from setadam_jax._transform import ScaleBySetAdamState
 
 
 def to_neutral(state: Any) -> Form:
@@ -24,17 +25,21 @@ def to_neutral(state: Any) -> Form:
     Returns
     -------
     dict of NumPy arrays : see `setadam_core.interchange`. A name is the path in the tree of parameters, joined
-        by dots. A first moment that is kept in another ``mu_dtype`` is in the compute dtype here.
+        by dots; the ``value`` of a flax Variable is no part of it. A first moment that is kept in another
+        ``mu_dtype`` is in the compute dtype here.
 
     Raises
     ------
-    ValueError : no state of SET-Adam, or several, in ``state``.
+    ValueError : no state of SET-Adam, or several, in ``state``; two leaves of one name, as in
+        ``{"a": {"b": x}, "a.b": y}``.
     """
     adam = find(state)
-    mus = _named(adam.mu)
-    t = int(adam.count)
+    mus, t = leaves_by_name(adam.mu), int(count_of(adam))
     return pack(
-        {name: State(np.asarray(mus[name], nu.dtype), np.asarray(nu), t) for name, nu in _named(adam.nu).items()}
+        {
+            name: State(np.asarray(mus[name], nu.dtype), np.asarray(nu), t)
+            for name, nu in leaves_by_name(adam.nu).items()
+        }
     )
 
 
@@ -45,7 +50,8 @@ def load_neutral(state: Any, form: Mapping[str, Any]) -> Any:
     ----------
     state :
         As ``optimizer.init(params)`` returns it, which says what shapes and dtypes are due; schedules and
-        other states that are chained with it are kept. It is not changed.
+        other states that are chained with it are kept. It is not changed. Or
+        ``optimizer.opt_state`` of flax.nnx.Optimizer.
     form :
         As `to_neutral` makes it, or ``state_dict`` of NumPy's or CuPy's SETAdam.
 
@@ -53,10 +59,11 @@ def load_neutral(state: Any, form: Mapping[str, Any]) -> Any:
     ------
     KeyError : a leaf without a state, or a state without a leaf.
     TypeError, ValueError : a moment of another shape or dtype; steps that differ between the parameters,
-        as this optimizer counts them once; no state of SET-Adam, or several, in ``state``.
+        as this optimizer counts them once; no state of SET-Adam, or several, in ``state``; two leaves of one
+        name.
     """
     adam, (states, _) = find(state), unpack(form)
-    like = _named(adam.nu)
+    like = leaves_by_name(adam.nu)
     check_names(states, like)
     for name, nu in like.items():
         check_state(name, states[name], nu.shape, str(nu.dtype))
@@ -65,20 +72,16 @@ def load_neutral(state: Any, form: Mapping[str, Any]) -> Any:
         raise ValueError(f"all parameters must have taken the same number of steps, got {counts}")
     t = min(next(iter(counts.values()), 0), jnp.iinfo(jnp.int32).max)
 
-    def put(old: Tree, field: int) -> Tree:
-        def leaf(path: Any, x: Any) -> Any:
-            new = jnp.asarray(states[_name(path)][field]).astype(x.dtype)
-            return jax.device_put(new, x.sharding) if isinstance(x, jax.Array) else new
+    def put(old: Any, new: Any) -> Any:
+        new = jnp.asarray(new).astype(old.dtype)
+        sharding = getattr(old, "sharding", None)
+        return new if sharding is None else jax.device_put(new, sharding)
 
-        return jax.tree_util.tree_map_with_path(leaf, old)
+    def refilled(old: Tree, field: int) -> Tree:
+        leaves = [put(x, states[name][field]) for name, x in leaves_by_name(old).items()]
+        return jax.tree.structure(old).unflatten(leaves)
 
-    new = ScaleBySetAdamState(jnp.asarray(t, jnp.int32), put(adam.mu, 0), put(adam.nu, 1))
+    # By tree.map, since the count of nnx.Optimizer is in a Variable too.
+    count = jax.tree.map(lambda old: put(old, np.int32(t)), adam.count)
+    new = ScaleBySetAdamState(count, refilled(adam.mu, 0), refilled(adam.nu, 1))
     return jax.tree.map(lambda x: new if x is adam else x, state, is_leaf=lambda x: isinstance(x, ScaleBySetAdamState))
-
-
-def _named(tree: Tree) -> dict[str, Any]:
-    return {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-
-
-def _name(path: Any) -> str:
-    return str(jax.tree_util.keystr(path, simple=True, separator="."))

@@ -33,6 +33,8 @@ def step(grad: Any, m: Any, v: Any, t: Any, layer: Layer, hp: Hyperparameters) -
     min w is w of min v: each operation is monotone, so the two are the same bit for bit, and w need not
     be stored to be read twice.
     """
+    if v.size == 0:  # min v is +∞, which would make NaN of the derivatives by ε, τ and β2
+        return Leaf(m, v, v, v)
     c, g = layer.coefficient, layer.real(grad)
     m = c(hp.beta1) * m + c(1 - hp.beta1) * g
     v = c(hp.beta2) * v + c(1 - hp.beta2) * (g * g)

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 
 from setadam_core.layers import check_layer
 from setadam_core.statistics import of_layers
+from setadam_jax._leaves import Tree, is_box, leaves_with_path
 from setadam_jax._spread import AxisName, across_of
-from setadam_jax._transform import LayerAxes, ScaleBySetAdamState, Tree, axes_of, hyperparameters, naming
+from setadam_jax._transform import LayerAxes, ScaleBySetAdamState, axes_of, check_paths, hyperparameters, naming
 
 
 class LayerStatistics(NamedTuple):
@@ -44,7 +45,7 @@ def layer_statistics(
     state :
         The state of `set_adam`, or any optimizer state that holds one `ScaleBySetAdamState`.
     params :
-        The parameters, for their tree and dtypes.
+        The parameters, for their tree and dtypes; for flax.nnx, ``nnx.state(model, nnx.Param)``.
     b2, eps, tau, cos_power, eps_inside_sqrt, layer_axes, axis_name :
         As they were given to the optimizer, which does not keep them in its state (those of
         `optax.inject_hyperparams` are in ``state.hyperparams``).
@@ -52,25 +53,34 @@ def layer_statistics(
     Returns
     -------
     tree of LayerStatistics
-        One for each leaf of ``params``, in the compute dtype. Before the first step the
-        second moment is zero: γ is 1 and every stepsize 1/((1-τ)√ε).
+        One for each leaf of ``params``, in the compute dtype; None, which is no leaf, for one without
+        elements. Where parameters are Variables, each stands in the place of one. Before the first step the second
+        moment is zero: γ is 1 and every stepsize 1/((1-τ)√ε).
 
     Raises
     ------
-    ValueError : no state of SET-Adam, or several, in ``state``; a moment of the wrong shape.
+    ValueError : no state of SET-Adam, or several, in ``state``; a leaf that only ``params`` or only the state
+        has; a moment of the wrong shape.
     TypeError, ValueError : a hyperparameter, as in `scale_by_set_adam`.
     """
     hp = hyperparameters(b2=b2, eps=eps, tau=tau, cos_power=cos_power, eps_inside_sqrt=eps_inside_sqrt)
     adam = find(state)
 
-    def statistics(path: Any, param: Any, nu: Any) -> LayerStatistics:
-        param, t = jnp.asarray(param), jnp.maximum(adam.count, 1)
+    count = count_of(adam)
+    check_paths({"params": params, "the state": adam.nu})
+    moments = dict(leaves_with_path(adam.nu))
+
+    def statistics(path: Any, param: Any) -> LayerStatistics | None:
+        param, nu, t = jnp.asarray(param), moments[path], jnp.maximum(count, 1)
+        if param.size == 0:
+            return None  # there is no smallest stepsize of none
         with naming("params", path):
             axes = axes_of(layer_axes, path, param)
             layer = check_layer(param, param, nu, nu, t, hp, axes, across_of(axis_name, path, param))
         return LayerStatistics(*(jnp.squeeze(x, layer.axes) for x in of_layers(nu, t, layer, hp)))
 
-    return jax.tree_util.tree_map_with_path(statistics, params, adam.nu)
+    tree = jax.tree.structure(params, is_leaf=is_box)
+    return tree.unflatten([statistics(path, param) for path, param in leaves_with_path(params)])
 
 
 def find(state: Any) -> ScaleBySetAdamState:
@@ -83,3 +93,9 @@ def find(state: Any) -> ScaleBySetAdamState:
     if len(found) != 1:
         raise ValueError(f"state must hold one ScaleBySetAdamState, got {len(found)} in {type(state).__name__}")
     return found[0]
+
+
+def count_of(adam: ScaleBySetAdamState) -> Any:
+    """The step count as an array, out of flax's box."""
+    (count,) = jax.tree.leaves(adam.count)
+    return count

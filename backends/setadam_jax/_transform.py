@@ -1,22 +1,25 @@
 """`scale_by_set_adam`: the specification of one step, mapped over the leaves of a pytree."""
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-import setadam_core
 from setadam_core import Hyperparameters
-from setadam_core.layers import check_layer, check_layer_axes
+from setadam_core.layers import check_layer, check_layer_axes, compute_dtype_name
 from setadam_jax._injectable import injectable, not_rounded, unshielded
+from setadam_jax._leaves import Tree, as_leaf, leaves_with_path
 from setadam_jax._passes import in_turn, is_large, step
 from setadam_jax._spread import AxisName, across_of
 
-Tree = Any  # a pytree of arrays
 LayerAxes = Sequence[int] | None | Callable[[Any, Any], Sequence[int] | None]
+UpdateDtype = Literal["compute"] | None
+# A hyperparameter that is a float64 array meets float32 leaves, and is rounded to them only then.
+STANDARD_PROMOTION = functools.partial(jax.numpy_dtype_promotion, "standard")
 
 
 class ScaleBySetAdamState(NamedTuple):
@@ -47,6 +50,7 @@ def scale_by_set_adam(
     axis_name: AxisName = None,
     cos_power: float = 2,
     eps_inside_sqrt: bool = True,
+    update_dtype: UpdateDtype = "compute",
 ) -> optax.GradientTransformation:
     """Scale gradients to m / ((1-β1ᵗ) w̃), the step of SET-Adam (arXiv 2302.01029) before its lr.
 
@@ -59,20 +63,24 @@ def scale_by_set_adam(
         in the compute dtype. Default: the compute dtype.
     layer_axes : the axes of a leaf that make one layer, over which γ and the minimum are taken.
         None: all of them, a leaf is a layer. A tuple: for every leaf. A function of (path, leaf)
-        returning a tuple or None: path as in `jax.tree_util.tree_map_with_path`, leaf an array of
-        the parameter's shape and dtype. Give (1, 2) for matrices stacked along axis 0.
+        returning a tuple or None: path as in `jax.tree_util.tree_map_with_path`, without the key of a
+        flax Variable; leaf of the parameter's shape and dtype, a `jax.ShapeDtypeStruct` where `init` got
+        one. Give (1, 2) for matrices stacked along axis 0.
     axis_name : inside `jax.shard_map`, the names of the mesh axes over which the layers of a leaf are
         spread: a name, a tuple of names, None where each layer is whole (replicated, or a stack that is
         cut between its layers), or a function of (path, leaf) returning one of these. γ and the minimum
         are then taken by `jax.lax.psum`, `pmax` and `pmin` over these axes. Under `jax.jit` alone arrays
         are whole, whatever their sharding, and this must be None.
+    update_dtype : "compute" or None. "compute" leaves updates in the compute dtype, float32 for 16-bit
+        leaves, so that `optax.apply_updates` rounds a parameter once. None rounds each to the dtype of its
+        parameter, or of its gradient where `update` gets no ``params``.
 
     Returns
     -------
     optax.GradientTransformation
-        `update` does not need ``params``; if they are given, their tree and shapes are checked. The
-        updates are in the compute dtype, float32 for 16-bit leaves, so that `optax.apply_updates`
-        rounds a parameter once. Gradients may have the parameters' dtype or the compute dtype.
+        `init` takes arrays or what describes them (`jax.ShapeDtypeStruct`), and gives moments the
+        sharding of their parameters. `update` does not need ``params``; if they are given, their tree
+        and shapes are checked. Gradients may have the parameters' dtype or the compute dtype.
 
     Raises
     ------
@@ -81,22 +89,22 @@ def scale_by_set_adam(
     """
     mu_dtype = None if mu_dtype is None else jnp.dtype(unshielded(mu_dtype))
     layer_axes, axis_name = unshielded(layer_axes), unshielded(axis_name)
+    check_update_dtype(update_dtype)
     hp = hyperparameters(
         b1=b1, b2=b2, eps=eps, tau=tau, cos_power=unshielded(cos_power), eps_inside_sqrt=eps_inside_sqrt
     )
 
     def init(params: Tree) -> ScaleBySetAdamState:
-        def zeros(path: Any, param: Any) -> setadam_core.State:
+        def zeros(path: Any, param: Any) -> tuple[Any, Any]:
             with naming("params", path):
-                param = jnp.asarray(param)
-                like = jax.eval_shape(setadam_core.init, param)
+                param = as_leaf(param)
+                dtype = compute_dtype_name(param)
                 check_layer_axes(axes_of(layer_axes, path, param), param.ndim)
-            # zeros_like keeps a sharding, and leaves alone on which device an uncommitted array lies.
-            m, v = (jnp.zeros_like(param, dtype=x.dtype, shape=x.shape) for x in (like.m, like.v))
-            return setadam_core.State(m.astype(mu_dtype or m.dtype), v, None)
+            return zeros_of_view(param, mu_dtype or dtype), zeros_of_view(param, dtype)
 
-        states = jax.tree_util.tree_map_with_path(zeros, params)
-        mu, nu = (jax.tree.map(lambda state, i=i: state[i], states, is_leaf=_is_spec_state) for i in range(2))
+        tree, leaves = jax.tree.structure(params), leaves_with_path(params)
+        states = [zeros(path, param) for path, param in leaves]
+        mu, nu = (tree.unflatten([state[i] for state in states]) for i in range(2))
         return ScaleBySetAdamState(jnp.zeros([], jnp.int32), mu, nu)
 
     def update(
@@ -116,16 +124,19 @@ def scale_by_set_adam(
                 axes, across = axes_of(layer_axes, path, grad), across_of(axis_name, path, grad)
                 # The update needs no parameter; the gradient stands in for its shape and dtype.
                 layer = check_layer(grad, grad, m, nu, count, hp, axes, across)
-            new = step(grad, m, nu, count, layer, hp)
+            with STANDARD_PROMOTION():
+                new = step(grad, m, nu, count, layer, hp)
             after = new.w_min if is_large(nu) else after
             is_complex = jnp.iscomplexobj(grad)
             update = jax.lax.complex(new.update[..., 0], new.update[..., 1]) if is_complex else new.update
             return update, new.m.astype(mu.dtype), new.v
 
-        grads, tree = jax.tree_util.tree_flatten_with_path(updates)
+        grads, tree = leaves_with_path(updates), jax.tree.structure(updates)
         mus, nus = jax.tree.leaves(state.mu), jax.tree.leaves(state.nu)
         leaves = [one_leaf(path, g, mu, nu) for (path, g), mu, nu in zip(grads, mus, nus, strict=True)]
         new, mu, nu = (tree.unflatten([leaf[i] for leaf in leaves]) for i in range(3))
+        if update_dtype is None:
+            new = in_own_dtype(new, updates, params)
         return new, ScaleBySetAdamState(count, mu, nu)
 
     return optax.GradientTransformation(init, update)
@@ -158,29 +169,50 @@ def axes_of(layer_axes: LayerAxes, path: Any, leaf: Any) -> Sequence[int] | None
     return layer_axes(path, leaf) if callable(layer_axes) else layer_axes
 
 
+def check_update_dtype(update_dtype: Any) -> None:
+    """Raise ValueError for what is no `UpdateDtype`."""
+    if not (update_dtype is None or (isinstance(update_dtype, str) and update_dtype == "compute")):
+        raise ValueError(f'update_dtype must be "compute" or None (the dtype of the parameter), got {update_dtype!r}')
+
+
+def in_own_dtype(new: Tree, updates: Tree, params: Tree | None) -> Tree:
+    """Each of the updates `new` in its parameter's dtype, or its gradient's where there are no parameters."""
+    like = updates if params is None else params
+    return jax.tree.map(lambda u, x: u.astype(jnp.result_type(x)), new, like)
+
+
+def zeros_of_view(param: Any, dtype: Any) -> Any:
+    """Zeros of the parameter's real view, in dtype: sharded as it is, and uncommitted where it is."""
+    zeros = jnp.zeros_like(param, dtype=dtype)  # without a shape: given one, it would drop the sharding
+    return jnp.stack([zeros, zeros], axis=-1) if jnp.issubdtype(param.dtype, jnp.complexfloating) else zeros
+
+
 def check_trees(updates: Tree, state: ScaleBySetAdamState, params: Tree | None) -> None:
     """Raise ValueError, naming a path, where updates, moments and parameters are not alike."""
-    grads = dict(jax.tree_util.tree_leaves_with_path(updates))
-    others = {"the state": state.nu} | ({} if params is None else {"params": params})
-    for name, other in others.items():
-        leaves = dict(jax.tree_util.tree_leaves_with_path(other))
-        alone = [path for path in (*grads, *leaves) if (path in grads) != (path in leaves)]
-        if alone:
-            there, absent = ("updates", name) if alone[0] in grads else (name, "updates")
-            raise ValueError(
-                f"updates must have the tree of {name}: {there} has a leaf at "
-                f"{jax.tree_util.keystr(alone[0])}, {absent} has none"
-            )
+    for name, other in ({"the state": state.nu} | ({} if params is None else {"params": params})).items():
+        check_paths({"updates": updates, name: other})
         if jax.tree.structure(updates) != jax.tree.structure(other):
             raise ValueError(
                 f"updates must have the tree of {name}, {jax.tree.structure(other)}, got {jax.tree.structure(updates)}"
             )
-    for path, param in jax.tree_util.tree_leaves_with_path(params):
-        if jnp.shape(param) != jnp.shape(grads[path]):
+    for (path, param), grad in zip(leaves_with_path(params), jax.tree.leaves(updates), strict=params is not None):
+        if jnp.shape(param) != jnp.shape(grad):
             raise ValueError(
                 f"updates{jax.tree_util.keystr(path)} must have the shape of its parameter, "
-                f"{jnp.shape(param)}, got {jnp.shape(grads[path])}"
+                f"{jnp.shape(param)}, got {jnp.shape(grad)}"
             )
+
+
+def check_paths(trees: dict[str, Tree]) -> None:
+    """Raise ValueError, naming a path, where the first of two named trees has not the leaves of the second."""
+    (first, second), paths = trees, [dict(leaves_with_path(tree)) for tree in trees.values()]
+    alone = [path for path in (*paths[0], *paths[1]) if (path in paths[0]) != (path in paths[1])]
+    if alone:
+        there, absent = (first, second) if alone[0] in paths[0] else (second, first)
+        raise ValueError(
+            f"{first} must have the tree of {second}: {there} has a leaf at "
+            f"{jax.tree_util.keystr(alone[0]) or 'its root'}, {absent} has none"
+        )
 
 
 @contextmanager
@@ -192,7 +224,3 @@ def naming(tree: str, path: Any) -> Iterator[None]:
         if type(error) not in (TypeError, ValueError):  # JAX's own, with arguments of their own
             raise
         raise type(error)(f"{tree}{jax.tree_util.keystr(path)}: {error}") from error
-
-
-def _is_spec_state(x: Any) -> bool:
-    return isinstance(x, setadam_core.State)

@@ -56,9 +56,84 @@ for k in params:
 print("same")
 """
 
+EXPLICIT = """
+import itertools
+import jax, jax.numpy as jnp, numpy as np, optax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+from setadam_jax import layer_statistics, load_neutral, set_adam, to_neutral
+
+mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(AxisType.Explicit,) * 2)
+jax.set_mesh(mesh)
+SPECS = {"w": P("x"), "both": P("y", "x"), "half": P(None, "x"), "z": P("x"), "whole": P(),
+         "stack": P("x"), "cut stack": P(None, "x"), "b": P(("x", "y"))}
+SHAPES = {"stack": (4, 8, 3), "cut stack": (2, 8, 3), "b": (8,)}
+DTYPES = {"half": jnp.bfloat16, "z": jnp.complex64}
+rng = np.random.default_rng(0)
+whole = {k: rng.uniform(0.25, 2, SHAPES.get(k, (8, 4))).astype(DTYPES.get(k, np.float32)) for k in SPECS}
+place = lambda tree: {k: jax.device_put(x, NamedSharding(mesh, SPECS[k])) for k, x in tree.items()}
+params = place(whole)
+types = lambda tree: jax.tree.map(jax.typeof, tree)  # shape, dtype and sharding
+stacks = lambda path, leaf: (1, 2) if leaf.ndim == 3 else None
+
+adam = types(jax.jit(optax.scale_by_adam(mu_dtype=jnp.float32).init)(params))
+OPTIMIZERS = {
+    "plain": set_adam(1e-2, layer_axes=stacks),
+    "decoupled": set_adam(1e-2, weight_decay=0.1, mu_dtype="bfloat16", layer_axes=stacks),
+    "coupled": set_adam(1e-2, weight_decay=0.1, decoupled=False, update_dtype=None, layer_axes=stacks),
+}
+for name, optimizer in OPTIMIZERS.items():
+    def step(params, state):
+        updates, state = optimizer.update(params, state, params)
+        return optax.apply_updates(params, updates), state
+
+    structs = jax.tree.map(lambda p, spec: jax.ShapeDtypeStruct(p.shape, p.dtype, sharding=NamedSharding(mesh, spec)),
+                           whole, SPECS)
+    states = {"eager": optimizer.init(params), "jitted": jax.jit(optimizer.init)(params),
+              "of structs": optimizer.init(structs)}
+    for how, state in states.items():
+        for field in ("mu", "nu"):
+            for k, moment in optax.tree.get(state, field).items():
+                spec = (*SPECS[k], *(None,) * (params[k].ndim - len(SPECS[k])), *(None,) * (k == "z"))
+                assert tuple(jax.typeof(moment).sharding.spec) == spec, (name, how, k, jax.typeof(moment))
+                if k != "z" and name == "plain":
+                    assert jax.typeof(moment) == adam.mu[k]
+        assert types(state) == types(states["eager"])
+    spec_of = lambda x: tuple(x.sharding.spec) if x.sharding else (None,) * len(x.shape)
+    shaped = jax.tree.map(spec_of, jax.eval_shape(optimizer.init, structs))
+    assert shaped == jax.tree.map(spec_of, types(state))
+
+    with jax.set_mesh(jax.make_mesh((1,), ("one",), devices=jax.devices()[:1])):
+        expected, after = jax.jit(step)(whole, optimizer.init(whole))
+    for run in (step, jax.jit(step)) if name == "plain" else (jax.jit(step),):
+        new, state = run(params, states["jitted"])
+        assert types(state) == types(states["jitted"]), name
+        assert types(new) == types(params)
+        for k, p in new.items():
+            u = float(jnp.finfo(p.dtype).eps) / 2
+            np.testing.assert_allclose(np.asarray(p, np.complex64), np.asarray(expected[k], np.complex64),
+                                       rtol=2 * u, atol=240 * 2.0**-24 * 1e-2)
+    (again, final), _ = jax.lax.scan(lambda c, _: (step(*c), None), (params, states["jitted"]), None, length=2)
+    assert types((again, final)) == types((params, state))
+
+    loaded = load_neutral(optimizer.init(params), to_neutral(state))
+    assert types(loaded) == types(state)
+    got = jax.jit(lambda s, p: layer_statistics(s, p, layer_axes=stacks))(state, params)
+    assert jax.typeof(got["stack"].gamma).sharding.spec == P("x")
+    assert got["w"].gamma.shape == ()
+print("same")
+"""
+
 
 def test_sharded_as_on_one_device_with_few_collectives():
+    run(PROGRAM)
+
+
+def test_moments_on_an_explicit_mesh_have_the_types_of_their_parameters():
+    run(EXPLICIT)
+
+
+def run(program):
     env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run([sys.executable, "-c", PROGRAM], env=env, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("same\n")
