@@ -8,8 +8,17 @@ import optax
 
 from setadam_core.layers import COMPUTE_DTYPE
 from setadam_jax._injectable import injectable, unshielded
+from setadam_jax._leaves import Tree
 from setadam_jax._spread import AxisName
-from setadam_jax._transform import LayerAxes, Tree, hyperparameters, scale_by_set_adam
+from setadam_jax._transform import (
+    STANDARD_PROMOTION,
+    LayerAxes,
+    UpdateDtype,
+    check_update_dtype,
+    hyperparameters,
+    in_own_dtype,
+    scale_by_set_adam,
+)
 
 
 @injectable
@@ -28,6 +37,7 @@ def set_adam(
     axis_name: AxisName = None,
     cos_power: float = 2,
     eps_inside_sqrt: bool = True,
+    update_dtype: UpdateDtype = "compute",
 ) -> optax.GradientTransformationExtraArgs:
     """SET-Adam: Adam with a smaller range of adaptive stepsizes (arXiv 2302.01029, algorithm 1).
 
@@ -41,18 +51,25 @@ def set_adam(
     b1, b2, eps, tau, mu_dtype, layer_axes, axis_name, cos_power, eps_inside_sqrt :
         As in `scale_by_set_adam`.
     weight_decay :
-        λ ≥ 0, or a schedule. Unless it is 0, `update` needs ``params``.
+        λ ≥ 0, or a schedule. Unless it is the number 0, `update` needs ``params``. Under
+        `optax.inject_hyperparams` it is among ``state.hyperparams`` if it was given, 0.0 included, and
+        `update` then needs ``params`` as with `optax.adamw`; left at its default it is not, and there is no decay
+        until one is put there.
     decoupled :
         True, as in `optax.adamw`: λθ is added to the scaled update, so that θ shrinks by 1 - ηλ.
         False: λθ is added to the gradient and goes through both moments (L2 regularization).
     mask :
         Which leaves decay: a tree of bools, or a function from the parameters to one.
+    update_dtype :
+        "compute" leaves updates in the compute dtype, float32 for 16-bit parameters: `optax.apply_updates`
+        adds them in float32 and rounds the parameter once. None rounds each update, at the end, to the dtype of
+        its parameter, or of its gradient where `update` gets no ``params``. It is for what takes the two
+        dtypes to be one: ``p + u``, `equinox.apply_updates`, wrappers of optax that hold updates in their
+        state or choose between them and gradients. It costs one more rounding.
 
     Returns
     -------
     optax.GradientTransformationExtraArgs
-        Its updates are in the compute dtype: float32 for 16-bit parameters. `optax.apply_updates`
-        adds them in float32 and rounds the parameter once; plain ``p + u`` would leave it float32.
 
     Raises
     ------
@@ -67,6 +84,8 @@ def set_adam(
     >>> updates, state = optimizer.update({"w": jnp.ones(3)}, state, params)
     >>> params = optax.apply_updates(params, updates)
     """
+    check_update_dtype(update_dtype)
+    mask = unshielded(mask)
     numbers = {"learning_rate": learning_rate, "weight_decay": weight_decay}
     hp = hyperparameters(**{name: x for name, x in numbers.items() if not callable(x)}, decoupled=decoupled)
     adam = scale_by_set_adam(
@@ -80,11 +99,23 @@ def set_adam(
         cos_power=cos_power,
         eps_inside_sqrt=eps_inside_sqrt,
     )
-    decay = optax.identity()
     if callable(weight_decay) or hp.decays:
-        decay = _in_compute_dtype(optax.add_decayed_weights(weight_decay, unshielded(mask)))
+        decay = _in_compute_dtype(optax.add_decayed_weights(weight_decay, mask))
+    else:  # with the same state, so that an injected weight decay may come later
+        decay = optax.identity() if mask is None else optax.masked(optax.identity(), mask)
     descend = _in_compute_dtype(optax.scale_by_learning_rate(learning_rate))
-    return optax.chain(*((adam, decay) if decoupled else (decay, adam)), descend)
+    chain = optax.chain(*((adam, decay) if decoupled else (decay, adam)), descend)
+    return chain if update_dtype == "compute" else _rounding(chain)
+
+
+def _rounding(inner: optax.GradientTransformationExtraArgs) -> optax.GradientTransformationExtraArgs:
+    """`inner`, its updates in the dtype of the parameters or gradients."""
+
+    def update(updates: Tree, state: Any, params: Tree | None = None, **extra: Any) -> tuple[Tree, Any]:
+        new, state = inner.update(updates, state, params, **extra)
+        return in_own_dtype(new, updates, params), state
+
+    return optax.GradientTransformationExtraArgs(inner.init, update)
 
 
 def _in_compute_dtype(inner: optax.GradientTransformation) -> optax.GradientTransformation:
@@ -100,7 +131,8 @@ def _in_compute_dtype(inner: optax.GradientTransformation) -> optax.GradientTran
 
     def update(updates: Tree, state: Any, params: Tree | None = None) -> tuple[Tree, Any]:
         updates = jax.tree.map(widen, updates)
-        new, state = inner.update(updates, state, jax.tree.map(widen, params))
+        with STANDARD_PROMOTION():
+            new, state = inner.update(updates, state, jax.tree.map(widen, params))
         return jax.tree.map(lambda u, old: u.astype(old.dtype), new, updates), state
 
     return optax.GradientTransformation(inner.init, update)

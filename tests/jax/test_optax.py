@@ -115,6 +115,62 @@ def test_injection_leaves_what_is_not_a_number_alone(data):
     assert scaled.init(params).hyperparams["tau"] == 0.25
 
 
+def test_injected_without_a_decay_needs_no_params(data):
+    """As `inject_hyperparams(optax.adam)`; with one it does, as that of `optax.adamw`."""
+    params, gradients = data
+    optimizer = optax.inject_hyperparams(set_adam)(LR, mask={"b": False, "w": True})
+    state = optimizer.init(params)
+    assert set(state.hyperparams) == {"learning_rate", "b1", "b2", "eps", "tau"}
+    for update in (optimizer.update, jax.jit(optimizer.update)):
+        got, _ = update(gradients[0], state)
+        expected, _ = set_adam(LR).update(gradients[0], set_adam(LR).init(params))
+        assert_close(got, expected, ulps=480)
+    for factory in (set_adam, optax.adamw):
+        decaying = optax.inject_hyperparams(factory)(LR, weight_decay=0.0)
+        with pytest.raises(ValueError, match="params"):
+            decaying.update(gradients[0], decaying.init(params))
+
+
+@pytest.mark.parametrize("given", [{}, {"weight_decay": 0.0}])
+@pytest.mark.parametrize("mask", [None, {"b": False, "w": True}])
+@pytest.mark.parametrize("decoupled", [True, False])
+def test_a_decay_may_come_later(data, given, mask, decoupled):
+    params, gradients = data
+    fixed = {"mask": mask, "decoupled": decoupled}
+    optimizer = optax.inject_hyperparams(set_adam)(LR, **given, **fixed)
+    _, state = train(optimizer, params, gradients[:1])
+    state.hyperparams["weight_decay"] = jnp.float32(0.1)
+    got, after = jax.jit(optimizer.update)(gradients[1], state, params)
+    assert after.hyperparams["weight_decay"] == np.float32(0.1)
+    plain = set_adam(LR, weight_decay=0.1, **fixed)
+    expected, _ = plain.update(gradients[1], state.inner_state, params)
+    assert_close(got, expected, ulps=480)
+
+
+def test_partial_defaults_are_injected(data):
+    params, _ = data
+    decaying = optax.inject_hyperparams(functools.partial(set_adam, weight_decay=0.1))(LR)
+    assert decaying.init(params).hyperparams["weight_decay"] == np.float32(0.1)
+
+
+def test_a_number_set_on_16_bit_parameters(data):
+    """`inject_hyperparams` rounds it to the parameters' dtype, so the error says what to do, and that works."""
+    params, grads = (jax.tree.map(lambda x: x.astype(jnp.bfloat16), x) for x in (data[0], data[1][0]))
+    inject = optax.inject_hyperparams(set_adam)(LR, b2=0.99)
+    state = inject.init(params)
+    state.hyperparams["b2"] = 0.999
+    message = r"^b2 must be .*, got bfloat16; .* set jnp\.float32\(…\), or .*hyperparam_dtype=jnp\.float32"
+    with pytest.raises(TypeError, match=message):
+        inject.update(grads, state, params)
+    expected, _ = set_adam(LR).update(grads, set_adam(LR).init(params), params)
+    state.hyperparams["b2"] = jnp.float32(0.999)
+    assert_close(inject.update(grads, state, params)[0], expected, ulps=480)
+    wide = optax.inject_hyperparams(set_adam, hyperparam_dtype=jnp.float32)(LR, b2=0.99)
+    state = wide.init(params)
+    state.hyperparams["b2"] = 0.999
+    assert_close(wide.update(grads, state, params)[0], expected, ulps=480)
+
+
 def test_16_bit_hyperparameters_are_refused():
     with pytest.raises(TypeError, match="b2 must be a number or a float32 or float64 array, got bfloat16"):
         set_adam(LR, b2=jnp.bfloat16(0.999))
