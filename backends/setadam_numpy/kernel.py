@@ -181,8 +181,16 @@ def _run(
     progress[:OF_LAYERS] = 0
     c, d = _coefficients(hp, COMPUTE_DTYPE[layers.dtype])
     threads = min(threads or _threads.available(), len(tasks))
+    if threads > 1:
+        _compile(layers.dtype)
     stored = _STORED[layers.dtype]
     _threads.together(threads, run, stored, tasks, progress, layers.table, layers.sizes, first, parts, *each, c, d)
+
+
+@lru_cache
+def _compile(dtype: str) -> None:
+    """On this thread alone, by a step of no layers: an interrupt would have to wait for a helper that compiles."""
+    step(Layers(np.empty((4, 0), np.int64), np.empty(0, np.int64), dtype), 1, Hyperparameters(), threads=1)
 
 
 def _coefficients(hp: Hyperparameters, dtype: str) -> tuple[Array, Floats]:
