@@ -25,14 +25,14 @@ def step(groups: Iterable[Group], state: Mapping[Tensor, Any]) -> bool:
         if type(None) in set(map(type, grads)):
             params = [param for param, grad in zip(params, grads, strict=True) if grad is not None]
             grads = [grad for grad in grads if grad is not None]
-        located = _located(group, params, grads, [state[param] for param in params])
+        located = _located(group, params, grads, [state.get(param) for param in params])
         if located is None:
             return False
         check_representable(params[:1], hp)
         work.append((params, hp, located))
     for params, hp, located in work:
-        kernel.step(located.layers, kernel.count_up(located.counts), hp, threads=torch.get_num_threads())
         torch.autograd.graph.increment_version(params)  # autograd does not see what is written by address
+        kernel.step(located.layers, kernel.count_up(located.counts), hp, threads=torch.get_num_threads())
     return True
 
 

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 
 from setadam_core.parts import Parts, combine
+from setadam_torch import _memory
 from setadam_torch._foreach import moments, update
-from setadam_torch._layers import Group, Tensor, Tensors, real
+from setadam_torch._layers import Group, Tensor, Tensors, count_up, learning_rate, real
 
 BLOCK = 1 << 20  # coordinates: 4 MB a float32 array; smaller blocks cost more in calls than the cache saves
 SMALL = 1 << 14  # coordinates: layers up to here are stepped together; torch sums them on one thread
@@ -32,7 +33,7 @@ class _Scratch:
     def __call__(self, use: str, shape: Any, dtype: Any) -> Tensor:
         size, key = math.prod(shape), (use, dtype)
         if key not in self._memory or self._memory[key].numel() < size:
-            self._memory[key] = torch.empty(size, dtype=dtype)
+            self._memory[key] = torch.empty(size, dtype=dtype, device="cpu")  # not torch's default device
         return self._memory[key][:size].view(shape)
 
 
@@ -42,7 +43,8 @@ def serves(group: Group, param: Tensor, *others: Tensor) -> bool:
         group["layer_axes"] is None
         and not group["capturable"]
         and param.device.type == "cpu"
-        and all(x.is_contiguous() and not x.is_conj() for x in (param, *others))
+        and all(x.is_contiguous() for x in (param, *others))
+        and _memory.hold_values((param, *others))
     )
 
 
@@ -50,10 +52,9 @@ def blocks(
     group: Group, params: Tensors, grads: Tensors, exp_avgs: Tensors, exp_avg_sqs: Tensors, steps: Tensors
 ) -> None:
     """Update params, moments and steps in place."""
-    torch._foreach_add_(steps, torch.ones((), dtype=torch.float64))
     scratch = _Scratch()
     alike: dict[Any, list[tuple[Tensor, ...]]] = {}
-    for t, *layer in zip(torch.stack(steps).tolist(), params, grads, exp_avgs, exp_avg_sqs, strict=True):
+    for t, *layer in zip(count_up(steps), params, grads, exp_avgs, exp_avg_sqs, strict=True):
         param, size = layer[0], layer[0].numel()
         if size > SMALL:
             cuts = zip(*(real(x).view(-1).split(BLOCK) for x in layer), strict=True)
@@ -82,7 +83,7 @@ def _step(pieces: list[list[Tensors]], t: float, group: Group, scratch: _Scratch
     scale = gamma / _bias_correction(beta2, t)
     least = group["tau"] * _root(scale * low, group)
     scale, least = (torch.from_numpy(x).to(dtype)[:, None] for x in (scale, least))
-    lr = float(group["lr"])
+    lr = float(learning_rate(group))
     rate = -lr / _bias_correction(beta1, t)
     for (params, _, ms, _), v in zip(pieces, rows, strict=True):
         w = _denominator(v, scale, group, scratch("w", v.shape, dtype), large).sub_(least)
@@ -117,7 +118,7 @@ def _parts(rows: Tensors, sums: Tensors, scratch: _Scratch) -> Parts:
 def _denominator(v: Tensor, scale: Tensor, group: Group, out: Tensor, large: bool) -> Tensor:
     if not large or not group["eps_inside_sqrt"]:
         return _root(torch.mul(v, scale, out=out), group)
-    eps = torch.full((), group["eps"], dtype=v.dtype)
+    eps = torch.full((), group["eps"], dtype=v.dtype, device="cpu")
     return torch.add(eps, v, alpha=scale.item(), out=out).sqrt_()  # a pass less
 
 

@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 
-from setadam_torch import _mesh
-from setadam_torch._layers import Group, Tensors, moment_dtype, serves_dtype
+from setadam_torch import _memory, _mesh
+from setadam_torch._layers import STATE, Group, Tensors, moment_dtype, serves_dtype, step_device
 
 _dtype, _device, _is_cpu, _layout, _shape = map(attrgetter, ("dtype", "device", "is_cpu", "layout", "shape"))
 
-_STATE = frozenset(("exp_avg", "exp_avg_sq", "step"))
+_STATE = frozenset(STATE)
 
 
 def pass_all_checks(group: Group, params: Tensors, grads: Tensors, states: list[dict[str, Any]]) -> bool:
@@ -27,16 +27,24 @@ def pass_all_checks(group: Group, params: Tensors, grads: Tensors, states: list[
     if not all(map(_STATE.issubset, states)):
         return False
     moments = [state[key] for key in ("exp_avg", "exp_avg_sq") for state in states]
+    counts = [state["step"] for state in states]
     first, outer = params[0], params + grads
     return bool(
-        _mesh.are_plain(params, grads, moments)
+        _mesh.are_plain(params, grads, moments, counts)
         and serves_dtype(first)
-        and set(map(_layout, grads)) == {torch.strided}
+        and set(map(_layout, outer + moments)) == {torch.strided}
         and set(map(_dtype, outer)) == {first.dtype}
         and set(map(_dtype, moments)) == {moment_dtype(first)}
         and _share_device(outer + moments)
         and 2 * (shapes := list(map(_shape, params))) == list(map(_shape, moments))
         and shapes == list(map(_shape, grads))
+        and set(map(_shape, counts)) == {torch.Size()}
+        and set(map(_dtype, counts)) == {torch.float64}
+        and set(map(_device, counts)) == {step_device(first, group)}
+        and _memory.are_allocated(outer + moments + counts)
+        and not (first.is_complex() and any(map(torch.Tensor.is_conj, moments)))
+        and (torch.is_inference_mode_enabled() or not any(map(torch.Tensor.is_inference, params + moments + counts)))
+        and not any(map(_memory.overlaps_itself, params + moments))
     )
 
 
@@ -61,5 +69,5 @@ def take_one_path(group: Group, params: Tensors, grads: Tensors, *moments: Tenso
         and not params[0].is_complex()
         and are_alike(params)
         and all(map(torch.Tensor.is_contiguous, chain(params, grads, *moments)))
-        and not any(map(torch.Tensor.is_neg, chain(params, grads)))
+        and _memory.hold_values(params, grads, *moments)
     )

@@ -78,7 +78,7 @@ def locate(
                 return False
             if answers[row, DEVICE] != CPU or answers[row, KIND] >> 32 != wanted[row]:
                 return False
-            if row <= GRAD and _returned(is_neg, tensor) != false:  # which DLPack does not tell
+            if _returned(is_neg, tensor) != false:  # which DLPack does not tell
                 return False
             table[row, layer] = answers[row, DATA] + answers[row, BYTE_OFFSET]
         shape = _axes(answers, THETA, SHAPE)
@@ -88,6 +88,9 @@ def locate(
         if answers[STEP, KIND] & NDIM != 0:
             return False
         sizes[layer] = shape.prod()
+        for row in range(5):
+            if answers[row, DATA] == 0 and (sizes[layer] > 0 or row == STEP):  # it has no memory, or none any more
+                return False
     return True
 
 

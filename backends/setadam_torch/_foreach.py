@@ -19,7 +19,17 @@ import torch
 
 from setadam_core.layers import Layer
 from setadam_core.spec import down_scaling
-from setadam_torch._layers import Group, Tensor, Tensors, compute_dtype, layer_of, real
+from setadam_torch._layers import (
+    Group,
+    Tensor,
+    Tensors,
+    advance,
+    compute_dtype,
+    counts_as_tensors,
+    layer_of,
+    learning_rate,
+    real,
+)
 
 
 def foreach(
@@ -28,7 +38,7 @@ def foreach(
     """Update params, moments and steps in place, one bucket of equal device and dtype after the other."""
     if not params:
         return
-    torch._foreach_add_(steps, 1)
+    advance(steps)
     buckets: dict[Any, Any] = {}  # by device and dtype, the columns of _update
     for i, (param, *rest) in enumerate(zip(params, grads, exp_avgs, exp_avg_sqs, steps, strict=True)):
         if param.numel() > 0:  # foreach reductions refuse empty tensors
@@ -68,6 +78,8 @@ def _update(
 def moments(group: Group, params: Tensors, grads: Tensors, ms: Tensors, vs: Tensors) -> None:
     """The first phase, up to the statistics of v: update the moments of layers of one device and dtype."""
     dtype, (beta1, beta2), decay = compute_dtype(params[0]), group["betas"], group["weight_decay"]
+    if params[0].is_complex():
+        grads = [grad.resolve_conj() for grad in grads]
     params, grads, ms, vs = ([real(x) for x in xs] for xs in (params, grads, ms, vs))
     coupled = decay and not group["decoupled_weight_decay"]
     own = grads  # p.grad itself is never written
@@ -98,13 +110,12 @@ def descend(
 ) -> None:
     """The second phase: update the parameters, given γ and min v of each layer; steps count this one."""
     dtype, device = compute_dtype(params[0]), params[0].device
-    (beta1, beta2), eps, lr = group["betas"], group["eps"], group["lr"]
+    (beta1, beta2), eps, lr = group["betas"], group["eps"], learning_rate(group)
     if isinstance(lr, torch.Tensor):
         lr = lr.to(device=device, dtype=dtype)
     params, ms, vs = ([real(x) for x in xs] for xs in (params, ms, vs))
 
-    traced = group["capturable"] or torch.compiler.is_compiling()
-    bc1, bc2 = (_bias_corrections(beta, steps, traced) for beta in (beta1, beta2))
+    bc1, bc2 = (_bias_corrections(beta, steps, counts_as_tensors(group, steps)) for beta in (beta1, beta2))
     scales = torch._foreach_div(gammas, bc2)
     if scales[0].dtype != dtype:
         scales = _cast(scales, dtype)
@@ -170,12 +181,13 @@ def _root(w: Tensors, eps: float, group: Group) -> None:
         torch._foreach_add_(w, eps)
 
 
-def _bias_corrections(beta: float, steps: Tensors, traced: bool) -> Any:
-    """1 - βᵗ for each layer: numbers formed in double, or 0-d tensors on the steps' device."""
-    if not traced:
+def _bias_corrections(beta: float, steps: Tensors, as_tensors: bool) -> Any:
+    """1 - βᵗ for each layer, formed in double: numbers, or 0-d tensors on the steps' device."""
+    if not as_tensors:
         return [-math.expm1(t.item() * math.log(beta)) if beta else 1.0 for t in steps]
-    log_beta = torch.log(torch.ones_like(steps[0]) * beta)  # a β that changes stays an input of a compiled graph
-    return list(-torch.expm1(torch.stack(steps) * log_beta))
+    counts = torch.stack([t.reshape(()).to(torch.float64) for t in steps])
+    log_beta = torch.log(torch.ones_like(counts[0]) * beta)  # a β that changes stays an input of a compiled graph
+    return list(-torch.expm1(counts * log_beta))
 
 
 def _minima(vs: Tensors, layers: list[Layer]) -> Tensors:

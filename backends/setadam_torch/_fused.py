@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from setadam_numpy import kernel
-from setadam_torch import _bulk, _triton
-from setadam_torch._layers import Group, Tensor, Tensors, hyperparameters
+from setadam_torch import _bulk, _memory, _triton
+from setadam_torch._layers import Group, Tensor, Tensors, count_up, hyperparameters
 
 _STORED = {torch.complex64: "float32", torch.complex128: "float64"}
 
@@ -36,6 +36,8 @@ def wanted(group: Group) -> bool:
 
 def serves(group: Group, param: Tensor, *others: Tensor) -> bool:
     """Whether a kernel takes a layer as it lies in memory. On a GPU it has to be asked for."""
+    if not _memory.hold_values((param, *others)):
+        return False
     if param.device.type == "cuda":
         return bool(group["fused"])
     if param.device.type != "cpu" or why_not("cpu", param.dtype) is not None:
@@ -59,7 +61,7 @@ def fused(
     found_inf: Tensor | None = None,
 ) -> None:
     """Update params, moments and steps in place. grad_scale, found_inf: of torch.amp.GradScaler, for what
-    is on a GPU; `after_scaler` has done on the CPU what they ask for.
+    is on a GPU; `_scaler` has done on the CPU what they ask for.
     """
     buckets: dict[Any, Any] = {}
     columns = params, grads, exp_avgs, exp_avg_sqs, steps
@@ -77,44 +79,30 @@ def fused(
 
 
 def _on_cpu(group: Group, dtype: str, params: Tensors, grads: Tensors, ms: Tensors, vs: Tensors, ts: Tensors) -> None:
-    counts = _counted(ts)
-    table = np.array([[x.data_ptr() for x in column] for column in (params, grads, ms, vs)], np.int64)
+    found = _memory.addresses([*params, *grads, *ms, *vs])
+    if found is None:
+        raise TypeError("the kernel takes tensors that own the memory of their values alone: ask `serves` first")
+    table = np.array(found, np.int64).reshape(4, -1)
     width = 2 if params[0].is_complex() else 1
     layers = kernel.Layers(table, np.array([width * x.numel() for x in params], np.int64), dtype)
+    torch.autograd.graph.increment_version(params)  # autograd does not see what is written by address
+    counts = _counted(ts)
     if group["layer_axes"] is not None:
         slices = np.array([kernel.contiguous_slices(x.shape, group["layer_axes"]) for x in params], np.int64)
         layers, counts = layers.cut(slices), np.repeat(counts, slices)
     kernel.step(layers, counts, hyperparameters(group), threads=torch.get_num_threads())
-    torch.autograd.graph.increment_version(params)  # autograd does not see what is written by address
 
 
 def _counted(steps: Tensors) -> Any:
     """Each step count, one more."""
-    if _bulk.are_alike(steps) and steps[0].dtype == torch.float64 and steps[0].device.type == "cpu":
-        return kernel.count_up(np.array([t.data_ptr() for t in steps], np.int64))  # torch takes 2 µs for each
-    torch._foreach_add_(steps, 1)
-    return np.array([t.item() for t in steps])
-
-
-def after_scaler(columns: Any, grad_scale: Tensor | None, found_inf: Tensor | None) -> Any:
-    """What is left to update after torch.amp.GradScaler handed a fused optimizer its two tensors.
-
-    On the CPU: nothing where found_inf is not 0, else all, with gradients divided by grad_scale in
-    place, as on all of torch's paths. What is on a GPU stays as it is; its kernel reads the tensors.
-    """
-    on_cpu = [param.device.type == "cpu" for param in columns[0]]
-    if found_inf is not None and any(on_cpu) and found_inf.item() != 0:
-        return [[x for x, here in zip(column, on_cpu, strict=True) if not here] for column in columns]
-    grads = [grad for grad, here in zip(columns[1], on_cpu, strict=True) if here]
-    if grad_scale is not None and grads:
-        torch._foreach_mul_(grads, 1 / grad_scale.item())
-    return columns
+    alike = _bulk.are_alike(steps) and steps[0].dtype == torch.float64 and steps[0].device.type == "cpu"
+    if alike and (found := _memory.addresses(steps)) is not None:  # torch takes 2 µs for each
+        return kernel.count_up(np.array(found, np.int64))
+    return np.array(count_up(steps))
 
 
 def _dense(*tensors: Tensor) -> bool:
     """Whether all lie in memory without gaps and in one order, which need not be C's."""
-    if any(x.is_conj() or x.is_neg() for x in tensors):  # memory does not hold the values
-        return False
     if all(x.is_contiguous() for x in tensors):
         return True
     return tensors[0].ndim == 4 and all(x.is_contiguous(memory_format=torch.channels_last) for x in tensors)

@@ -7,7 +7,7 @@ import torch
 
 from setadam_core.interchange import Form, check_names, check_state, pack, unpack
 from setadam_core.spec import State
-from setadam_torch._layers import Tensor, compute_dtype, moment_dtype, real
+from setadam_torch._layers import Tensor, compute_dtype, moment_dtype, real, step_device
 
 
 def to_neutral(optimizer: Any, names: Sequence[str] | None = None) -> Form:
@@ -37,7 +37,7 @@ def to_neutral(optimizer: Any, names: Sequence[str] | None = None) -> Form:
             m, v = (real(state[key]).detach().cpu().numpy() for key in ("exp_avg", "exp_avg_sq"))
             states[name] = State(m, v, int(state["step"]))
         else:
-            zeros = torch.zeros(real(param).shape, dtype=compute_dtype(param)).numpy()
+            zeros = torch.zeros(real(param).shape, dtype=compute_dtype(param), device="cpu").numpy()
             states[name] = State(zeros, zeros, 0)
     return pack(states)
 
@@ -75,6 +75,5 @@ def _entry(param: Tensor, state: State, group: Any) -> dict[str, Any]:
         real(new).copy_(torch.from_numpy(x.copy()))
         return new
 
-    device = param.device if group["capturable"] else "cpu"
-    step = torch.tensor(float(state.t), dtype=torch.float64, device=device)
+    step = torch.tensor(float(state.t), dtype=torch.float64, device=step_device(param, group))
     return {"step": step, "exp_avg": moment(state.m), "exp_avg_sq": moment(state.v)}

@@ -32,8 +32,13 @@ def any_dtensor(xs: list[Tensor]) -> bool:
 
 def local_part(x: Tensor) -> Tensor:
     """The part of a DTensor that is here, itself: what is written to it is the DTensor's."""
-    part = x._local_tensor
-    return part.wait() if hasattr(part, "wait") else part  # an AsyncCollectiveTensor, of a redistributed gradient
+    return waited(x._local_tensor)  # that of a redistributed gradient is the result of a collective
+
+
+def waited(x: Tensor) -> Tensor:
+    """The result of a functional collective, waited for (an AsyncCollectiveTensor); any other tensor itself."""
+    module = sys.modules.get("torch.distributed._functional_collectives")
+    return x.wait() if module is not None and isinstance(x, module.AsyncCollectiveTensor) else x
 
 
 class Holders(NamedTuple):

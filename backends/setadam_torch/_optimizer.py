@@ -7,11 +7,12 @@ import torch
 from torch.optim import Optimizer
 
 from setadam_core.layers import check_layer_axes
-from setadam_torch import _at_once, _bulk, _checkpoint, _fused, _sharded
+from setadam_torch import _at_once, _bulk, _checkpoint, _fused, _memory, _mesh, _scaler, _sharded
 from setadam_torch._blocks import blocks
 from setadam_torch._blocks import serves as blocks_serve
 from setadam_torch._foreach import foreach
 from setadam_torch._layers import (
+    STATE,
     Group,
     Tensor,
     Tensors,
@@ -20,12 +21,15 @@ from setadam_torch._layers import (
     check_param,
     check_representable,
     check_whole,
+    is_new,
     moment_dtype,
     named,
     parameter_name,
     step_device,
+    with_plain_betas,
 )
 from setadam_torch._mesh import is_dtensor
+from setadam_torch._names import check_spelling, refuse_amsgrad, without_amsgrad
 from setadam_torch._single import single
 
 
@@ -36,8 +40,8 @@ class SETAdam(Optimizer):  # type: ignore[misc]  # torch is untyped where it is 
     Parameters
     ----------
     params : tensors, named tensors ``(name, tensor)``, or groups of them with their own options.
-    lr : stepsize η ≥ 0, a number or a 0-d Tensor. A compiled step recompiles once when a number changes.
-    betas : decay rates (β1, β2) of the moments, in [0, 1).
+    lr : stepsize η ≥ 0, a number or a Tensor of one element. A compiled step recompiles once when a number changes.
+    betas : decay rates (β1, β2) of the moments, in [0, 1): any sequence of two numbers.
     eps : ε > 0, in units of the gradient *squared*: it stands under the root, so that 1e-8 is about
         Adam's 1e-4.
     tau : τ in [0, 1): the share of a layer's smallest denominator that is taken off.
@@ -54,6 +58,7 @@ class SETAdam(Optimizer):  # type: ignore[misc]  # torch is untyped where it is 
         experts stacked along axis 0.
     cos_power : n in γ = cosⁿ∠(v, 1); the paper's is 2, 0 switches down-scaling off.
     eps_inside_sqrt : False adds ε after the root, as Adam.
+    amsgrad : must be False, and is there for callers that spell out what torch.optim.Adam takes.
 
     Raises
     ------
@@ -87,7 +92,9 @@ class SETAdam(Optimizer):  # type: ignore[misc]  # torch is untyped where it is 
         layer_axes: Sequence[int] | None = None,
         cos_power: float = 2,
         eps_inside_sqrt: bool = True,
+        amsgrad: bool = False,
     ) -> None:
+        refuse_amsgrad(amsgrad)
         # All in the groups and nothing on self: pickle and deepcopy drop other attributes.
         defaults = {
             "lr": lr,
@@ -106,11 +113,13 @@ class SETAdam(Optimizer):  # type: ignore[misc]  # torch is untyped where it is 
             "eps_inside_sqrt": eps_inside_sqrt,
         }
         check_group(defaults)
-        super().__init__(params, defaults)
+        super().__init__(params, with_plain_betas(defaults))
 
     def add_param_group(self, param_group: Group) -> None:
         """Add a group, with its own values of any option. An error leaves the optimizer as it was."""
         if isinstance(param_group, dict):
+            param_group = with_plain_betas(without_amsgrad(param_group))
+            check_spelling(param_group, self.defaults)
             check_group({**self.defaults, **param_group})
         super().add_param_group(param_group)
         group = self.param_groups[-1]
@@ -118,7 +127,8 @@ class SETAdam(Optimizer):  # type: ignore[misc]  # torch is untyped where it is 
             for i, param in enumerate(group["params"]):
                 try:
                     check_whole(param, group)
-                    check_layer_axes(group["layer_axes"], param.ndim)
+                    if not torch.nn.parameter.is_lazy(param):  # which has no axes yet
+                        check_layer_axes(group["layer_axes"], param.ndim)
                     _check_kernel(param, group)
                 except (TypeError, ValueError, RuntimeError) as error:
                     raise named(error, group, len(self.param_groups) - 1, i) from None
@@ -140,28 +150,36 @@ class SETAdam(Optimizer):  # type: ignore[misc]  # torch is untyped where it is 
         return loss
 
     def _update(self) -> None:
-        if not torch.compiler.is_compiling() and self._step_at_once():
+        compiling, scaler = torch.compiler.is_compiling(), self._scaler()
+        unscaled = all(x is None for x in scaler)
+        if not compiling and unscaled and _at_once.step(self.param_groups, self.state):
             return
         work: list[Any] = []
-        for group in self.param_groups:  # all is checked before anything is updated
-            columns: Any = [[], [], [], [], []]  # params, grads, exp_avgs, exp_avg_sqs, steps
-            self._init_group(group, *columns)
-            work.append((group, columns))
+        if compiling:
+            for group in self.param_groups:
+                columns: Any = [[], [], [], [], []]
+                self._init_group(group, *columns)
+                work.append((group, columns))
+        else:
+            checked = [self._checked(group) for group in self.param_groups]  # all, before anything is updated
+            for group, (params, grads) in zip(self.param_groups, checked, strict=True):
+                work.append((group, self._columns(group, params, list(map(_mesh.waited, grads)))))
         for group, columns in _sharded.step(work):
-            if torch.compiler.is_compiling():
-                foreach(group, *columns)
+            if compiling:
+                _scaler.without_reading(foreach, group, columns, *scaler)
                 continue
-            scaler = self._scaler()
-            for path, part in _by_path(group, _fused.after_scaler(columns, **scaler)).items():
-                path(group, *part, **(scaler if path is _fused.fused else {}))
+            here, elsewhere = (columns, []) if unscaled else _scaler.on_cpu(columns, *scaler)
+            for path, part in _by_path(group, here).items():
+                path(group, *part)
+            for path, part in _by_path(group, elsewhere).items() if elsewhere else ():
+                if path is _fused.fused:
+                    _fused.fused(group, *part, **dict(zip(_scaler.NAMES, scaler, strict=True)))
+                else:
+                    _scaler.without_reading(path, group, part, *scaler)
 
-    def _step_at_once(self) -> bool:
-        unscaled = all(x is None for x in self._scaler().values())
-        return unscaled and _at_once.step(self.param_groups, self.state)
-
-    def _scaler(self) -> dict[str, Any]:
-        """What torch.amp.GradScaler hands over, see `_fused.after_scaler`."""
-        return {name: getattr(self, name, None) for name in ("grad_scale", "found_inf")}
+    def _scaler(self) -> tuple[Tensor | None, Tensor | None]:
+        """What torch.amp.GradScaler hands over, see `_scaler`."""
+        return getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
 
     @property
     def _step_supports_amp_scaling(self) -> bool:
@@ -181,25 +199,33 @@ class SETAdam(Optimizer):  # type: ignore[misc]  # torch is untyped where it is 
         steps: Tensors,
     ) -> None:
         """Check a group and collect what has a gradient. torch.compile runs this eagerly, by its name."""
+        found = self._columns(group, *self._checked(group))
+        for column, xs in zip((params, grads, exp_avgs, exp_avg_sqs, steps), found, strict=True):
+            column += xs
+
+    def _checked(self, group: Group) -> tuple[Tensors, Tensors]:
+        """The parameters of a group that have a gradient, and these, all checked. Changes nothing."""
         hp = check_group(group)
         found = [(param, grad) for param in group["params"] if (grad := param.grad) is not None]
-        params += [param for param, _ in found]
-        grads += [grad for _, grad in found]
-        states = [self.state[param] for param in params]
+        params, grads = [param for param, _ in found], [grad for _, grad in found]
+        states = [self.state.get(param, {}) for param in params]
         if _bulk.pass_all_checks(group, params, grads, states):
             _check_kernel(params[0], group)
         else:
             self._check_each(group)
         check_representable(params, hp)
+        return params, grads
+
+    def _columns(self, group: Group, params: Tensors, grads: Tensors) -> list[Tensors]:
+        """Parameters, gradients and their states, which are made where there is none yet."""
+        states = [self.state[param] for param in params]
         for param, state in zip(params, states, strict=True):
-            if not state:
+            if is_new(state):
                 zeros = {"dtype": moment_dtype(param), "memory_format": torch.preserve_format}
                 state["step"] = torch.zeros((), dtype=torch.float64, device=step_device(param, group))
                 state["exp_avg"] = torch.zeros_like(param, **zeros)
                 state["exp_avg_sq"] = torch.zeros_like(param, **zeros)
-        exp_avgs += [state["exp_avg"] for state in states]
-        exp_avg_sqs += [state["exp_avg_sq"] for state in states]
-        steps += [state["step"] for state in states]
+        return [params, grads, *([state[key] for state in states] for key in STATE)]
 
     def _check_each(self, group: Group) -> None:
         """Raise, by the parameter's name, what is wrong with it, its gradient or its state."""
@@ -210,8 +236,8 @@ class SETAdam(Optimizer):  # type: ignore[misc]  # torch is untyped where it is 
             try:
                 check_param(param, param.grad, group)
                 _check_kernel(param, group)
-                if self.state[param]:
-                    check_moments(param, self.state[param])
+                if not is_new(state := self.state.get(param, {})):
+                    check_moments(param, state, group)
             except (TypeError, ValueError, KeyError, RuntimeError) as error:
                 raise named(error, group, index, i) from None
 
@@ -257,9 +283,10 @@ def _by_path(group: Group, columns: Any) -> dict[Any, Any]:
     """The layers of a group sorted by the implementation that updates them. All have one signature:
     group, params, grads, exp_avgs, exp_avg_sqs, steps.
     """
-    if not _fused.wanted(group) and (group["differentiable"] or group["foreach"] is not None):
+    asked = not _fused.wanted(group) and (group["differentiable"] or group["foreach"] is not None)
+    if asked and not (group["foreach"] and not _memory.hold_values(*columns)):
         return {foreach if group["foreach"] else single: columns}
-    if _bulk.take_one_path(group, *columns[:4]):
+    if not asked and _bulk.take_one_path(group, *columns[:4]):
         return {_path(group, [x[0] for x in columns[:4]]): columns}
     by_path: dict[Any, Any] = {}
     for layer in zip(*columns, strict=True):
@@ -270,12 +297,20 @@ def _by_path(group: Group, columns: Any) -> dict[Any, Any]:
 
 
 def _path(group: Group, tensors: Any) -> Any:
-    """The implementation for one layer, given θ, g, m, v, where neither foreach nor autograd was asked for."""
+    """The implementation for one layer, given θ, g, m, v, where neither single tensors nor autograd were asked for.
+    Of tensors without memory of their values, single operations are all that can be relied on.
+    """
+    if not _memory.hold_values(tensors):
+        return single
     if _fused.wanted(group) and _fused.serves(group, *tensors):
         return _fused.fused
-    return blocks if blocks_serve(group, *tensors) else foreach
+    if not group["foreach"] and blocks_serve(group, *tensors):
+        return blocks
+    return foreach
 
 
 def _check_kernel(param: Tensor, group: Group) -> None:
-    if group["fused"] and (reason := _fused.why_not(param.device.type, param.dtype)) is not None:
+    if not group["fused"] or param.device.type == "meta":  # which device it will be on is not known yet
+        return
+    if (reason := _fused.why_not(param.device.type, param.dtype)) is not None:
         raise RuntimeError(f"fused=True cannot be had: {reason}")

@@ -10,7 +10,7 @@ import torch
 from setadam_core.layers import Layer
 from setadam_numpy import kernel
 from setadam_torch import _foreach, _fused, _triton
-from setadam_torch._layers import Group, Tensor, Tensors, compute_dtype, hyperparameters, real
+from setadam_torch._layers import Group, Tensor, Tensors, advance, compute_dtype, count_up, hyperparameters, real
 
 Layers = list[Layer]
 Columns = list[Tensors]  # params, grads, exp_avgs, exp_avg_sqs, steps: of one device and dtype, none empty
@@ -22,7 +22,7 @@ class Foreach:
     def moments(self, group: Group, columns: Columns, layers: Layers) -> Tensors:
         """Count the step, update the moments, and return the `Parts` of each tensor."""
         *tensors, steps = columns
-        torch._foreach_add_(steps, 1)
+        advance(steps)
         _foreach.moments(group, *tensors)
         return [parts_of(real(v), layer) for v, layer in zip(columns[3], layers, strict=True)]
 
@@ -60,7 +60,7 @@ class OnCPU:
     def moments(self, group: Group, columns: Columns, layers: Layers) -> Tensors:
         """As `Foreach.moments`."""
         *tensors, steps = columns
-        torch._foreach_add_(steps, torch.ones((), dtype=torch.float64))
+        count_up(steps)
         params, grads, ms, vs = map(_arrays, tensors)
         parts = kernel.moments(params, grads, ms, vs, hyperparameters(group), **_options(group, columns[0]))
         counts = [math.prod(_kept(real(v), layer)) for v, layer in zip(columns[3], layers, strict=True)]
@@ -71,8 +71,8 @@ class OnCPU:
         params, _, ms, vs, steps = columns
         ts, hp, options = [int(t.item()) for t in steps], hyperparameters(group), _options(group, params)
         found = torch.cat(gammas).numpy(), torch.cat(lows).numpy()
-        kernel.descend(_arrays(params), _arrays(ms), _arrays(vs), ts, hp, *found, **options)
         torch.autograd.graph.increment_version(params)  # autograd does not see what is written by address
+        kernel.descend(_arrays(params), _arrays(ms), _arrays(vs), ts, hp, *found, **options)
 
 
 def _arrays(xs: Tensors) -> list[Any]:

@@ -1,7 +1,7 @@
 """The readable path: `setadam_core.step`, one tensor after the other, differentiable."""
 
 from setadam_core import State, step
-from setadam_torch._layers import Group, Tensors, hyperparameters, real
+from setadam_torch._layers import Group, Tensors, counts_as_tensors, hyperparameters, real
 
 
 def single(
@@ -11,7 +11,7 @@ def single(
     hp = hyperparameters(group)
     for param, grad, m, v, t in zip(params, grads, exp_avgs, exp_avg_sqs, steps, strict=True):
         theta = param.clone() if group["differentiable"] else param  # autograd may have to keep it
-        count = t if group["capturable"] else int(t.item())
+        count = t.reshape(()) if counts_as_tensors(group, [t]) else int(t.item())
         new, state = step(theta, grad, State(real(m), real(v), count), hp, layer_axes=group["layer_axes"])
         param.copy_(new)
         real(m).copy_(state.m)

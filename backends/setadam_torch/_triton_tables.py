@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from setadam_torch import _memory
 from setadam_torch._layers import Tensor, compute_dtype
 
 Tensors = list[Tensor]
@@ -62,7 +63,9 @@ _set_aside: list[Tensor] = []  # at most one piece of pinned memory
 def plan_of(columns: Columns) -> Plan:
     """The plan for these tensors, from among those made before if it is there."""
     device = columns.params[0].device
-    addresses = [x.data_ptr() for tensors in columns[:5] for x in tensors]
+    addresses = _memory.addresses([x for tensors in columns[:5] for x in tensors])
+    if addresses is None:
+        raise TypeError("the kernels take tensors that own the memory of their values alone")
     sizes = [x.numel() for x in columns.params]
     where = (device, _stream(device), columns.params[0].dtype)
     key = (*where, tuple(addresses), tuple(sizes), tuple(columns.counts))
@@ -149,9 +152,9 @@ def _to_device(numbers: Int64s, device: Any, capturing: bool) -> Tensor:
         pinned = _take(numbers.size)
         _of_graphs.append(pinned)
     else:
-        pinned = torch.empty(numbers.size, dtype=torch.int64, pin_memory=True)
+        pinned = torch.empty(numbers.size, dtype=torch.int64, pin_memory=True, device="cpu")
         if not _set_aside or _set_aside[0].numel() < numbers.size:
-            _set_aside[:] = [torch.empty(_CAPTURES * numbers.size, dtype=torch.int64, pin_memory=True)]
+            _set_aside[:] = [torch.empty(_CAPTURES * numbers.size, dtype=torch.int64, pin_memory=True, device="cpu")]
     pinned.copy_(host)
     return pinned.to(device, non_blocking=True)
 
@@ -161,4 +164,4 @@ def _take(size: int) -> Tensor:
     if _set_aside and _set_aside[0].numel() >= size:
         pinned, _set_aside[0] = _set_aside[0][:size], _set_aside[0][size:]
         return pinned
-    return torch.empty(size, dtype=torch.int64, pin_memory=True)
+    return torch.empty(size, dtype=torch.int64, pin_memory=True, device="cpu")

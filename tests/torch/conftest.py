@@ -1,5 +1,10 @@
+import sys
+from pathlib import Path
+
 import hypothesis
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # for tables that programs of their own read too
 
 torch = pytest.importorskip("torch")
 torch.set_num_threads(2)

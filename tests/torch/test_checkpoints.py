@@ -2,13 +2,14 @@
 
 import copy
 import io
+import multiprocessing.reduction
 import pickle
 import sys
 
 import pytest
 import torch
 
-from setadam_torch import SETAdam
+from setadam_torch import SETAdam, load_neutral, to_neutral
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64, torch.complex64])
 
@@ -87,7 +88,11 @@ def test_a_checkpoint_of_adam_loads(kind, options, dtype):
     theirs = kind(params_of(ours), lr=0.01, weight_decay=0.1, **options)
     run(theirs, 0, 3)
     saved = through_file(theirs.state_dict())
-    ours.load_state_dict(saved)
+    if options.get("amsgrad"):
+        with pytest.warns(UserWarning, match="group 0 comes with amsgrad=True.*max_exp_avg_sq is dropped"):
+            ours.load_state_dict(saved)
+    else:
+        ours.load_state_dict(saved)
     group = ours.param_groups[0]
     assert (group["lr"], group["weight_decay"], group["tau"]) == (0.01, 0.1, 0.3)
     assert group["decoupled_weight_decay"] is (kind is torch.optim.AdamW)
@@ -106,7 +111,9 @@ def test_a_state_that_does_not_fit_changes_nothing():
     bad = copy.deepcopy(opt.state_dict())
     bad["state"][0]["exp_avg"] = torch.zeros(7)
     before = opt.state[params_of(opt)[0]]["exp_avg"].clone()
-    with pytest.raises(ValueError, match=r"0.0: exp_avg must have the parameter's shape \(3, 4\), got \(7,\)"):
+    with pytest.raises(
+        ValueError, match=r"parameter 0 of group 0: exp_avg must have the parameter's shape \(3, 4\), got \(7,\)"
+    ):
         opt.load_state_dict(bad)
     assert torch.equal(opt.state[params_of(opt)[0]]["exp_avg"], before)
 
@@ -156,3 +163,79 @@ def test_without_torch_the_extra_is_named(monkeypatch):
     monkeypatch.delitem(sys.modules, "setadam_torch")
     with pytest.raises(ImportError, match=r'pip install "setadam\[torch\]"'):
         import setadam_torch  # noqa: F401
+
+
+def shares_memory(p, optimizer, queue):
+    queue.put({key: x.is_shared() for key, x in optimizer.state[p].items()})
+    p.grad = torch.ones(4)
+    optimizer.step()
+
+
+def test_hogwild_counts_its_steps_together():
+    """Parameters, moments and step count in shared memory stay shared in the processes that they are sent to."""
+    p = torch.nn.Parameter(torch.ones(4).share_memory_())
+    optimizer = SETAdam([p])
+    p.grad = torch.ones(4)
+    optimizer.step()
+    p.grad = None
+    for x in optimizer.state[p].values():
+        x.share_memory_()
+    context = torch.multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    queue = context.SimpleQueue()
+    sent = pickle_for_processes((p, optimizer))
+    process = context.Process(target=unpickle_and_step, args=(sent, queue))
+    process.start()
+    shared = queue.get()
+    process.join()
+    assert process.exitcode == 0
+    assert shared == {"step": True, "exp_avg": True, "exp_avg_sq": True}
+    assert optimizer.state[p]["step"] == 2
+
+
+def pickle_for_processes(x):
+    return bytes(multiprocessing.reduction.ForkingPickler.dumps(x))
+
+
+def unpickle_and_step(sent, queue):
+    torch.set_num_threads(1)
+    shares_memory(*pickle.loads(sent), queue)
+
+
+def test_unpickling_keeps_the_count_that_it_was_given():
+    optimizer = fresh(torch.float32)
+    run(optimizer, 0, 2)
+    p = params_of(optimizer)[0]
+    count = optimizer.state[p]["step"]
+    optimizer.__setstate__(optimizer.__getstate__())
+    assert optimizer.state[p]["step"] is count
+
+
+@pytest.mark.parametrize("how", [{"fused": True}, {"capturable": True}, {}])
+def test_the_neutral_form_puts_the_count_where_a_step_reads_it(how):
+    source, p = fresh(torch.float32), torch.nn.Parameter(torch.ones(3, 4, device="meta"))
+    run(source, 0, 2)
+    form = {key: x for key, x in to_neutral(source).items() if key.startswith("0/")}
+    optimizer = SETAdam([p], **how)
+    load_neutral(optimizer, form)
+    assert optimizer.state[p]["step"].device.type == ("meta" if how else "cpu")
+
+
+def test_a_decay_whose_kind_is_not_told():
+    """State_dicts of AdamW before torch 2.7 do not say that its decay is decoupled."""
+    w = torch.nn.Parameter(torch.ones(2))
+    w.grad = torch.ones(2)
+    theirs = torch.optim.AdamW([w], weight_decay=0.01)
+    theirs.step()
+    saved = theirs.state_dict()
+    del saved["param_groups"][0]["decoupled_weight_decay"]
+    for own in (True, False):
+        ours = SETAdam([w], decoupled_weight_decay=own)
+        if own:
+            ours.load_state_dict(saved)
+        else:
+            with pytest.warns(UserWarning, match=r"group 0 comes with weight_decay=0\.01 and does not say"):
+                ours.load_state_dict(saved)
+        assert ours.param_groups[0]["decoupled_weight_decay"] is own
+        assert ours.param_groups[0]["weight_decay"] == 0.01
+    saved["param_groups"][0]["weight_decay"] = 0.0
+    SETAdam([w]).load_state_dict(saved)  # nothing to tell, and no warning

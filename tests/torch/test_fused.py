@@ -155,7 +155,7 @@ def test_grad_scaler(overflow, unscale_first):
 def test_without_the_kernel_only_an_explicit_wish_fails(monkeypatch):
     monkeypatch.setattr(_fused, "why_not", lambda *_: 'it needs Numba: pip install "setadam[fast]"')
     run(SETAdam(params()), 1)
-    with pytest.raises(RuntimeError, match=r"0\.0: fused=True cannot be had: .*setadam\[fast\]"):
+    with pytest.raises(RuntimeError, match=r"parameter 0 of group 0: fused=True cannot be had: .*setadam\[fast\]"):
         SETAdam(params(), fused=True)
 
 

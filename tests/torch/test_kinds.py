@@ -1,0 +1,90 @@
+"""Tensors of every kind, role and path: a step is the right one, or is refused before anything has changed."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensor_kinds as kinds
+import torch
+
+from setadam_torch import SETAdam, _fused, _memory, _triton
+
+PROGRAM = Path(__file__).with_name("tensor_kinds.py")
+
+# Kinds that are ordinary enough for every role.
+ORDINARY = ["plain", "a parameter", "subclass", "wrapper", "result of a collective", "lazily negative", "lazily cloned"]
+ORDINARY += ["turned", "with gaps", "channels last", "offset", "shared"]
+ONLY_READ = ["expanded", "lazily zero", "lazily conjugate", "of inference mode"]  # fit for gradients
+
+# Adam reads these mixtures without a word. Ours keeps v in its compute dtype, and bfloat16 cannot count past 256.
+REFUSED_ON_PURPOSE = {("float64", "exp_avg_sq"), ("bfloat16", "exp_avg_sq"), ("bfloat16", "step")}
+
+
+def outcomes():
+    """Of each case: verdict ("fatal" if it ended the process), text, and whether Adam copes with what is refused."""
+    found, begin = {}, 0
+    while begin < len(kinds.CASES):
+        command = [sys.executable, str(PROGRAM), str(begin)]
+        done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False)
+        for line in done.stdout.splitlines():
+            number, *outcome = json.loads(line)
+            found[number] = outcome or ["fatal", f"exit code {done.returncode}: {done.stderr[-500:]}", False]
+        assert begin in found, done.stderr
+        begin = max(found) + 1
+    return {kinds.CASES[number]: outcome for number, outcome in found.items()}
+
+
+@pytest.mark.skipif(_fused.why_not("cpu", torch.float32) is not None, reason="one of the paths is the CPU kernel's")
+def test_right_or_refused_and_never_fatal():
+    found = outcomes()
+    assert len(found) == len(kinds.CASES)
+    bad = {case: text for case, (verdict, text, _) in found.items() if verdict not in ("right", "refused")}
+    assert not bad
+    right = {case for case, (verdict, *_) in found.items() if verdict == "right"}
+    due = {(kind, role, path) for kind in ORDINARY for role in kinds.ROLES for path in kinds.PATHS}
+    due |= {(kind, "grad", path) for kind in ONLY_READ for path in kinds.PATHS}
+    due |= {(kind, "step", path) for kind in ("int64", "of another shape") for path in kinds.PATHS}
+    assert not due - right
+    unfriendly = {(kind, role) for (kind, role, _), (_, _, copes) in found.items() if copes}
+    assert unfriendly == REFUSED_ON_PURPOSE
+
+
+def given_to_kernels(kind, role):
+    given, _ = kinds.tensors(kind, role)
+    return [[given[key]] for key in kinds.ROLES]
+
+
+WITHOUT_MEMORY = ["wrapper", "fake", "meta", "functional", "of a functorch transform", "freed", "lazily zero"]
+OF_OTHER_VALUES = ["lazily negative", "lazily conjugate", "quantized", "sparse", "jagged", "masked"]
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of MaskedTensors", "ignore:torch.quantize_per_tensor")
+@pytest.mark.parametrize("kind", [*WITHOUT_MEMORY, *OF_OTHER_VALUES])
+@pytest.mark.parametrize("role", kinds.ROLES[:4])
+def test_no_address_is_taken_of_what_has_none(kind, role):
+    columns = given_to_kernels(kind, role)
+    assert _memory.addresses(columns[kinds.ROLES.index(role)]) is None
+    group = SETAdam([torch.nn.Parameter(torch.ones(3))]).param_groups[0]
+    assert not _fused.serves({**group, "fused": True}, *(column[0] for column in columns[:4]))
+    with pytest.raises((TypeError, RuntimeError, ValueError)):
+        _triton.step_layers(group, *columns)
+    with pytest.raises(TypeError, match="own the memory of their values"):
+        _fused._on_cpu(group, "float32", *columns)
+
+
+@pytest.mark.parametrize("kind", ["plain", "a parameter", "subclass", "turned", "with gaps", "channels last", "offset"])
+def test_addresses_of_what_has_memory(kind):
+    x = kinds.KINDS[kind](torch.rand(kinds.SHAPE))
+    assert _memory.addresses([x]) == [x.data_ptr()]
+
+
+def test_an_array_of_many_numbers_is_not_printed():
+    p = torch.nn.Parameter(torch.ones(1000))
+    p.grad = torch.ones(1000)
+    optimizer = SETAdam([p])
+    optimizer.state[p] = {"step": torch.tensor(1.0), "exp_avg": np.ones(1000), "exp_avg_sq": torch.ones(1000)}
+    with pytest.raises(TypeError, match="parameter 0 of group 0: exp_avg must be a tensor, got a ndarray"):
+        optimizer.step()
