@@ -21,7 +21,9 @@ def test_deepspeeds_partitions_are_refused(monkeypatch, stage, wrapper):
         flat.ds_id = "0_1"
     optimizer.param_groups[0]["params"] = [flat]
     flat.grad = torch.ones(4)
-    with pytest.raises(TypeError, match=rf"parameter 0 of group 0: it is flattened by DeepSpeed's {wrapper}.*fully_shard"):
+    with pytest.raises(
+        TypeError, match=rf"parameter 0 of group 0: it is flattened by DeepSpeed's {wrapper}.*fully_shard"
+    ):
         optimizer.step()
     assert torch.equal(flat.detach()[:3], net.weight.detach().reshape(-1)[:3])
 

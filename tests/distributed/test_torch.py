@@ -12,6 +12,7 @@ import launch
 ANY = [
     "checks_layouts.every_layout_for_50_steps",
     "checks_layouts.every_dtype",
+    "checks_layouts.parts_of_unusual_kinds",
     "checks_layouts.layers_within_a_parameter",
     "checks_layouts.bad_shards_spoil_their_layer_alone",
     "checks_layouts.gradients_placed_otherwise",
