@@ -35,19 +35,18 @@ def check_plain(name: str, x: Array) -> None:
         raise TypeError(f"{name} must be a plain array, got {kind.__name__}, which has arithmetic of its own")
 
 
-# Classes that users derive others from, and where those would compute in another way.
+# Classes that users derive others from, and where those would compute in another way. torch's own hook,
+# __torch_function__, is none of these: most classes that have it carry a name, or another layout of the same values.
 _BASES = {("numpy", "ndarray"), ("torch", "Tensor"), ("cupy", "ndarray")}
 _OPERATORS = ("add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "rtruediv", "pow", "neg", "eq")
-_HOOKS = ("array_ufunc", "array_function", "torch_function")
+_HOOKS = ("array_ufunc", "array_function")
 _ARITHMETIC = (*(f"__{name}__" for name in (*_HOOKS, *_OPERATORS)), "sum", "min", "max")
+_MASKED = ("torch.masked.maskedtensor.core", "MaskedTensor")  # known by its name alone
 
 
 @lru_cache
 def _is_plain(kind: type) -> bool:
-    base = next((x for x in kind.__mro__ if (x.__module__, x.__name__) in _BASES), kind)
-    for name in _ARITHMETIC:
-        own = getattr_static(kind, name, None)
-        # torch.nn.Parameter, DTensor and others switch the hook off, and so compute as a Tensor.
-        if own is not getattr_static(base, name, None) and "disabled" not in getattr(own, "__name__", ""):
-            return False
-    return True
+    names = [(x.__module__, x.__name__) for x in kind.__mro__]
+    base = next((x for x, name in zip(kind.__mro__, names, strict=True) if name in _BASES), kind)
+    own = (getattr_static(kind, name, None) is not getattr_static(base, name, None) for name in _ARITHMETIC)
+    return _MASKED not in names and not any(own)

@@ -242,3 +242,19 @@ def test_a_step_that_is_watched(options):
     expected = stepped(leaf(3), **options)
     with Watching():
         assert torch.equal(stepped(leaf(3), **options), expected)
+
+
+class Named(torch.Tensor):
+    """Hooks into every function, and leaves the arithmetic as it is."""
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+
+@PATHS
+def test_a_class_with_a_hook_of_its_own(options):
+    p = torch.ones(3).as_subclass(Named).requires_grad_()
+    p.grad = torch.full((3,), 0.5).as_subclass(Named)
+    assert type(stepped(p, **options)) is Named
+    assert torch.equal(p.as_subclass(torch.Tensor), stepped(leaf(3), **options))
