@@ -105,7 +105,7 @@ def hyperparameters(group: Group) -> Hyperparameters:
 def with_plain_betas(group: Group) -> Group:
     """The group with betas as Python floats, if they came as an array's, whose arithmetic rounds in its own dtype."""
     betas = group.get("betas", (0.0, 0.0))
-    if isinstance(betas, tuple | list) and {type(beta) for beta in betas} <= {float, int}:
+    if isinstance(betas, tuple | list) and {type(beta) for beta in betas} <= {float, int, torch.Tensor}:
         return group
     try:
         return {**group, "betas": tuple(map(float, betas))}

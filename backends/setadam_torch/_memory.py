@@ -35,6 +35,13 @@ def dispatches(*columns: Iterable[Tensor]) -> bool:
     return any(map(_dispatches, set(map(type, chain(*columns)))))
 
 
+def as_plain(x: Tensor) -> Tensor:
+    """A few numbers as a tensor of torch's own class. Waits for a device where the class is another."""
+    if not dispatches([x]):
+        return x
+    return torch.tensor([n.item() for n in x.reshape(-1)], dtype=x.dtype, device=x.device).reshape(x.shape)
+
+
 def is_unreadable(x: Tensor) -> bool:
     """Whether a tensor has a shape but no values: a meta or a fake one."""
     return x.is_meta or _is_fake(x)

@@ -17,7 +17,7 @@ from setadam_core.layers import Layer, check_layer_axes
 from setadam_core.parts import Parts, combine
 from setadam_core.spec import bias_correction, down_translate, embed_epsilon
 from setadam_core.statistics import named
-from setadam_torch import _statistics
+from setadam_torch import _memory, _statistics
 from setadam_torch._layers import Group, Tensor, hyperparameters, layer_of, real
 from setadam_torch._mesh import Holders, any_dtensor, holders_of, is_dtensor, local_part
 from setadam_torch._phases import Columns, parts_of, phases
@@ -196,6 +196,7 @@ def _moments_of_stepsizes(s: Tensor, layer: Layer) -> Tensor:
 def _gathered(local: Sequence[Tensor], holders: Sequence[Holders]) -> list[Tensor]:
     """Each (k, n) as the (ranks, k, n) of all its holders: one all-gather for each set of holders."""
     gathered: dict[int, Tensor] = {}
+    local = [_memory.as_plain(x) for x in local]  # a wrapper would send each tensor that it wraps
     for indices in _alike(zip((x.ranks for x in holders), (x.shape[0] for x in local), strict=True)):
         widths = [local[i].shape[1] for i in indices]
         together = holders[indices[0]].all_gather(torch.cat([local[i] for i in indices], dim=1))

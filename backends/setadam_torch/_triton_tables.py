@@ -65,6 +65,7 @@ def plan_of(columns: Columns) -> Plan:
     device = columns.params[0].device
     addresses = _memory.addresses([x for tensors in columns[:5] for x in tensors])
     if addresses is None:
+        _check(columns)  # says more of a tensor on another device
         raise TypeError("the kernels take tensors that own the memory of their values alone")
     sizes = [x.numel() for x in columns.params]
     where = (device, _stream(device), columns.params[0].dtype)
