@@ -20,6 +20,7 @@ import torch
 
 from setadam_core.layers import check_layer_axes
 from setadam_core.parts import Parts
+from setadam_torch import _memory
 from setadam_torch._layers import Group, Tensor, compute_dtype, hyperparameters, real
 from setadam_torch._triton_tables import Columns, Plan, Tensors, plan_of
 
@@ -132,7 +133,10 @@ class _Kernels:
         self._source, self._plan, self._device = _triton_kernels, plan, param.device
         self._uncounted = [t for t, layers in zip(columns.steps, columns.counts, strict=True) if layers == 0]
         self._hp = hyperparameters(group)
-        self._found_inf = _on(param.device, found_inf)
+        self._found_inf = _on(param.device, "found_inf", found_inf)
+        lr = self._hp.lr  # a tensor on a device is read there
+        lr_here = isinstance(lr, torch.Tensor) and lr.device.type == param.device.type
+        self._lr_here = _on(param.device, "lr", lr) if lr_here else None
         self._dtypes = {"PARAM": self._dtype(param.dtype), "COMPUTE": self._dtype(compute_dtype(param))}
         self._sizes: dict[str, int] = {"CHUNK": plan.chunk, "LANES": LANES, **CONTRACT}
         # A layer's chunks are put together by one program: wide enough for the layer that has most.
@@ -154,7 +158,7 @@ class _Kernels:
                 plan.layers,
                 plan.chunks,
                 self._found_inf,
-                _on(self._device, grad_scale),
+                _on(self._device, "grad_scale", grad_scale),
                 hp.beta1,
                 hp.beta2,
                 hp.weight_decay,
@@ -178,7 +182,6 @@ class _Kernels:
         hp, plan = self._hp, self._plan
         if plan.layers == 0:
             return
-        lr_here = isinstance(hp.lr, torch.Tensor) and hp.lr.device.type == self._device.type
         with self._on_device():
             self._source.coefficients_kernel[(plan.layers,)](
                 plan.table,
@@ -189,8 +192,8 @@ class _Kernels:
                 plan.layers,
                 plan.chunks,
                 self._found_inf,
-                _on(self._device, hp.lr) if lr_here else None,
-                0.0 if lr_here else float(hp.lr),
+                self._lr_here,
+                0.0 if self._lr_here is not None else float(hp.lr),
                 _log(hp.beta1),
                 _log(hp.beta2),
                 hp.eps,
@@ -290,8 +293,14 @@ def _layer_count(param: Tensor, layer_axes: Any) -> int:
     return math.prod(n for axis, n in enumerate(param.shape) if axis not in inner)
 
 
-def _on(device: Any, x: Tensor | None) -> Tensor | None:
-    return None if x is None else x.to(device, non_blocking=True)
+def _on(device: Any, name: str, x: Tensor | None) -> Tensor | None:
+    """A tensor of one number where the kernels read it, by its address. TypeError if it has none."""
+    if x is None:
+        return None
+    x = x.to(device, non_blocking=True)
+    if not _memory.hold_values([x]):
+        raise TypeError(f"{name} must own the memory of its value, got a {type(x).__name__}")
+    return x
 
 
 def _log(beta: float) -> float:
