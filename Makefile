@@ -40,7 +40,7 @@ conformance: $(FOR_CONFORMANCE)
 	$(BIN)/setadam-conformance run $(foreach name,$(BACKENDS),--backend $(name)) --report reports/conformance $(ARGS)
 
 test: $(FOR_TESTS)
-	$(BIN)/python -m pytest -n 2 $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 docs: $(FOR_DOCS)
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -b html docs site
