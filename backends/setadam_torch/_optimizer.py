@@ -49,9 +49,10 @@ class SETAdam(Optimizer):  # type: ignore[misc]  # torch is untyped where it is 
         1 - ηλ (as AdamW).
     maximize : ascend.
     foreach : multi-tensor operations (True), one tensor after the other (False), or by device (None).
-    fused : one call of a kernel for all layers (True, an error where there is none; layers with gaps in
-        memory, and tensors without memory of their own, take the other paths), where there is one for the CPU (None), or not (False). The kernel
-        is Numba's on the CPU (extra ``fast``), Triton's on CUDA devices. Never with foreach.
+    fused : one call of a kernel for all layers (True, an error where there is none; layers with gaps in memory,
+        and tensors without memory of their own, take the other paths), where there is one for the CPU (None),
+        or not (False). The kernel is Numba's on the CPU (extra ``fast``), Triton's on CUDA devices. Never with
+        foreach.
     capturable : keep ``step`` on the parameter's device, so that a CUDA graph can hold the step.
     differentiable : let autograd run through the step (never with foreach).
     layer_axes : the axes that make one layer of each parameter of the group, None for all: (1, 2) for
