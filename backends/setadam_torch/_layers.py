@@ -9,6 +9,7 @@ import array_api_compat.torch as xp
 import torch
 
 from setadam_core import Hyperparameters
+from setadam_core.hyperparameters import SWITCHES
 from setadam_core.layers import COMPUTE_DTYPE, Layer, check_layer_axes
 from setadam_core.plain import check_plain
 from setadam_torch import _memory, _mesh
@@ -19,7 +20,6 @@ Group = dict[str, Any]
 
 STATE = ("exp_avg", "exp_avg_sq", "step")
 NUMBERS = ("lr", "eps", "tau", "weight_decay", "cos_power")
-SWITCHES = ("decoupled_weight_decay", "maximize", "eps_inside_sqrt")
 _SPARSE = (torch.sparse_coo, torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
 _COUNTS = (torch.float64, torch.float32, torch.int64, torch.int32)  # dtypes that can count steps
 _COMPUTE = {getattr(torch, name): getattr(torch, compute) for name, compute in COMPUTE_DTYPE.items()}
@@ -161,7 +161,7 @@ def check_param(param: Tensor, grad: Tensor, group: Group) -> None:
     """Check a parameter that has a gradient, before any parameter is updated."""
     check_whole(param, group)
     _mesh.check_gradient(param, grad)
-    if grad.is_sparse or grad.layout in _SPARSE:
+    if grad.layout in _SPARSE:
         raise RuntimeError("it has a sparse gradient, which SETAdam does not support: it must be dense")
     _memory.check_as_traced("its gradient", param, grad)
     for name, x in (("it", param), ("its gradient", grad)):

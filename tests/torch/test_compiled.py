@@ -109,7 +109,7 @@ OPTIONS = {
     "weight_decay": (0.0, 0.1, 0.2),
     "decoupled_weight_decay": (False, True),
     "maximize": (False, True),
-    "layer_axes": (None, (1,), (0,), (0, 1)),
+    "layer_axes": (None, (1,), (0,), (-1,), (0, 1), ()),
     "cos_power": (2, 0, 3),
     "eps_inside_sqrt": (True, False),
     "capturable": (False, True),
