@@ -1,7 +1,7 @@
 """The hyperparameters of SET-Adam, validated once, where they are made."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Mapping, Set, Sized
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any
@@ -23,6 +23,8 @@ _ALLOWED = {
     "weight_decay": _NOT_NEGATIVE,
     "cos_power": _NOT_NEGATIVE,
 }
+# The options of an optimizer's group that are hyperparameters, beside ``betas``.
+NUMBERS = ("lr", "eps", "tau", "weight_decay", "cos_power")
 SWITCHES = ("decoupled_weight_decay", "maximize", "eps_inside_sqrt")
 
 
@@ -110,6 +112,31 @@ class Hyperparameters:
                     f"{name} must be at most {largest:.4g}, the largest number of {dtype}, "
                     f"in which the step is computed, got {value!r}"
                 )
+
+
+def from_options(options: Mapping[str, Any], arrays: Collection[str] = ()) -> Hyperparameters:
+    """The hyperparameters among the options of an optimizer's group, where β₁ and β₂ are a pair, ``betas``.
+
+    Raises
+    ------
+    TypeError, ValueError : an option that does not fit, by its name. A 0-d array is a TypeError unless ``arrays``
+        names its option: reading one that is on a device would wait for the device.
+    """
+    betas = options["betas"]
+    if not _is_pair(betas):
+        raise ValueError(f"betas must be a pair of numbers in [0, 1), got {betas!r}")
+    numbers = {name: options[name] for name in NUMBERS} | dict(zip(("beta1", "beta2"), betas, strict=True))
+    for name, value in numbers.items():
+        if is_array_scalar(value) and name not in arrays:
+            allowed = f" (only {', '.join(arrays)} may be an array)" if arrays else ""
+            raise TypeError(f"{name} must be a number{allowed}, got an array ({type(value).__name__})")
+    return Hyperparameters(**numbers, **{name: options[name] for name in SWITCHES})
+
+
+def _is_pair(x: Any) -> bool:
+    if not isinstance(x, Iterable) or not isinstance(x, Sized) or isinstance(x, str | bytes | Mapping | Set):
+        return False
+    return getattr(x, "ndim", 1) == 1 and len(x) == 2
 
 
 def is_array_scalar(value: Any) -> bool:
