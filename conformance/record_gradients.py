@@ -26,7 +26,7 @@ Array = npt.NDArray[Any]
 Params = dict[str, Array]
 Gradients = Callable[[Params, Array, Array], Params]
 
-FILE = Path(__file__).parent / "setadam_conformance" / "data" / "recorded.npz"
+FILE = Path(__file__).parent / "setadam_conformance" / "cases" / "recorded.npz"
 
 
 class Model(NamedTuple):

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from setadam_conformance.adapters.spec import NumPySpec
-from setadam_conformance.backends import Source
-from setadam_conformance.case import DEFAULTS, Case, LayerCase
-from setadam_conformance.formats import FORMATS, compute_format
-from setadam_conformance.judge import Score, judge
-from setadam_conformance.plan import PROFILES, plan
+from setadam_conformance.cases.case import DEFAULTS, Case, LayerCase
+from setadam_conformance.cases.formats import FORMATS, compute_format
+from setadam_conformance.judging.judge import Score, judge
 from setadam_conformance.protocol import LayerState
-from setadam_conformance.results import Cell
-from setadam_conformance.runner import check
+from setadam_conformance.running.backends import Source
+from setadam_conformance.running.plan import PROFILES, plan
+from setadam_conformance.running.results import Cell
+from setadam_conformance.running.runner import check
 
 
 @pytest.fixture(autouse=True)

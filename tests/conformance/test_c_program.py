@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from setadam_conformance.adapters.command import CommandAdapter, RefusedError
-from setadam_conformance.case import DEFAULTS
+from setadam_conformance.cases.case import DEFAULTS
 from setadam_conformance.protocol import OPTIONS, LayerState
 
 SOURCE = Path(__file__).parents[2] / "examples/c/setadam.c"

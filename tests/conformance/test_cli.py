@@ -9,10 +9,11 @@ from datetime import date, timedelta
 import numpy as np
 import pytest
 
-from setadam_conformance import backends, oracle
 from setadam_conformance.cli import main
-from setadam_conformance.commands import exit_code
-from setadam_conformance.results import Backend, Cell, Run
+from setadam_conformance.commands.run import exit_code
+from setadam_conformance.judging import oracle
+from setadam_conformance.running import backends
+from setadam_conformance.running.results import Backend, Cell, Run
 from setadam_conformance.teeth import KIT_FAULTS, check_kit, selftest
 
 FAST = ["--profile", "quick", "--jobs", "1", "--dtype", "float32"]

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from setadam_conformance.adapters.command import CommandAdapter, RefusedError
-from setadam_conformance.case import DEFAULTS
-from setadam_conformance.formats import FORMATS, compute_format
+from setadam_conformance.cases.case import DEFAULTS
+from setadam_conformance.cases.formats import FORMATS, compute_format
 from setadam_conformance.protocol import OPTIONS, Adapter, Capabilities, LayerState, ProtocolError
 
 DOCS = Path(__file__).parents[2] / "docs/conformance.md"

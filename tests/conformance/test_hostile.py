@@ -5,10 +5,10 @@ import sys
 import pytest
 
 from setadam_conformance.adapters.spec import NumPySpec
-from setadam_conformance.backends import Source, checked
-from setadam_conformance.plan import PROFILES, plan
 from setadam_conformance.protocol import Capabilities, ProtocolError
-from setadam_conformance.workers import Workers
+from setadam_conformance.running.backends import Source, checked
+from setadam_conformance.running.plan import PROFILES, plan
+from setadam_conformance.running.workers import Workers
 
 PROPERTIES = ("one-step", "dtype-shape-and-bits-are-kept", "inputs-are-not-written")
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from setadam_conformance import oracle
-from setadam_conformance.bench import Bench
-from setadam_conformance.case import Case, LayerCase, case_from_json, case_to_json, fresh_layer
-from setadam_conformance.judge import Score, compare, judge, ulp
+from setadam_conformance.cases.case import Case, LayerCase, case_from_json, case_to_json, fresh_layer
+from setadam_conformance.judging import oracle
+from setadam_conformance.judging.bench import Bench
+from setadam_conformance.judging.judge import Score, compare, judge, ulp
 from setadam_conformance.protocol import Capabilities
 
 CLAIMS = Capabilities(dtypes=("float32",))

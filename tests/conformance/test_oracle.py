@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from setadam_conformance import oracle, strategies
-from setadam_conformance.case import real_view
-from setadam_conformance.exact import context, exact_step
-from setadam_conformance.formats import FORMATS, Arithmetic, compute_format
-from setadam_conformance.judge import STAGES
+from setadam_conformance.cases import strategies
+from setadam_conformance.cases.case import real_view
+from setadam_conformance.cases.formats import FORMATS, Arithmetic, compute_format
+from setadam_conformance.judging import oracle
+from setadam_conformance.judging.exact import context, exact_step
+from setadam_conformance.judging.judge import STAGES
 from setadam_conformance.protocol import Capabilities
 
 CLAIMS = Capabilities(dtypes=tuple(FORMATS))

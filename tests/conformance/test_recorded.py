@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from setadam_conformance import recorded
 from setadam_conformance.adapters.spec import NumPySpec
-from setadam_conformance.judge import judge
+from setadam_conformance.cases import recorded
+from setadam_conformance.judging.judge import judge
 from setadam_conformance.protocol import Capabilities, LayerState
 from setadam_core import Hyperparameters, init, step
 
-SCRIPT = Path(recorded.__file__).parents[1] / "record_gradients.py"
+SCRIPT = Path(recorded.__file__).parents[2] / "record_gradients.py"
 NAMES = ["mlp", "convolution", "embedding", "attention", "layer_norm"]
 DTYPES = ["float64", "float32", "bfloat16", "float16"]
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from setadam_conformance.adapters.spec import NumPySpec
 from setadam_conformance.reporting import diff, from_json, print_diff, print_tables, to_json, write_html, write_junit
 from setadam_conformance.reporting.plots import histogram, scatter
-from setadam_conformance.results import FAILING, Backend, Cell, Run, Stage
+from setadam_conformance.running.results import FAILING, Backend, Cell, Run, Stage
 
 SCHEMA = json.loads(files("setadam_conformance.reporting").joinpath("report.schema.json").read_text(encoding="utf-8"))
 
@@ -33,10 +33,10 @@ class Off(NumPySpec):
 @pytest.fixture(scope="module")
 def run():
     """Cells of real runs, and one of each other status."""
-    from setadam_conformance.backends import Source
-    from setadam_conformance.plan import PROFILES, plan
     from setadam_conformance.properties import PROPERTIES
-    from setadam_conformance.runner import check
+    from setadam_conformance.running.backends import Source
+    from setadam_conformance.running.plan import PROFILES, plan
+    from setadam_conformance.running.runner import check
 
     cells, backends = [], []
     for adapter in (NumPySpec(), Off()):

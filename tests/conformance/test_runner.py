@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from setadam_conformance.adapters.spec import NumPySpec
-from setadam_conformance.backends import BackendError, Source, known, select
-from setadam_conformance.case import case_from_json
-from setadam_conformance.examples import examples
-from setadam_conformance.plan import PROFILES, plan
+from setadam_conformance.cases.case import case_from_json
 from setadam_conformance.properties import PROPERTIES
 from setadam_conformance.protocol import Adapter, Capabilities, LayerState, ProtocolError
-from setadam_conformance.workers import Workers, _choose
+from setadam_conformance.running.backends import BackendError, Source, known, select
+from setadam_conformance.running.examples import examples
+from setadam_conformance.running.plan import PROFILES, plan
+from setadam_conformance.running.workers import Workers, _choose
 
 
 class Answering(NumPySpec):

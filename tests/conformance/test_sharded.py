@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from setadam_conformance.adapters.spec import NumPySpec
-from setadam_conformance.bench import Bench, NonconformingError
-from setadam_conformance.case import Case, LayerCase
+from setadam_conformance.cases.case import Case, LayerCase
+from setadam_conformance.judging.bench import Bench, NonconformingError
 from setadam_conformance.properties import PROPERTIES
 from setadam_conformance.protocol import LayerState, ProtocolError
 

@@ -9,10 +9,10 @@ import pytest
 from setadam_conformance.protocol import Adapter
 from setadam_conformance.teeth import FAULTS, KIT_FAULTS, VARIANTS
 from setadam_conformance.teeth.examples import cells, examples, rejected
-from setadam_conformance.teeth.kit_checks import failing
+from setadam_conformance.teeth.faults.declare import ALL_DTYPES, kind
+from setadam_conformance.teeth.kit.checks import failing
 from setadam_conformance.teeth.reference import Reference, rows, unrows
 from setadam_conformance.teeth.sampler import worst
-from setadam_conformance.teeth.seeded import ALL_DTYPES, kind
 
 KINDS = {
     "epsilon", "bias correction", "down-scaling", "down-translating", "moments", "update", "weight decay",
@@ -83,7 +83,7 @@ def test_the_kit_passes_its_own_checks():
 
 
 def test_every_fault_of_the_kit_is_undone():
-    from setadam_conformance import judge, oracle
+    from setadam_conformance.judging import judge, oracle
 
     before = [judge.judge, judge.compare, oracle.moments, oracle.parameter, oracle.chain]
     for fault in KIT_FAULTS.values():

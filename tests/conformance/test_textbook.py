@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from setadam_conformance.case import Case, fresh_layer
+from setadam_conformance.cases.case import Case, fresh_layer
 from setadam_conformance.protocol import Adapter
 
 torch = pytest.importorskip("torch", reason="the textbook transcription is torch's")

@@ -10,12 +10,14 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from setadam_conformance import _vector_files, vectors
-from setadam_conformance._vector_cases import FLAGS
-from setadam_conformance._vector_files import DTYPES, round_up, select_bound, short_hex
+from setadam_conformance import vectors
 from setadam_conformance.adapters.spec import NumPySpec
-from setadam_conformance.formats import FORMATS
+from setadam_conformance.cases.case import real_view
+from setadam_conformance.cases.formats import FORMATS
 from setadam_conformance.protocol import LayerState
+from setadam_conformance.vectors import checking, files
+from setadam_conformance.vectors.catalogue import FLAGS
+from setadam_conformance.vectors.files import DTYPES, round_up, select_bound, short_hex
 from setadam_core import Hyperparameters, spec
 from setadam_core.layers import Layer
 
@@ -41,11 +43,11 @@ def test_the_generator_reproduces_the_files_byte_for_byte(tmp_path):
 
 
 def test_the_generator_keeps_the_version_that_a_vector_came_with(tmp_path, monkeypatch):
-    files = "setadam_conformance._vector_files"
-    monkeypatch.setattr(f"{files}.DTYPES", ("float32",))
+    module = "setadam_conformance.vectors.files"
+    monkeypatch.setattr(f"{module}.DTYPES", ("float32",))
 
-    few = list(_vector_files.entries("float32"))[:2]
-    monkeypatch.setattr(f"{files}.entries", lambda dtype: iter(few))
+    few = list(files.entries("float32"))[:2]
+    monkeypatch.setattr(f"{module}.entries", lambda dtype: iter(few))
     vectors.generate(tmp_path)
     path = tmp_path / "float32.json"
     first = json.loads(path.read_text(encoding="utf-8"))["vectors"][0]["id"]
@@ -64,11 +66,11 @@ def test_the_files_are_clean_small_and_many():
 
 def test_vectors_are_found_in_a_checkout_and_in_a_wheel(tmp_path, monkeypatch):
     package = tmp_path / "site-packages" / "setadam_conformance"
-    monkeypatch.setattr(vectors, "__file__", str(package / "vectors.py"))
+    monkeypatch.setattr(checking, "__file__", str(package / "vectors" / "checking.py"))
     with pytest.raises(FileNotFoundError, match="no vectors beside or inside"):
         vectors.vectors_folder()
-    shutil.copytree(FOLDER, package / "vectors_data")
-    assert vectors.vectors_folder() == package / "vectors_data"
+    shutil.copytree(FOLDER, package / "vectors" / "data")
+    assert vectors.vectors_folder() == package / "vectors" / "data"
     shutil.copytree(FOLDER, tmp_path / "site-packages" / "vectors")
     assert vectors.vectors_folder() == tmp_path / "site-packages" / "vectors"
 
@@ -91,7 +93,7 @@ def test_stored_moments_are_exact():
         for layer, out in zip(vector.case.layers, vector.out, strict=True):
             if out["param"] == "nan":
                 continue
-            grad = vectors.real_view(layer.grad)
+            grad = real_view(layer.grad)
             for i, (m, v, g) in enumerate(zip(*(map(float, x.ravel()) for x in (layer.m, layer.v, grad)), strict=True)):
                 m, v, g = Fraction(m), Fraction(v), sign * Fraction(g)
                 exact = {

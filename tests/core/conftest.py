@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import setadam_core
-from setadam_conformance.case import Case
-from setadam_conformance.judge import Verdict, judge
+from setadam_conformance.cases.case import Case
+from setadam_conformance.judging.judge import Verdict, judge
 from setadam_conformance.protocol import Capabilities, LayerState
 from setadam_core import Hyperparameters, State
 

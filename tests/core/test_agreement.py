@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from setadam_conformance.case import Case, LayerCase, fresh_layer
+from setadam_conformance.cases.case import Case, LayerCase, fresh_layer
 from setadam_core import Hyperparameters
 
 REAL = {"complex64": "float32", "complex128": "float64"}

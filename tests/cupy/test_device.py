@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from setadam_cupy import SETAdam, _launch
+from setadam_cupy import SETAdam, launch
 
 
 def test_importing_imports_no_cupy():
@@ -76,7 +76,7 @@ def test_a_kernel_that_does_not_compile_leaves_everything_as_it_was(cupy, monkey
     def fails(source, options):
         raise RuntimeError("no NVRTC")
 
-    _launch.module.cache_clear()
+    launch.module.cache_clear()
     monkeypatch.setattr(cupy.cuda.compiler, "compile_using_nvrtc", fails)
     params = [{"params": {"plain": cupy.array(np.ones(3))}, "fused": False}, {"params": {"w": cupy.array(np.ones(3))}}]
     optimizer = SETAdam(params)
@@ -127,10 +127,10 @@ def device():
 @pytest.mark.parametrize("path", ["CuPyFused", "CuPyPlain"])
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16"])
 def test_conforms_on_the_device(device, path, dtype):
-    from setadam_conformance.backends import Source
-    from setadam_conformance.plan import PROFILES, plan
     from setadam_conformance.properties import PROPERTIES
-    from setadam_conformance.runner import check
+    from setadam_conformance.running.backends import Source
+    from setadam_conformance.running.plan import PROFILES, plan
+    from setadam_conformance.running.runner import check
     from setadam_cupy import conformance
 
     adapter = getattr(conformance, path)("cuda:0")

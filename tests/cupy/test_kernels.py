@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from setadam_conformance.backends import Source
-from setadam_conformance.plan import PROFILES, plan
 from setadam_conformance.properties import PROPERTIES
-from setadam_conformance.runner import check
+from setadam_conformance.running.backends import Source
+from setadam_conformance.running.plan import PROFILES, plan
+from setadam_conformance.running.runner import check
 from setadam_core import Hyperparameters, init, step
-from setadam_cupy import SETAdam, _launch
+from setadam_cupy import SETAdam, launch
 
 SOURCE = files("setadam_cupy").joinpath("kernels.cu").read_text(encoding="utf-8")
 
@@ -61,7 +61,7 @@ def test_layers_of_one_and_of_many_blocks(cupy, size):
     # θ's rounding, and some 20 roundings of a step, which is below 0.1·(1 + 1)/(1 - τ) in two steps.
     np.testing.assert_allclose(got, expected, rtol=2 * 2.0**-24, atol=2 * 20 * 2.0**-24 * 0.4)
     name, _, blocks = cupy.log.launches[0]
-    assert (name, blocks) == ("moments_float32", min(_launch.MAX_BLOCKS, -(-size // _launch.PER_BLOCK)))
+    assert (name, blocks) == ("moments_float32", min(launch.MAX_BLOCKS, -(-size // launch.PER_BLOCK)))
 
 
 @pytest.mark.parametrize(
@@ -162,12 +162,12 @@ def test_what_is_not_finite_reaches_its_layer_alone(cupy, bad, power, dtype):
 
 
 def test_structs_are_those_of_the_kernels(cupy):
-    library = _launch.module(cupy, 0).library
-    assert library.size_of_table() == _launch.TABLE.itemsize
-    assert library.size_of_step() == _launch.STEP.itemsize
-    assert library.most_layers() == _launch.LAYERS
-    assert _launch.TABLE.itemsize + _launch.STEP.itemsize + 3 * 8 <= 4096  # what a launch can be given
-    for struct, dtype in (("Table", _launch.TABLE), ("Step", _launch.STEP)):
+    library = launch.module(cupy, 0).library
+    assert library.size_of_table() == launch.TABLE.itemsize
+    assert library.size_of_step() == launch.STEP.itemsize
+    assert library.most_layers() == launch.LAYERS
+    assert launch.TABLE.itemsize + launch.STEP.itemsize + 3 * 8 <= 4096  # what a launch can be given
+    for struct, dtype in (("Table", launch.TABLE), ("Step", launch.STEP)):
         body = re.sub(r"//.*", "", re.search(rf"struct {struct} {{(.*?)}};", SOURCE, re.DOTALL)[1])
         assert tuple(re.findall(r"(\w+)(?:\[LAYERS\])?[,;]", body)) == dtype.names
 

@@ -17,8 +17,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from setadam_conformance.case import Case, LayerCase
-from setadam_conformance.judge import judge
+from setadam_conformance.cases.case import Case, LayerCase
+from setadam_conformance.judging.judge import judge
 from setadam_conformance.protocol import LayerState
 from setadam_jax import layer_statistics, set_adam
 from setadam_jax.conformance import JittedJAX

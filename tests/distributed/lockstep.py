@@ -15,9 +15,9 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 from torch.distributed.tensor.debug import CommDebugMode
 
-from setadam_conformance import oracle
-from setadam_conformance.case import Case, LayerCase
-from setadam_conformance.judge import judge
+from setadam_conformance.cases.case import Case, LayerCase
+from setadam_conformance.judging import oracle
+from setadam_conformance.judging.judge import judge
 from setadam_conformance.protocol import Capabilities, LayerState
 
 CLAIMS = Capabilities(dtypes=("float64", "float32", "bfloat16", "float16"), in_place=True)

@@ -5,8 +5,8 @@ from importlib import import_module
 import numpy as np
 import pytest
 
-from setadam_conformance.bench import Bench
-from setadam_conformance.case import Case, LayerCase
+from setadam_conformance.cases.case import Case, LayerCase
+from setadam_conformance.judging.bench import Bench
 from setadam_conformance.properties import PROPERTIES
 
 

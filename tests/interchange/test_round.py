@@ -7,8 +7,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from setadam_conformance.case import DEFAULTS, Case, LayerCase
-from setadam_conformance.judge import judge
+from setadam_conformance.cases.case import DEFAULTS, Case, LayerCase
+from setadam_conformance.judging.judge import judge
 from setadam_conformance.protocol import LayerState
 from setadam_core.interchange import unpack
 

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from setadam_conformance.case import Case, LayerCase
-from setadam_conformance.judge import judge
+from setadam_conformance.cases.case import Case, LayerCase
+from setadam_conformance.judging.judge import judge
 from setadam_conformance.protocol import LayerState
 from setadam_numpy import SETAdam
 from setadam_numpy.conformance import NumPyPlain

@@ -9,8 +9,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from setadam_conformance.case import Case, LayerCase
-from setadam_conformance.judge import judge
+from setadam_conformance.cases.case import Case, LayerCase
+from setadam_conformance.judging.judge import judge
 from setadam_conformance.protocol import Capabilities, LayerState
 from setadam_core import Hyperparameters
 from setadam_core.parts import Parts, combine

@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from setadam_conformance.backends import Source
-from setadam_conformance.case import DEFAULTS, Case, LayerCase, fresh_layer, real_view
-from setadam_conformance.judge import judge
-from setadam_conformance.plan import PROFILES, plan
+from setadam_conformance.cases.case import DEFAULTS, Case, LayerCase, fresh_layer, real_view
+from setadam_conformance.judging.judge import judge
 from setadam_conformance.properties import PROPERTIES
 from setadam_conformance.protocol import LayerState
-from setadam_conformance.runner import check
+from setadam_conformance.running.backends import Source
+from setadam_conformance.running.plan import PROFILES, plan
+from setadam_conformance.running.runner import check
 from setadam_core.layers import check_layer_axes
 from setadam_numpy import SETAdam
 from setadam_numpy.conformance import NumPyPlain
@@ -92,7 +92,7 @@ def test_two_steps_are_within_the_bound(dtype, drawn, data, seed, changes):
 @pytest.mark.parametrize("how", ["C", "F", "gaps"])
 def test_layers_of_many_blocks(monkeypatch, dtype, axes, how):
     """Blocks so small that every way to cut a layer is taken."""
-    monkeypatch.setattr("setadam_numpy._blocks.BLOCK", 7)
+    monkeypatch.setattr("setadam_numpy.blocks.BLOCK", 7)
     rng = np.random.default_rng(0)
     param, grad = arranged(random(rng, (3, 4, 5), dtype), how), random(rng, (3, 4, 5), dtype)
     optimizer = SETAdam([param], layer_axes=axes, fused=False)

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from steps import TritonSteps, check_grad_scaler
 from torch.profiler import ProfilerActivity, profile
 
-from setadam_conformance import strategies
-from setadam_conformance.bench import Bench
+from setadam_conformance.cases import strategies
+from setadam_conformance.judging.bench import Bench
 from setadam_torch import SETAdam, _triton
 
 pytestmark = pytest.mark.gpu

@@ -13,11 +13,11 @@ from interpreted import Interpreted
 from steps import check_grad_scaler
 from triton.runtime import interpreter
 
-from setadam_conformance import strategies
-from setadam_conformance.backends import Source
-from setadam_conformance.bench import Bench
-from setadam_conformance.plan import PROFILES, plan
-from setadam_conformance.runner import run_cell
+from setadam_conformance.cases import strategies
+from setadam_conformance.judging.bench import Bench
+from setadam_conformance.running.backends import Source
+from setadam_conformance.running.plan import PROFILES, plan
+from setadam_conformance.running.runner import run_cell
 from setadam_core.parts import Parts, combine
 from setadam_torch import SETAdam, _triton, _triton_tables
 

@@ -22,8 +22,8 @@ from typing import IO, Any, NoReturn, Self, get_args, get_type_hints
 
 import numpy as np
 
-from setadam_conformance.case import dtype_of, real_view
-from setadam_conformance.formats import FORMATS, compute_format
+from setadam_conformance.cases.case import dtype_of, real_view
+from setadam_conformance.cases.formats import FORMATS, compute_format
 from setadam_conformance.protocol import OPTIONS, Capabilities, LayerState, NumPyArray, ProtocolError
 
 PROTOCOL = 1

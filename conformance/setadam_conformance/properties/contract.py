@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from setadam_conformance import strategies as of
-from setadam_conformance.bench import Bench, native
-from setadam_conformance.case import Case
+from setadam_conformance.cases import strategies as of
+from setadam_conformance.cases.case import Case
+from setadam_conformance.judging.bench import Bench, native
 from setadam_conformance.properties.registry import prop
 from setadam_conformance.protocol import Capabilities
 

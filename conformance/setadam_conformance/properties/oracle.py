@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from setadam_conformance import strategies as of
-from setadam_conformance.bench import Bench, follow
-from setadam_conformance.case import Case, LayerCase, dtype_of, map_layer
-from setadam_conformance.formats import compute_format
+from setadam_conformance.cases import strategies as of
+from setadam_conformance.cases.case import Case, LayerCase, dtype_of, map_layer
+from setadam_conformance.cases.formats import compute_format
+from setadam_conformance.judging.bench import Bench, follow
 from setadam_conformance.properties.registry import prop
 from setadam_conformance.protocol import Capabilities
 

@@ -6,10 +6,10 @@ from functools import cache
 
 from hypothesis import strategies as st
 
-from setadam_conformance import recorded
-from setadam_conformance.bench import Bench, follow
-from setadam_conformance.case import Case
-from setadam_conformance.formats import FORMATS
+from setadam_conformance.cases import recorded
+from setadam_conformance.cases.case import Case
+from setadam_conformance.cases.formats import FORMATS
+from setadam_conformance.judging.bench import Bench, follow
 from setadam_conformance.properties.registry import prop
 from setadam_conformance.protocol import Capabilities
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from hypothesis import strategies as st
 
-from setadam_conformance.bench import Bench
-from setadam_conformance.case import Case
+from setadam_conformance.cases.case import Case
+from setadam_conformance.judging.bench import Bench
 from setadam_conformance.protocol import Capabilities
 
 Check = Callable[[Bench, Case], None]

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from setadam_conformance import strategies as of
-from setadam_conformance.bench import Bench
-from setadam_conformance.case import Case, LayerCase, map_layer
+from setadam_conformance.cases import strategies as of
+from setadam_conformance.cases.case import Case, LayerCase, map_layer
+from setadam_conformance.judging.bench import Bench
 from setadam_conformance.properties.registry import prop
 from setadam_conformance.protocol import Capabilities, NumPyArray
 
@@ -214,7 +214,7 @@ def duplication(bench: Bench, case: Case) -> None:
 
 
 def _unit(dtype: str) -> float:
-    from setadam_conformance.formats import FORMATS
+    from setadam_conformance.cases.formats import FORMATS
 
     return FORMATS[dtype].u
 

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from setadam_conformance.reporting.summary import figure
-from setadam_conformance.results import FAILING, Cell, Run
+from setadam_conformance.running.results import FAILING, Cell, Run
 
 DRIFT = 2.0  # by how much a worst error/bound may grow before it is told
 

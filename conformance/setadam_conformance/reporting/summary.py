@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from setadam_conformance.results import FAILING, Cell, Run
+from setadam_conformance.running.results import FAILING, Cell, Run
 
 VERDICTS = {
     0: "conforms",

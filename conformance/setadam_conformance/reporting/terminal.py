@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from setadam_conformance.reporting.summary import figure, headline, summary, troubles
-from setadam_conformance.results import Cell, Run
+from setadam_conformance.running.results import Cell, Run
 
 _STYLE = {"pass": "green", "xfail": "yellow", "skip": "yellow"}
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from setadam_conformance.reporting.plots import histogram, scatter
 from setadam_conformance.reporting.summary import figure, headline, summary, troubles
-from setadam_conformance.results import Cell, Run
+from setadam_conformance.running.results import Cell, Run
 
 _STAGES = ("m", "v", "θ")
 _CSS = """

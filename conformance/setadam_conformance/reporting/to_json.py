@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from setadam_conformance.results import Backend, Cell, Failure, Run, Stage
+from setadam_conformance.running.results import Backend, Cell, Failure, Run, Stage
 
 SCHEMA = "setadam-report/1"
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
-from setadam_conformance.results import Cell, Run
+from setadam_conformance.running.results import Cell, Run
 
 
 def write_junit(run: Run, path: Path) -> None:

@@ -6,13 +6,13 @@ from functools import cache
 
 import numpy as np
 
-from setadam_conformance.backends import Source
-from setadam_conformance.bench import Bench, NonconformingError
-from setadam_conformance.case import Case
-from setadam_conformance.examples import examples as _examples
-from setadam_conformance.plan import PROFILES, Plan, plan
+from setadam_conformance.cases.case import Case
+from setadam_conformance.judging.bench import Bench, NonconformingError
 from setadam_conformance.properties import PROPERTIES
 from setadam_conformance.protocol import Adapter
+from setadam_conformance.running.backends import Source
+from setadam_conformance.running.examples import examples as _examples
+from setadam_conformance.running.plan import PROFILES, Plan, plan
 from setadam_conformance.teeth.reference import Reference
 
 _SOURCE = Source(Reference.name, Reference.framework, "setadam_conformance.teeth.reference:Reference")

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from setadam_conformance.case import real_view
-from setadam_conformance.formats import FORMATS
+from setadam_conformance.cases.case import real_view
+from setadam_conformance.cases.formats import FORMATS
 from setadam_conformance.protocol import Capabilities, LayerState, NumPyArray
 from setadam_core import Hyperparameters
 from setadam_core.layers import check_layer, check_layer_axes

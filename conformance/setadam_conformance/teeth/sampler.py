@@ -7,11 +7,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from setadam_conformance.case import Case, LayerCase, dtype_of
-from setadam_conformance.formats import FORMATS, compute_format
-from setadam_conformance.judge import STAGES, judge
+from setadam_conformance.cases.case import Case, LayerCase, dtype_of
+from setadam_conformance.cases.formats import FORMATS, compute_format
+from setadam_conformance.cases.strategies import HYPERPARAMETERS, STEPS, defaults, exponent_range
+from setadam_conformance.judging.judge import STAGES, judge
 from setadam_conformance.protocol import Adapter, LayerState, NumPyArray
-from setadam_conformance.strategies import HYPERPARAMETERS, STEPS, defaults, exponent_range
 
 ROWS = 100
 SIZES = (1, 2, 3, 5, 8, 17, 64, 300)

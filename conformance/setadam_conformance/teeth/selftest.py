@@ -11,11 +11,11 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from setadam_conformance.plan import Plan
+from setadam_conformance.running.plan import Plan
 from setadam_conformance.teeth import FAULTS, KIT_FAULTS, VARIANTS, check_kit
 from setadam_conformance.teeth.examples import cells, examples, rejected
+from setadam_conformance.teeth.faults.declare import ALL_DTYPES
 from setadam_conformance.teeth.sampler import worst
-from setadam_conformance.teeth.seeded import ALL_DTYPES
 
 # Every property is tried in the first of these that a fault concerns; in the others it is enough that
 # one property rejects it.

@@ -1,0 +1,142 @@
+"""One example: everything that a backend is given for one step, as bits."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import numpy as np
+
+from setadam_conformance.cases.formats import FORMATS, compute_format
+from setadam_conformance.protocol import NumPyArray
+from setadam_core import Hyperparameters
+
+DEFAULTS = {f.name: f.default for f in fields(Hyperparameters)}
+
+
+@dataclass(frozen=True)
+class LayerCase:
+    """One layer: param and grad of shape s in the case's dtype (or its complex twin); m and v in the
+    compute dtype, of shape s, or s + (2,) where param is complex.
+    """
+
+    param: NumPyArray
+    grad: NumPyArray
+    m: NumPyArray
+    v: NumPyArray
+    axes: tuple[int, ...] | None = None
+
+    @property
+    def is_complex(self) -> bool:
+        return self.param.dtype.kind == "c"
+
+    @property
+    def real_axes(self) -> tuple[int, ...]:
+        """The axes of m and v that make one layer."""
+        own = tuple(range(self.param.ndim)) if self.axes is None else self.axes
+        return (*own, self.param.ndim) if self.is_complex else own
+
+
+@dataclass(frozen=True)
+class Case:
+    """Layers that one call updates: dtype names the real format, t the steps taken before.
+
+    extra holds what a property needs beside one step: small numbers and strings (a seed, a power of 2).
+    """
+
+    dtype: str
+    layers: tuple[LayerCase, ...]
+    t: int = 0
+    hp: dict[str, Any] = field(default_factory=lambda: dict(DEFAULTS))
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The options that an implementation must support to be asked (see `protocol.OPTIONS`)."""
+        hp, layers = self.hp, self.layers
+        decay = "decoupled_weight_decay" if hp["decoupled_weight_decay"] else "weight_decay"
+        wanted = {
+            decay: hp["weight_decay"] != 0,
+            "maximize": hp["maximize"],
+            "cos_power": hp["cos_power"] != 2,
+            "eps_inside_sqrt": not hp["eps_inside_sqrt"],
+            "layer_axes": any(layer.axes is not None for layer in layers),
+            "complex": any(layer.is_complex for layer in layers),
+            "empty": any(layer.param.size == 0 for layer in layers),
+            "many": len(layers) > 1,
+        }
+        return frozenset(option for option, is_wanted in wanted.items() if is_wanted)
+
+    def with_hp(self, **changes: Any) -> "Case":
+        return replace(self, hp={**self.hp, **changes})
+
+
+def map_layer(change: Callable[[NumPyArray], NumPyArray], layer: LayerCase) -> LayerCase:
+    """The layer with its four arrays changed alike."""
+    return replace(layer, param=change(layer.param), grad=change(layer.grad), m=change(layer.m), v=change(layer.v))
+
+
+def real_view(x: NumPyArray) -> NumPyArray:
+    """A complex array of shape s as real of shape s + (2,); a real array as it is."""
+    if x.dtype.kind != "c":
+        return x
+    return np.ascontiguousarray(x).view(x.real.dtype).reshape(*x.shape, 2)
+
+
+def fresh_layer(param: NumPyArray, grad: NumPyArray, axes: tuple[int, ...] | None = None) -> LayerCase:
+    """A layer before its first step: zero moments in the compute dtype."""
+    name = str(real_view(param.reshape(-1)).dtype)
+    zeros = np.zeros(real_view(param).shape, compute_format(name).numpy)
+    return LayerCase(param, grad, zeros, zeros.copy(), axes)
+
+
+def dtype_of(name: str, *, is_complex: bool = False) -> np.dtype[Any]:
+    """The NumPy dtype of a parameter of this format, or of its complex twin."""
+    if not is_complex:
+        return FORMATS[name].numpy
+    return np.dtype({"float32": np.complex64, "float64": np.complex128}[name])
+
+
+def case_to_json(case: Case) -> dict[str, Any]:
+    """The case as JSON: arrays as big-endian bit patterns, numbers as hexadecimal floats."""
+
+    def array(x: NumPyArray) -> dict[str, Any]:
+        real = real_view(x)
+        bits = real.astype(real.dtype.newbyteorder(">"), copy=False).tobytes().hex(" ", real.itemsize)
+        return {"shape": list(x.shape), "complex": x.dtype.kind == "c", "bits": bits}
+
+    return {
+        "dtype": case.dtype,
+        "t": case.t,
+        "hp": {k: x.hex() if isinstance(x, float) else x for k, x in case.hp.items()},
+        "extra": case.extra,
+        "layers": [
+            {name: array(getattr(layer, name)) for name in ("param", "grad", "m", "v")}
+            | {"axes": None if layer.axes is None else list(layer.axes)}
+            for layer in case.layers
+        ],
+    }
+
+
+def case_from_json(data: dict[str, Any]) -> Case:
+    """The inverse of `case_to_json`, bit for bit."""
+    compute = compute_format(data["dtype"]).name
+
+    def array(x: dict[str, Any], name: str) -> NumPyArray:
+        dtype = dtype_of(name)
+        bits = np.frombuffer(bytes.fromhex(x["bits"]), dtype.newbyteorder(">")).astype(dtype)
+        if not x["complex"]:
+            return bits.reshape(x["shape"])
+        return bits.view(dtype_of(name, is_complex=True)).reshape(x["shape"])
+
+    layers = tuple(
+        LayerCase(
+            array(layer["param"], data["dtype"]),
+            array(layer["grad"], data["dtype"]),
+            array(layer["m"], compute),
+            array(layer["v"], compute),
+            None if layer["axes"] is None else tuple(layer["axes"]),
+        )
+        for layer in data["layers"]
+    )
+    hp = {k: float.fromhex(x) if isinstance(x, str) else x for k, x in data["hp"].items()}
+    return Case(data["dtype"], layers, data["t"], hp, data["extra"])

@@ -1,0 +1,52 @@
+"""What the commands share: exit codes, argument types, and errors as one line on stderr."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from setadam_conformance.properties import PROPERTIES, Property
+from setadam_conformance.protocol import ProtocolError
+from setadam_conformance.running.backends import BackendError
+from setadam_conformance.running.expectations import ExpectationError
+
+CONFORMING, NONCONFORMING, USAGE, BACKEND, VACUOUS, KIT = 0, 1, 2, 3, 4, 5
+
+Command = Callable[[argparse.Namespace], int]
+Parsers = Any  # what `ArgumentParser.add_subparsers` returns: argparse has no public name for it
+
+
+class UsageError(Exception):
+    """An argument that the parser could not check."""
+
+
+def reporting_errors(command: Command) -> Command:
+    """The command, with its errors printed in one line and turned into exit codes."""
+
+    @wraps(command)
+    def wrapped(args: argparse.Namespace) -> int:
+        try:
+            return command(args)
+        except (UsageError, ExpectationError) as error:
+            print(f"setadam-conformance: {error}", file=sys.stderr)
+            return USAGE
+        except (BackendError, ProtocolError) as error:
+            print(f"setadam-conformance: {error}", file=sys.stderr)
+            return BACKEND
+
+    return wrapped
+
+
+def property_named(name: str) -> Property:
+    """The property of that name. Raises UsageError."""
+    if name not in PROPERTIES:
+        raise UsageError(f"no property is called {name!r}; known: {', '.join(PROPERTIES)}")
+    return PROPERTIES[name]
+
+
+def positive(text: str) -> int:
+    """An argument type: a whole number ≥ 1."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number ≥ 1, got {text!r}")
+    return int(text)

@@ -1,0 +1,53 @@
+"""`replay`: run a failing example again, bit for bit."""
+
+import argparse
+import json
+from pathlib import Path
+
+from setadam_conformance.cases.case import case_from_json
+from setadam_conformance.commands.common import (
+    CONFORMING,
+    NONCONFORMING,
+    Parsers,
+    UsageError,
+    property_named,
+    reporting_errors,
+)
+from setadam_conformance.judging.bench import NonconformingError
+from setadam_conformance.running import backends
+from setadam_conformance.running.examples import quietly
+from setadam_conformance.running.plan import Plan
+from setadam_conformance.running.runner import adapter_of, bench_for
+
+
+def add_to(parsers: Parsers) -> None:
+    """The command and its options."""
+    parser = parsers.add_parser("replay", help="run a failing example again, bit for bit")
+    parser.set_defaults(command=replay)
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--backend", help="another backend than the one that failed")
+    parser.add_argument("--device", default="cpu")
+
+
+@reporting_errors
+def replay(args: argparse.Namespace) -> int:
+    """Run a failing example again: 1 if it still fails, 0 if not."""
+    try:
+        data = json.loads(args.file.read_text())
+        name, prop, case = data["backend"], property_named(data["property"]), case_from_json(data["case"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{args.file} is no replay file: {error!r}") from error
+    (source, *_) = backends.select([args.backend or name])
+    try:
+        adapter = adapter_of(source, args.device)
+    except (ImportError, RuntimeError) as error:
+        raise backends.BackendError(f"{source.name} cannot run here: {error}") from error
+    cell = Plan(prop.name, source, case.dtype, args.device, 1, 1, 0, (1, 1))
+    try:
+        with quietly():
+            prop.check(bench_for(adapter, cell), case)
+    except NonconformingError as error:
+        print(f"{source.name} still breaks {prop.name}: {error.message}")
+        return NONCONFORMING
+    print(f"{source.name} keeps {prop.name} on this example")
+    return CONFORMING

@@ -1,0 +1,232 @@
+"""`run`: check backends and print a verdict."""
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import re
+import sys
+import time
+from dataclasses import asdict
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from setadam_conformance.commands.common import (
+    BACKEND,
+    CONFORMING,
+    KIT,
+    NONCONFORMING,
+    VACUOUS,
+    Parsers,
+    positive,
+    property_named,
+    reporting_errors,
+)
+from setadam_conformance.properties import PROPERTIES
+from setadam_conformance.protocol import Capabilities, ProtocolError
+from setadam_conformance.running import backends, expectations
+from setadam_conformance.running.plan import PROFILES, Plan, plan
+from setadam_conformance.running.results import FAILING, Backend, Cell, Run
+from setadam_conformance.running.workers import PATIENCE, Claims, Workers
+
+
+def add_to(parsers: Parsers) -> None:
+    """The command and its options."""
+    parser = parsers.add_parser("run", help="check backends and print a verdict")
+    parser.set_defaults(command=run)
+    parser.add_argument(
+        "--backend",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a registered backend, a framework, package.module:Adapter, or cmd:'program args'; "
+        "may be repeated; default: all that can run here",
+    )
+    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda:0")
+    parser.add_argument("--dtype", action="append", default=[], choices=["float64", "float32", "bfloat16", "float16"])
+    parser.add_argument("--property", action="append", default=[], metavar="NAME", help="see `list`; may be repeated")
+    parser.add_argument("--profile", default="default", choices=["quick", "default", "deep"])
+    parser.add_argument("--max-examples", type=positive, metavar="N", help="at most N examples a property")
+    parser.add_argument("--seed", type=int, default=0, help="another seed draws other examples")
+    parser.add_argument("--shard", type=_shard, default=(1, 1), metavar="I/N", help="the I-th of N equal parts")
+    parser.add_argument(
+        "--jobs",
+        type=positive,
+        default=min(os.cpu_count() or 1, 8),
+        metavar="N",
+        help="worker processes; 1: none, all in this process",
+    )
+    parser.add_argument(
+        "--patience",
+        type=positive,
+        default=round(PATIENCE),
+        metavar="SECONDS",
+        help="for one example, before its worker process is ended (default: %(default)s; not with --jobs 1)",
+    )
+    parser.add_argument("--expect", type=Path, metavar="FILE", help="known failures (TOML), each with a date")
+    parser.add_argument("--report", type=Path, metavar="DIR", help="write report.json, report.html and repro files")
+    parser.add_argument("--junit", type=Path, metavar="FILE", help="write JUnit XML")
+    parser.add_argument("--summary", action="store_true", help="print the summary table alone")
+
+
+@reporting_errors
+def run(args: argparse.Namespace) -> int:
+    """Check backends and print a verdict."""
+    from setadam_conformance.reporting import print_tables
+
+    console = Console(width=None if sys.stdout.isatty() else 110)  # a log has no width of its own
+    for name in args.property:
+        property_named(name)
+    excused = expectations.read(args.expect) if args.expect else []
+    started, start = datetime.now(UTC), time.perf_counter()
+    sources = backends.select(args.backend)
+    with Workers(args.jobs, args.patience) as workers:
+        claims = workers.claims(sources, args.device)
+        cells = plan(
+            {source: found for source, found in claims.items() if isinstance(found, Capabilities)},
+            profile=PROFILES[args.profile],
+            seed=args.seed,
+            shard=args.shard,
+            device=args.device,
+            dtypes=tuple(args.dtype),
+            properties=tuple(args.property),
+            max_examples=args.max_examples,
+        )
+        skipped, left = _set_aside(cells, excused)
+        done = _run_cells(left, workers, excused, console)
+    complete = len(done) == len(left)
+    done = [*skipped, *done, *_broken(claims, args.device)]
+    if complete:
+        done.extend(_unused(excused))
+    order = {name: i for i, name in enumerate(PROPERTIES)}
+    done.sort(key=lambda c: (c.backend, order.get(c.property, -1), c.dtype))
+
+    result = Run(
+        profile=args.profile,
+        seed=args.seed,
+        shard=args.shard,
+        started=started.isoformat(timespec="seconds"),
+        seconds=time.perf_counter() - start,
+        environment=environment(),
+        backends=[_described(source, args.device, found) for source, found in claims.items()],
+        cells=done,
+        complete=complete,
+    )
+    here = {source: not isinstance(found, str) for source, found in claims.items()}
+    result.exit_code = exit_code(result, lacking=bool(backends.absent(args.backend, here)))
+    _write(result, args)
+    print_tables(result, console, full=not args.summary)
+    return result.exit_code
+
+
+def _shard(text: str) -> tuple[int, int]:
+    """An argument type: I/N as two numbers."""
+    index, _, count = text.partition("/")
+    if not (index.isdigit() and count.isdigit() and 1 <= int(index) <= int(count)):
+        raise argparse.ArgumentTypeError(f"must be I/N with 1 ≤ I ≤ N, got {text!r}")
+    return int(index), int(count)
+
+
+def exit_code(result: Run, lacking: bool) -> int:
+    """The verdict of a run as a number; `lacking`: for something that was named there is no backend here."""
+    if any(cell.status == "error" and cell.reason.startswith("the kit failed") for cell in result.cells):
+        return KIT
+    if lacking or any(cell.status == "error" for cell in result.cells):
+        return BACKEND
+    if any(cell.status in FAILING for cell in result.cells):
+        return NONCONFORMING
+    if not result.complete or not any(cell.status in ("pass", "xfail") for cell in result.cells):
+        return VACUOUS
+    return VACUOUS if any(cell.status == "vacuous" for cell in result.cells) else CONFORMING
+
+
+def environment() -> dict[str, str]:
+    """What a verdict may depend on, apart from the backends' own versions."""
+    names = ("setadam", "numpy", "hypothesis", "ml_dtypes", "mpmath", "array-api-compat")
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        **backends.installed(*names),
+    }
+
+
+def _described(source: backends.Source, device: str, claims: Claims) -> Backend:
+    """A backend for the report."""
+    entry = Backend(source.name, source.framework, device, backends.versions(source.framework))
+    if isinstance(claims, str):
+        entry.missing = claims
+    elif isinstance(claims, Capabilities):
+        entry.capabilities = {k: sorted(x) if isinstance(x, frozenset) else x for k, x in asdict(claims).items()}
+    return entry
+
+
+def _broken(claims: dict[backends.Source, Claims], device: str) -> list[Cell]:
+    """A cell for each backend that could not even be loaded, as others are judged all the same."""
+    return [
+        Cell("loading", source.name, "any", device, status="error", reason=str(found))
+        for source, found in claims.items()
+        if isinstance(found, ProtocolError)
+    ]
+
+
+def _set_aside(cells: list[Plan], excused: list[expectations.Expectation]) -> tuple[list[Cell], list[Plan]]:
+    """Cells that are skipped on purpose, and those that are left to run."""
+    skipped, left = [], []
+    for cell in cells:
+        found = next((e for e in excused if e.fits(cell.property, cell.source.name, cell.dtype)), None)
+        if found and found.status == "skip" and not expectations.lapsed(found, date.today()):
+            found.used += 1
+            skipped.append(
+                Cell(cell.property, cell.source.name, cell.dtype, cell.device, status="skip", reason=found.reason)
+            )
+        else:
+            left.append(cell)
+    return skipped, left
+
+
+def _run_cells(
+    cells: list[Plan], workers: Workers, excused: list[expectations.Expectation], console: Console
+) -> list[Cell]:
+    """What came of the cells: of those that were done, if Ctrl-C ends the run."""
+    done: list[Cell] = []
+    columns = (TextColumn("{task.description:<46}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress, contextlib.suppress(KeyboardInterrupt):
+        task = progress.add_task("starting", total=len(cells))
+        for cell in workers.run(cells):
+            found = expectations.find(excused, cell.property, cell.backend, cell.dtype)
+            done.append(expectations.apply(cell, found, date.today()) if found else cell)
+            progress.update(task, advance=1, description=f"{cell.property} {cell.backend} {cell.dtype}")
+    return done
+
+
+def _unused(excused: list[expectations.Expectation]) -> list[Cell]:
+    """An expectation that fitted nothing is as stale as one that has lapsed."""
+    return [
+        Cell(e.property, e.backend, e.dtype, status="lapsed", reason=f"the expectation fits nothing: {e.reason}")
+        for e in excused
+        if not e.used
+    ]
+
+
+def _write(result: Run, args: argparse.Namespace) -> None:
+    from setadam_conformance.reporting import write_html, write_json, write_junit
+
+    if args.report:
+        args.report.mkdir(parents=True, exist_ok=True)
+        for cell in result.cells:
+            if cell.failure:
+                stem = re.sub(r"[^A-Za-z0-9.-]+", "-", f"{cell.property}-{cell.backend}-{cell.dtype}")
+                path = args.report / f"{stem}.json"
+                cell.failure.repro = str(path)
+                data = {"property": cell.property, "backend": cell.backend, "case": cell.failure.case}
+                path.write_text(json.dumps(data, indent=1))
+        write_json(result, args.report / "report.json")
+        write_html(result, args.report / "report.html")
+    if args.junit:
+        args.junit.parent.mkdir(parents=True, exist_ok=True)
+        write_junit(result, args.junit)

@@ -1,0 +1,181 @@
+"""The bench: one backend under test. It passes bits in and out, judges, and keeps the scores."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple, NoReturn, SupportsInt
+
+import numpy as np
+
+from setadam_conformance.cases.case import Case, LayerCase, real_view
+from setadam_conformance.cases.formats import compute_format
+from setadam_conformance.judging.judge import STAGES, Score, Verdict, judge
+from setadam_conformance.protocol import Adapter, Capabilities, LayerState, NumPyArray, ProtocolError
+
+SAMPLE = 48  # layers a cell that are kept for the plots
+
+
+Given = tuple[list[Any], list[Any], list[LayerState]]  # parameters, gradients and states, the backend's own
+
+
+class Answer(NamedTuple):
+    """What a step returned, as NumPy bits."""
+
+    params: list[NumPyArray]
+    states: list[LayerState]
+
+
+class NonconformingError(AssertionError):
+    """The backend broke a property on this case."""
+
+    def __init__(self, message: str, case: Case, verdict: Verdict | None = None) -> None:
+        super().__init__(message)
+        self.message, self.case, self.verdict = message, case, verdict
+
+
+class Bench:
+    """A backend under test, in one dtype."""
+
+    def __init__(self, adapter: Adapter, dtype: str, peers: Sequence[Adapter] = ()) -> None:
+        self.adapter, self.dtype, self.peers = adapter, dtype, tuple(peers)
+        self.claims: Capabilities = adapter.capabilities
+        self.score = {stage: Score() for stage in STAGES}
+        self.medians: dict[str, list[float]] = {stage: [] for stage in STAGES}
+        self.sample: list[tuple[int, int, float, float, float]] = []
+
+    def step(self, case: Case, adapter: Adapter | None = None) -> Answer:
+        """One step. A backend that raises, or keeps not to dtypes and shapes, does not conform."""
+        adapter = adapter or self.adapter
+        return self._read(case, self.call(case, native(adapter, case), adapter), adapter)
+
+    def call(self, case: Case, given: Given, adapter: Adapter | None = None) -> Any:
+        """What the backend's step returns for these arrays of its own; the lists are copies."""
+        params, grads, states = map(list, given)
+        axes = [layer.axes for layer in case.layers]
+        try:
+            return (adapter or self.adapter).step(params, grads, states, dict(case.hp), axes)
+        except ProtocolError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise NonconformingError(f"raised {type(error).__name__}: {error}", case) from error
+
+    def read(self, x: Any, adapter: Adapter | None = None) -> NumPyArray:
+        """An array of the backend's as NumPy. ProtocolError where it cannot be read."""
+        adapter = adapter or self.adapter
+        try:
+            return np.asarray(adapter.to_numpy(x))
+        except ProtocolError:
+            raise
+        except Exception as error:
+            raise ProtocolError(
+                f"{adapter.name}.to_numpy cannot read {type(x).__name__}: {type(error).__name__}: {error}"
+            ) from error
+
+    def conform(self, case: Case, answer: Answer | None = None) -> Answer:
+        """One step, judged by the oracle."""
+        answer = answer or self.step(case)
+        verdict = judge(case, answer.params, answer.states, self.claims)
+        self._record(case, verdict)
+        if not verdict.conforms:
+            score = verdict.scores[str(verdict.parted_at)]
+            self.fail(
+                f"{verdict.parted_at} of layer {verdict.parted_layer} is {score.ratio:.3g} × its bound off at "
+                f"{score.coordinate}: the formula gives {score.expected:.9g}, the backend {score.got:.9g}",
+                case,
+                verdict,
+            )
+        return answer
+
+    def require(self, condition: bool, message: str, case: Case) -> None:
+        """Fail with the message unless the condition holds."""
+        if not condition:
+            self.fail(message, case)
+
+    def same_bits(self, a: Sequence[NumPyArray], b: Sequence[NumPyArray], message: str, case: Case) -> None:
+        """Fail unless the arrays agree to the last bit, but for the sign of zero and NaN's payload."""
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            if not np.array_equal(real_view(x), real_view(y), equal_nan=True):
+                self.fail(f"{message} (array {i}: {x.ravel()[:4]} and {y.ravel()[:4]})", case)
+
+    def refuses(self, case: Case, what: str) -> None:
+        """Fail unless the backend raises on this case, leaving what it was given as it was."""
+        given = native(self.adapter, case)
+        before = [self.read(x).copy() for x in (*given[0], *given[1])]
+        try:
+            self.call(case, given)
+        except NonconformingError:
+            after = [self.read(x) for x in (*given[0], *given[1])]
+            self.same_bits(before, after, f"{what} was refused, but not before something was changed", case)
+            return
+        self.fail(f"{what} was accepted", case)
+
+    def fail(self, message: str, case: Case, verdict: Verdict | None = None) -> NoReturn:
+        """Stop this example."""
+        raise NonconformingError(message, case, verdict)
+
+    def _read(self, case: Case, new: Any, adapter: Adapter) -> Answer:
+        try:
+            returned, after = new
+            found = [(m, v, t) for m, v, t in after]
+            params = [self.read(p, adapter) for p in returned]
+        except (TypeError, ValueError) as error:
+            raise ProtocolError(
+                f"{adapter.name}.step must return the parameters and a LayerState(m, v, t) for each, got {new!r:.200}"
+            ) from error
+        states = [LayerState(self.read(m, adapter), self.read(v, adapter), t) for m, v, t in found]
+        if not len(params) == len(states) == len(case.layers):
+            raise ProtocolError(
+                f"{adapter.name}.step returned {len(params)} layers and {len(states)} states for {len(case.layers)}"
+            )
+        compute = compute_format(case.dtype).numpy
+        for i, (layer, p, s) in enumerate(zip(case.layers, params, states, strict=True)):
+            for name, x, shape, dtype in (
+                ("param", p, layer.param.shape, layer.param.dtype),
+                ("m", s.m, layer.m.shape, compute),
+                ("v", s.v, layer.v.shape, compute),
+            ):
+                if x.shape != shape or x.dtype != dtype:
+                    self.fail(
+                        f"{name} of layer {i} came back as {x.dtype}{list(x.shape)}, not {dtype}{list(shape)}",
+                        case,
+                    )
+            if not (isinstance(s.t, SupportsInt) and int(s.t) == s.t == case.t + 1):
+                self.fail(f"t of layer {i} came back as {s.t} after {case.t} steps and one more", case)
+        return Answer(params, states)
+
+    def _record(self, case: Case, verdict: Verdict) -> None:
+        for stage in STAGES:
+            self.score[stage].absorb(verdict.scores[stage])
+            self.medians[stage].extend(verdict.medians[stage])
+        if len(self.sample) < SAMPLE:
+            m, v, theta = (min(verdict.scores[stage].ratio, 1e300) for stage in STAGES)
+            d = max(layer.m.size for layer in case.layers)
+            self.sample.append((d, case.t + 1, m, v, theta))
+
+
+def native(adapter: Adapter, case: Case) -> Given:
+    """The case's parameters, gradients and states as the backend's own arrays. ProtocolError if it takes none."""
+
+    def convert(x: NumPyArray) -> Any:
+        x = np.asarray(x)  # NumPy's 0-d results are scalars
+        try:
+            return adapter.from_numpy(x)
+        except ProtocolError:
+            raise
+        except Exception as error:
+            what = f"{adapter.name}.from_numpy cannot take {x.dtype} of shape {x.shape}"
+            raise ProtocolError(f"{what}: {type(error).__name__}: {error}") from error
+
+    return (
+        [convert(layer.param) for layer in case.layers],
+        [convert(layer.grad) for layer in case.layers],
+        [LayerState(convert(layer.m), convert(layer.v), case.t) for layer in case.layers],
+    )
+
+
+def follow(case: Case, answer: Answer, grads: Sequence[NumPyArray]) -> Case:
+    """The next case of a trajectory: the backend's own parameters and state, and new gradients."""
+    layers = tuple(
+        LayerCase(p, g, s.m, s.v, layer.axes)
+        for layer, p, g, s in zip(case.layers, answer.params, grads, answer.states, strict=True)
+    )
+    return replace(case, layers=layers, t=case.t + 1)

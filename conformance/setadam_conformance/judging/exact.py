@@ -1,0 +1,80 @@
+"""A second oracle, written apart from the first: the paper's formulas, coordinate by coordinate.
+
+mpmath at 300 bits, Python loops, no array of any kind inside: slow, and hard to get wrong in the same
+way. It carries no bound; it is what the first oracle and the test vectors are checked against.
+"""
+
+import itertools
+from typing import Any, NamedTuple
+
+import mpmath
+import numpy as np
+
+from setadam_conformance.cases.case import Case, LayerCase, real_view
+
+context = mpmath.MPContext()
+context.prec = 300
+Number = Any
+
+
+class Step(NamedTuple):
+    """m_t, v_t and θ_t as flat lists of mpmath numbers, in the C order of the layer's real view."""
+
+    m: list[Number]
+    v: list[Number]
+    theta: list[Number]
+
+
+def exact_step(case: Case, layer: LayerCase) -> Step:
+    """One step of one layer in exact arithmetic (to 300 bits)."""
+    mpf, hp = context.mpf, {k: context.mpf(float(x)) for k, x in case.hp.items()}
+    theta = _numbers(real_view(layer.param))
+    grad = _numbers(real_view(layer.grad))
+    t = case.t + 1
+
+    m, v = [], []
+    for p, g, m_old, v_old in zip(theta, grad, _numbers(layer.m), _numbers(layer.v), strict=True):
+        if case.hp["maximize"]:
+            g = -g
+        if not case.hp["decoupled_weight_decay"]:
+            g = g + hp["weight_decay"] * p
+        m.append(hp["beta1"] * m_old + (1 - hp["beta1"]) * g)
+        v.append(hp["beta2"] * v_old + (1 - hp["beta2"]) * g**2)
+
+    new = list(theta)
+    for members in _layers(layer):
+        d = len(members)
+        total, squares = sum(v[i] for i in members), sum(v[i] ** 2 for i in members)
+        cosine = total / (context.sqrt(d) * context.sqrt(squares)) if squares else mpf(1)
+        gamma = cosine ** hp["cos_power"] if case.hp["cos_power"] else mpf(1)
+        w = []
+        for i in members:
+            v_hat = gamma * v[i] / (1 - hp["beta2"] ** t)
+            inside = case.hp["eps_inside_sqrt"]
+            w.append(context.sqrt(v_hat + hp["eps"]) if inside else context.sqrt(v_hat) + hp["eps"])
+        smallest = min(w)
+        for i, w_i in zip(members, w, strict=True):
+            update = hp["lr"] / (1 - hp["beta1"] ** t) * m[i] / (w_i - hp["tau"] * smallest)
+            kept = 1 - hp["lr"] * hp["weight_decay"] if case.hp["decoupled_weight_decay"] else 1
+            new[i] = kept * theta[i] - update
+    return Step(m, v, new)
+
+
+def _numbers(x: np.ndarray[Any, Any]) -> list[Number]:
+    return [context.mpf(float(entry)) for entry in x.ravel()]
+
+
+def _layers(layer: LayerCase) -> list[list[int]]:
+    """The flat indices of each layer within the array."""
+    shape = layer.m.shape
+    index = np.arange(layer.m.size).reshape(shape)
+    if layer.m.size == 0:
+        return []
+    fixed = [axis for axis in range(len(shape)) if axis not in layer.real_axes]
+    members = []
+    for where in itertools.product(*(range(shape[axis]) for axis in fixed)):
+        pick: list[Any] = [slice(None)] * len(shape)
+        for axis, i in zip(fixed, where, strict=True):
+            pick[axis] = i
+        members.append([int(i) for i in np.ravel(index[tuple(pick)])])
+    return members

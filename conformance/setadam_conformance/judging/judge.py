@@ -1,0 +1,139 @@
+"""The comparator: a backend's answer against the oracle's, stage by stage, coordinate by coordinate.
+
+Compared in the oracle's arithmetic: rounding the reference first would reject correct answers.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from setadam_conformance.cases.case import Case, real_view
+from setadam_conformance.cases.formats import FORMATS, compute_format
+from setadam_conformance.judging import oracle
+from setadam_conformance.protocol import Capabilities, LayerState, NumPyArray
+
+STAGES = ("m", "v", "param")
+
+
+@dataclass
+class Score:
+    """How far a quantity was from the reference at its worst, over coordinates that are judged."""
+
+    ratio: float = 0.0  # |error| / bound; a correct implementation is never above 1
+    ulp: float = 0.0  # |error| in units of the last place of the largest of the value and `terms`
+    coordinate: tuple[int, ...] | None = None  # of the worst ratio, in the real view
+    expected: float = 0.0
+    got: float = 0.0
+    judged: int = 0
+    not_judged: int = 0
+
+    def absorb(self, other: "Score") -> None:
+        """Keep the worse of the two, and count both."""
+        counts = self.judged + other.judged, self.not_judged + other.not_judged
+        worst_ulp = max(self.ulp, other.ulp)
+        if other.ratio > self.ratio or self.coordinate is None:
+            self.__dict__.update(other.__dict__)
+        self.ulp, (self.judged, self.not_judged) = worst_ulp, counts
+
+
+@dataclass
+class Verdict:
+    """The scores of one step, by stage, and the first stage and layer that left its bound."""
+
+    scores: dict[str, Score] = field(default_factory=lambda: {stage: Score() for stage in STAGES})
+    # The median error/bound of each layer, by stage.
+    medians: dict[str, list[float]] = field(default_factory=lambda: {stage: [] for stage in STAGES})
+    parted_at: str | None = None
+    parted_layer: int | None = None
+
+    @property
+    def conforms(self) -> bool:
+        return self.parted_at is None
+
+    @property
+    def ratio(self) -> float:
+        return max(score.ratio for score in self.scores.values())
+
+    @property
+    def ulp(self) -> float:
+        return self.scores["param"].ulp
+
+
+def judge(
+    case: Case,
+    params: list[NumPyArray],
+    states: list[LayerState],
+    claims: Capabilities,
+) -> Verdict:
+    """Judge one step: m and v against the inputs, then θ against the moments that were returned."""
+    verdict = Verdict()
+    with np.errstate(all="ignore"):  # cases reach into overflow on purpose; what is there is not judged
+        _judge_layers(case, params, states, claims, verdict)
+    return verdict
+
+
+def _judge_layers(
+    case: Case, params: list[NumPyArray], states: list[LayerState], claims: Capabilities, verdict: Verdict
+) -> None:
+    for index, (layer, param, state) in enumerate(zip(case.layers, params, states, strict=True)):
+        m, v = oracle.moments(case, layer, claims)
+        theta = oracle.parameter(case, layer, state.m, state.v, claims, moment_bounds=(m.bound, v.bound))
+        safe = np.all(m.judged, axis=layer.real_axes, keepdims=True)  # an overflow reaches its layer
+        for stage, reference, got in (
+            ("m", m, state.m),
+            ("v", v, state.v),
+            ("param", theta._replace(judged=theta.judged & safe), real_view(param)),
+        ):
+            fmt = FORMATS[case.dtype] if stage == "param" else compute_format(case.dtype)
+            terms = real_view(layer.param) if stage == "param" else layer.m if stage == "m" else layer.v
+            score, median = compare(reference, got, fmt.name, compute_format(case.dtype).name, terms)
+            verdict.scores[stage].absorb(score)
+            if score.judged:
+                verdict.medians[stage].append(median)
+            if not score.ratio <= 1 and verdict.parted_at is None:
+                verdict.parted_at, verdict.parted_layer = stage, index
+
+
+def compare(
+    reference: oracle.Reference, got: NumPyArray, fmt: str, compute: str, terms: NumPyArray | None = None
+) -> tuple[Score, float]:
+    """The score of one array, and its median error/bound. NaN where a number is due scores infinity.
+
+    terms: what the value was before the step. Where the step cancels it, an ulp of the small value says
+    nothing of the step's accuracy; ulps are those of the larger of the two.
+    """
+    if got.size == 0:
+        return Score(), 0.0
+    wide = oracle.arithmetic(compute)
+    judged = np.broadcast_to(reference.judged, got.shape)
+    count = int(np.sum(judged))
+    if count == 0:
+        return Score(not_judged=got.size), 0.0
+    finite = np.isfinite(np.asarray(got, np.float64))
+    error = np.abs(wide.array(np.where(finite, got, 0)) - reference.value)
+    ratio = np.asarray(error / reference.bound, np.float64)
+    ratio = np.where(judged, np.where(finite, ratio, np.inf), 0.0)
+    size = np.abs(np.asarray(reference.value, np.float64))
+    if terms is not None:
+        size = np.maximum(size, np.abs(np.asarray(terms, np.float64)))
+    ulps = np.asarray(error, np.float64) / ulp(size, fmt)
+    worst = np.unravel_index(int(np.argmax(ratio)), ratio.shape)
+    score = Score(
+        ratio=float(ratio[worst]),
+        ulp=float(np.max(np.where(judged, np.where(finite, ulps, np.inf), 0.0))),
+        coordinate=tuple(int(i) for i in worst),
+        expected=float(np.asarray(reference.value)[worst]),
+        got=float(got[worst]),
+        judged=count,
+        not_judged=got.size - count,
+    )
+    return score, float(np.median(ratio[judged]))
+
+
+def ulp(x: np.ndarray[Any, Any], fmt: str) -> np.ndarray[Any, Any]:
+    """The unit in the last place of float64 numbers, in a format: 2u·2^⌊log2|x|⌋, or its subnormal."""
+    f = FORMATS[fmt]
+    _, exponent = np.frexp(x)
+    exponent = np.where(x == 0, -1073, np.maximum(exponent, -1073))
+    return np.asarray(np.maximum(np.ldexp(2 * f.u, exponent - 1), f.smallest_subnormal))

@@ -1,0 +1,288 @@
+"""The oracle: the specification in wider arithmetic, and a bound on any correct rounding of it.
+
+`moments` gives m and v from the inputs, `parameter` gives θ from m and v, each with an elementwise
+forward error bound. Every constant is derived in docs/bound.md, under the name that it has here.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from setadam_conformance.cases.case import Case, LayerCase, real_view
+from setadam_conformance.cases.formats import FORMATS, Arithmetic, Wide, compute_format
+from setadam_conformance.protocol import Capabilities
+
+
+class Reference(NamedTuple):
+    """What the step gives in exact arithmetic, how far off a correct backend may be, and where that
+    is claimed: outside `judged` an intermediate could overflow, or rounding could make w̃ zero.
+    """
+
+    value: Wide
+    bound: Wide
+    judged: np.ndarray[Any, np.dtype[np.bool_]]
+
+
+class _Setting(NamedTuple):
+    """What both stages share: arithmetic, formats, and the claims that set the constants."""
+
+    wide: Arithmetic
+    u: float
+    tiny: float  # the largest error of an operation that underflows
+    largest: float
+    storage_u: float  # 0 where the parameter's format is the compute format
+    storage_tiny: float
+    storage_largest: float
+    slack: float
+    bias_error: float  # relative, of 1-βᵗ as formed by the backend
+
+
+_CACHE: dict[tuple[str, bool], Arithmetic] = {}
+
+
+def arithmetic(compute: str, longdouble: bool | None = None) -> Arithmetic:
+    key = (compute, bool(longdouble) if longdouble is not None else True)
+    if key not in _CACHE:
+        _CACHE[key] = Arithmetic(compute, longdouble)
+    return _CACHE[key]
+
+
+def _setting(dtype: str, claims: Capabilities, wide: Arithmetic | None) -> _Setting:
+    compute, storage = compute_format(dtype), FORMATS[dtype]
+    wide = wide or arithmetic(compute.name)
+    rounded = storage is not compute
+    flush = claims.flushes_subnormals
+    return _Setting(
+        wide,
+        compute.u,
+        compute.smallest_normal if flush else compute.smallest_subnormal,
+        compute.largest,
+        storage.u if rounded else 0.0,
+        (storage.smallest_normal if flush else storage.smallest_subnormal) if rounded else 0.0,
+        storage.largest,
+        1 + 64 * compute.u + 8 * wide.u / compute.u,
+        # Formed in double, which for float64 is no wider than the compute format itself.
+        5 * compute.u if claims.traced_t or compute.name == "float64" else compute.u,
+    )
+
+
+class Memory:
+    """References of small layers, kept by all that they follow from, bit for bit: backends that are shown the
+    same examples, and the self-test's faults, most of which return the same moments, ask for them again.
+    """
+
+    def __init__(self, most: int = 8192) -> None:
+        self._kept: OrderedDict[Any, Any] = OrderedDict()
+        self._most = most
+
+    def recall(self, make: Callable[[], Any], case: Case, layer: LayerCase, claims: Capabilities, *also: Any) -> Any:
+        """What `make` gives; also: arrays that it depends on beside the case, the layer and the claims."""
+        if layer.v.size > 1024:
+            return make()
+        arrays = (layer.param, layer.grad, layer.m, layer.v, *also)
+        bits = tuple(x if x is None else (x.shape, str(x.dtype), x.tobytes()) for x in arrays)
+        asked = (claims.reduction, claims.flushes_subnormals, claims.recomputes_moments, claims.traced_t)
+        key = (case.dtype, case.t, tuple(case.hp.items()), layer.axes, asked, bits)
+        if key in self._kept:
+            self._kept.move_to_end(key)
+        else:
+            self._kept[key] = make()
+            if len(self._kept) > self._most:
+                self._kept.popitem(last=False)
+        return self._kept[key]
+
+    def forget(self) -> None:
+        self._kept.clear()
+
+
+memory = Memory()
+
+
+def moments(
+    case: Case, layer: LayerCase, claims: Capabilities, wide: Arithmetic | None = None
+) -> tuple[Reference, Reference]:
+    """References for m and v of one layer of the case."""
+    if wide is None:
+        found: tuple[Reference, Reference] = memory.recall(lambda: _moments(case, layer, claims), case, layer, claims)
+        return found
+    return _moments(case, layer, claims, wide)
+
+
+def _moments(
+    case: Case, layer: LayerCase, claims: Capabilities, wide: Arithmetic | None = None
+) -> tuple[Reference, Reference]:
+    s, hp = _setting(case.dtype, claims, wide), case.hp
+    u, tiny, array = s.u, s.tiny, s.wide.array
+    theta, g = array(real_view(layer.param)), array(real_view(layer.grad))
+    m0, v0 = array(layer.m), array(layer.v)
+    beta1, beta2, decay = (array(hp[name]) for name in ("beta1", "beta2", "weight_decay"))
+
+    g = -g if hp["maximize"] else g
+    dg = np.zeros_like(g)
+    if decay and not hp["decoupled_weight_decay"]:
+        g = g + decay * theta
+        dg = 2 * u * np.abs(decay * theta) + u * np.abs(g) + tiny * (2 + np.abs(theta))
+
+    m = beta1 * m0 + (1 - beta1) * g
+    dm = u * (3 * beta1 * np.abs(m0) + (1 - beta1) * (4 * np.abs(g) + 3 * np.abs(m0)))
+    dm = dm + (1 - beta1) * dg + tiny * (5 + np.abs(m0))
+    v = beta2 * v0 + (1 - beta2) * g * g
+    dv = u * (3 * beta2 * v0 + (1 - beta2) * (5 * g * g + 3 * v0))
+    dv = dv + (1 - beta2) * (2 * np.abs(g) + dg) * dg + tiny * (4 + v0)
+    fits = np.asarray((np.abs(g) < s.largest / 8) & (g * g < s.largest / 8) & (v < s.largest / 8), bool)
+    return Reference(m, dm * s.slack, fits), Reference(v, dv * s.slack, fits)
+
+
+def parameter(
+    case: Case,
+    layer: LayerCase,
+    m_new: Any,
+    v_new: Any,
+    claims: Capabilities,
+    wide: Arithmetic | None = None,
+    moment_bounds: tuple[Wide, Wide] | None = None,
+) -> Reference:
+    """The reference for θ of one layer, given the moments that the backend returned.
+
+    The backend may have used the moments before they were rounded to what it returned. One that
+    claims `recomputes_moments` may have computed them once more: within their bounds, twice over.
+    """
+    if wide is None:
+        found: Reference = memory.recall(
+            lambda: _parameter(case, layer, m_new, v_new, claims, wide, moment_bounds),
+            case,
+            layer,
+            claims,
+            np.asarray(m_new),
+            np.asarray(v_new),
+        )
+        return found
+    return _parameter(case, layer, m_new, v_new, claims, wide, moment_bounds)
+
+
+def _parameter(
+    case: Case,
+    layer: LayerCase,
+    m_new: Any,
+    v_new: Any,
+    claims: Capabilities,
+    wide: Arithmetic | None,
+    moment_bounds: tuple[Wide, Wide] | None,
+) -> Reference:
+    s, hp = _setting(case.dtype, claims, wide), case.hp
+    u, tiny, array, sqrt = s.u, s.tiny, s.wide.array, s.wide.sqrt
+    theta, m, v = array(real_view(layer.param)), array(m_new), array(v_new)
+    lr, eps, tau, decay = (array(hp[name]) for name in ("lr", "eps", "tau", "weight_decay"))
+    bc1, bc2 = (s.wide.bias_correction(hp[name], case.t + 1) for name in ("beta1", "beta2"))
+    axes = layer.real_axes
+    if m.size == 0:
+        return Reference(theta, np.zeros_like(theta), np.ones(theta.shape, bool))
+
+    dm, dv = u * np.abs(m) + tiny, u * v
+    if claims.recomputes_moments and moment_bounds is not None:
+        dm, dv = (2 * bound for bound in moment_bounds)
+
+    # S. The error of γ is common to the layer: κ stretches all of γv/bc2 alike.
+    gamma, dgamma = _down_scaling(v, dv, axes, float(hp["cos_power"]), s, claims)
+    common = dgamma + s.bias_error
+    low = np.maximum(1 - common, 0)
+    high = np.minimum(1 / np.maximum(1 - common, 1e-9), 1 / gamma)  # as γ ≤ 1
+    high = np.maximum(high, 1) * (1 + 2 * s.bias_error)
+    a = gamma * v / bc2
+    da = gamma * dv / bc2 + tiny * (1 + 1 / bc2)
+
+    # E, and the error of each w by itself.
+    inside = bool(hp["eps_inside_sqrt"])
+
+    def embed(x: Wide) -> Wide:
+        x = np.maximum(x, 0)
+        return np.asarray(sqrt(x + eps) if inside else sqrt(x) + eps)
+
+    if inside:
+        share = a / (a + eps)
+        own = (share * 4 * u + u * (1 - share) + u) / 2 + u
+    else:
+        share = sqrt(a) / (sqrt(a) + eps)
+        own = share * 3 * u + u * (1 - share) + u
+
+    # T. w̃(κ) = w(κ) - τ min w(κ) rises with κ.
+    def translated(kappa: Wide, up: float) -> Wide:
+        w, w_least = embed(kappa * a + up * da), embed(_least(kappa * a - up * da, axes))
+        error = w * own + tau * w_least * (_most(own, axes) + 2 * u) + u * np.abs(w - tau * w_least) + tiny * w_least
+        return np.asarray(w - tau * w_least + up * error)
+
+    exact = embed(a) - tau * embed(_least(a, axes))
+    d_low, d_high = translated(low, -1), translated(high, +1)
+    positive = np.asarray(d_low > 0, bool)
+    d_low = np.where(positive, d_low, exact)
+
+    step = lr / bc1
+    q = step * m / exact
+    own_q = 5 * u + s.bias_error
+    dq = step * (
+        np.abs(m) * np.maximum(1 / d_low - 1 / exact, 1 / exact - 1 / d_high) + (dm + own_q * (np.abs(m) + dm)) / d_low
+    ) + tiny * (1 + (1 + 1 / bc1) * (1 + np.abs(m)) / d_low + step + np.abs(m))
+
+    shrunk, dshrunk = theta, np.zeros_like(theta)
+    if decay and hp["decoupled_weight_decay"]:
+        shrunk = (1 - lr * decay) * theta
+        dshrunk = u * (2 * np.abs(1 - lr * decay) + 4 * lr * decay) * np.abs(theta) + tiny
+    value = shrunk - q
+    bound = dq * (1 + u) + dshrunk + u * (np.abs(value) + dq + dshrunk) + tiny
+    bound = bound + s.storage_u * (np.abs(value) + bound) + s.storage_tiny
+    judged = positive & np.asarray(
+        (_most(v / bc2, axes) < s.largest / 8)
+        & (step * np.abs(m) * np.maximum(1, 1 / d_low) < s.largest / 8)
+        & (np.abs(value) + bound < s.storage_largest),
+        bool,
+    )
+    return Reference(value, bound * s.slack, judged)
+
+
+def chain(d: int, reduction: str) -> int:
+    """H: the longest chain of additions that an entry of a sum over d entries goes through."""
+    if reduction == "any" or d <= 2:
+        return max(d - 1, 0)
+    return min(d - 1, 16 + 8 * int(np.ceil(np.log2(d))))
+
+
+def _down_scaling(
+    v: Wide, dv: Wide, axes: tuple[int, ...], power: float, s: _Setting, claims: Capabilities
+) -> tuple[Wide, Wide]:
+    """γ of each layer and the bound of its relative error, for any scale-free order of evaluation."""
+    peak = _most(v, axes)
+    one = np.ones_like(peak)
+    if power == 0:
+        return one, np.zeros_like(peak)
+    d = int(np.prod([v.shape[axis] for axis in axes], dtype=int))
+    zero = np.asarray(peak == 0, bool)
+    r = np.where(zero, one, v) / np.where(zero, one, peak)
+    s1, s2 = _sum(r, axes), _sum(r * r, axes)
+    gamma = s1 * s1 / (d * s2)
+    apart = np.abs(r / s1 - r * r / s2)
+    # By how much v moves γ, in absolute terms: ρ = dv/v is no number where v = 0.
+    uncertain = np.where(zero, 0 * dv, dv) / np.where(zero, one, peak)
+    moved = np.abs(1 / s1 - r / s2) * uncertain
+    error = (3 * chain(d, claims.reduction) + 8) * s.u + 4 * s.u * _sum(apart, axes) + 2 * _sum(moved, axes)
+    if power != 2:
+        gamma = np.asarray(gamma ** s.wide.array(power / 2))
+        error = error * max(power / 2, 1) + 8 * s.u
+    error = np.minimum(error / np.maximum(1 - error, 0.5), 1)
+    error = np.where(_sum(uncertain, axes) > s1 / 20, one, error)  # first order says nothing here
+    if claims.flushes_subnormals:  # entries below the smallest normal may have gone as zeros
+        error = np.where(peak < d * s.tiny / s.u, one, error)
+    return gamma, error
+
+
+def _sum(x: Wide, axes: tuple[int, ...]) -> Wide:
+    return np.asarray(np.sum(x, axis=axes, keepdims=True)) if axes else x
+
+
+def _most(x: Wide, axes: tuple[int, ...]) -> Wide:
+    return np.asarray(np.max(x, axis=axes, keepdims=True)) if axes else x
+
+
+def _least(x: Wide, axes: tuple[int, ...]) -> Wide:
+    return np.asarray(np.min(x, axis=axes, keepdims=True)) if axes else x

@@ -1,0 +1,154 @@
+"""Finding backends: the specification's own adapters, entry points, a class by its path, a command.
+
+Nothing is imported before it is asked for; what cannot be imported, or finds no device, is reported as
+missing, with the reason, and is never a pass.
+"""
+
+import importlib
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, entry_points, version
+from pathlib import Path
+from typing import Any
+
+from setadam_conformance.cases.formats import FORMATS
+from setadam_conformance.protocol import OPTIONS, Adapter, Capabilities, ProtocolError
+
+GROUP = "setadam.backends"
+_SPEC = "setadam_conformance.adapters.spec"
+# The specification under each namespace is judged by default like any backend.
+BUILT_IN = {
+    "spec:numpy": f"{_SPEC}:NumPySpec",
+    "spec:strict": f"{_SPEC}:StrictSpec",
+    "spec:dask": f"{_SPEC}:DaskSpec",
+    "spec:torch": f"{_SPEC}:TorchSpec",
+    "spec:jax-jit": f"{_SPEC}:JaxJitSpec",
+}
+_METHODS = ("from_numpy", "to_numpy", "step")
+_DISTRIBUTIONS = {"strict": "array-api-strict"}
+
+
+class BackendError(Exception):
+    """A backend that was asked for by name cannot be loaded: exit code 3."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A backend that is known by name, and how to make its adapter on a device."""
+
+    name: str
+    framework: str
+    target: str  # "module:Class", or "cmd:program args"
+
+    def make(self, device: str) -> Adapter:
+        """Raise ImportError or RuntimeError where it cannot run here, ProtocolError where it is no adapter."""
+        if self.target.startswith("cmd:"):
+            from setadam_conformance.adapters.command import CommandAdapter
+
+            command: Adapter = CommandAdapter(self.target.removeprefix("cmd:"), device)
+            return command
+        module, _, attribute = self.target.partition(":")
+        try:
+            make: Callable[[str], Any] = getattr(importlib.import_module(module), attribute)
+            return checked(make(device), self.name)
+        except (ImportError, RuntimeError, ProtocolError):
+            raise
+        except (Exception, SystemExit) as error:
+            raise ProtocolError(f"{self.name}({device!r}) raised {type(error).__name__}: {error}") from error
+
+
+def checked(adapter: Any, name: str) -> Adapter:
+    """The adapter, if it is one, and claims what there is to claim. Raises ProtocolError."""
+    lacks = [x for x in ("name", "framework", "capabilities", *_METHODS) if not hasattr(adapter, x)]
+    if lacks:
+        raise ProtocolError(f"{name} has no {', '.join(lacks)}: see setadam_conformance.protocol.Adapter")
+    claims = adapter.capabilities
+    if not isinstance(claims, Capabilities):
+        raise ProtocolError(f"{name}.capabilities must be a Capabilities, got {claims!r}")
+    for what, claimed, allowed in (
+        ("dtypes", claims.dtypes, tuple(FORMATS)),
+        ("options", claims.options, tuple(sorted(OPTIONS))),
+        ("reduction", (claims.reduction,), ("pairwise", "any")),
+    ):
+        if not set(claimed) <= set(allowed):
+            raise ProtocolError(f"{name} claims {what} {claimed!r}; there are {', '.join(allowed)}")
+    if not claims.dtypes:
+        raise ProtocolError(f"{name} claims no dtype; there are {', '.join(FORMATS)}")
+    if type(claims.cost) is not int or claims.cost < 1:
+        raise ProtocolError(f"{name} claims a cost of {claims.cost!r}; it must be a whole number ≥ 1")
+    if claims.reloads and not hasattr(adapter, "reload"):
+        raise ProtocolError(f"{name} claims reloads {claims.reloads!r}, and has no method reload")
+    found: Adapter = adapter
+    return found
+
+
+def known() -> dict[str, Source]:
+    """All backends that are registered on this machine, by name, loaded or not."""
+    targets = dict(BUILT_IN)
+    for entry in sorted(entry_points(group=GROUP), key=lambda e: e.name):
+        targets[entry.name] = entry.value
+    return {name: Source(name, _framework(name), target) for name, target in targets.items()}
+
+
+def select(names: Iterable[str]) -> list[Source]:
+    """The sources meant: each a registered name, a framework (all of its backends), `module:Class`, or
+    `cmd:program args`; all that are registered where none is named. Raises BackendError.
+    """
+    sources = known()
+    chosen: dict[str, Source] = {}
+    for name in names:
+        if name in sources:
+            found = [sources[name]]
+        elif name.startswith("cmd:"):
+            found = [Source(name, "command", name)]
+        elif ":" in name:
+            found = [_by_path(name)]
+        else:
+            found = [source for source in sources.values() if source.framework == name]
+        if not found:
+            raise BackendError(
+                f"no backend or framework is called {name!r}; known: {', '.join(sorted(sources))}; "
+                "or give package.module:Adapter, or cmd:'program args'"
+            )
+        chosen |= {source.name: source for source in found}
+    return list(chosen.values()) if chosen else list(sources.values())
+
+
+def absent(names: Iterable[str], here: Mapping[Source, bool]) -> list[str]:
+    """Of the names that were given, those for which nothing can run: a backend, or every path of a framework."""
+    meant = {name: [source for source in here if name in (source.name, source.framework)] for name in names}
+    return [name for name, sources in meant.items() if not any(here[source] for source in sources)]
+
+
+def versions(framework: str) -> dict[str, str]:
+    """The versions that a verdict on this framework depends on."""
+    also = ("jaxlib", "optax") if framework == "jax" else ()
+    return installed(_DISTRIBUTIONS.get(framework, framework), *also)
+
+
+def installed(*names: str) -> dict[str, str]:
+    """The versions of those distributions that are installed."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _framework(name: str) -> str:
+    """The framework in a registered name: "torch" of "torch:foreach", "jax" of "spec:jax-jit"."""
+    return name.removeprefix("spec:").partition(":")[0].partition("-")[0]
+
+
+def _by_path(path: str) -> Source:
+    module, _, attribute = path.partition(":")
+    if str(Path.cwd()) not in sys.path:  # as `python -m` does: an adapter beside the user is found
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise BackendError(f"cannot load the backend {path!r}: {error}") from error
+    return Source(path, "other", path)

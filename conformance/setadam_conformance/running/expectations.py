@@ -1,0 +1,92 @@
+"""What is known not to hold, and until when: the file behind `--expect`.
+
+TOML, an array of tables `[[expect]]`, each with `property`, `backend` and `dtype` (shell patterns, "*"
+where left out), `status` ("xfail" or "skip"), a `reason`, and the date `expires` on which it lapses.
+An expected failure that passes, an expectation that has lapsed, and one that fits nothing, fail the run:
+a list of excuses that nobody looks after hides more than it tells.
+"""
+
+import tomllib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import date
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from setadam_conformance.running.results import Cell
+
+
+class ExpectationError(ValueError):
+    """An expectation file that cannot be read as one."""
+
+
+@dataclass
+class Expectation:
+    """One entry of the file; `used` counts the cells that it fitted."""
+
+    property: str
+    backend: str
+    dtype: str
+    status: str
+    reason: str
+    expires: date
+    used: int = field(default=0, compare=False)
+
+    def fits(self, property_name: str, backend: str, dtype: str) -> bool:
+        return (
+            fnmatchcase(property_name, self.property)
+            and fnmatchcase(backend, self.backend)
+            and fnmatchcase(dtype, self.dtype)
+        )
+
+
+def read(path: Path) -> list[Expectation]:
+    """Raise ExpectationError, naming the entry, where a field is missing or wrong."""
+    try:
+        entries = tomllib.loads(path.read_text()).get("expect", [])
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise ExpectationError(f"cannot read the expectations in {path}: {error}") from error
+    return [_entry(entry, f"{path}, entry {i}") for i, entry in enumerate(entries, start=1)]
+
+
+def _entry(entry: dict[str, object], where: str) -> Expectation:
+    known = {"property", "backend", "dtype", "status", "reason", "expires"}
+    if unknown := set(entry) - known:
+        raise ExpectationError(f"{where}: unknown field {sorted(unknown)[0]!r}; known: {', '.join(sorted(known))}")
+    if entry.get("status") not in ("xfail", "skip"):
+        raise ExpectationError(f"{where}: status must be 'xfail' or 'skip', got {entry.get('status')!r}")
+    if not isinstance(entry.get("reason"), str) or not entry["reason"]:
+        raise ExpectationError(f"{where}: reason must say in words why, got {entry.get('reason')!r}")
+    if type(entry.get("expires")) is not date:
+        raise ExpectationError(f"{where}: expires must be a date such as 2027-01-31, got {entry.get('expires')!r}")
+    names = {name: str(entry.get(name, "*")) for name in ("property", "backend", "dtype")}
+    return Expectation(**names, status=str(entry["status"]), reason=str(entry["reason"]), expires=entry["expires"])  # type: ignore[arg-type]
+
+
+def lapsed(expectation: Expectation, today: date) -> bool:
+    """On the day it names, an expectation holds no more."""
+    return today >= expectation.expires
+
+
+def find(expectations: Iterable[Expectation], property_name: str, backend: str, dtype: str) -> Expectation | None:
+    """The first expectation that fits, counted as used."""
+    for expectation in expectations:
+        if expectation.fits(property_name, backend, dtype):
+            expectation.used += 1
+            return expectation
+    return None
+
+
+def apply(cell: Cell, expectation: Expectation, today: date) -> Cell:
+    """The cell's status in the light of what was expected of it."""
+    if lapsed(expectation, today):
+        if cell.status == "fail":
+            cell.reason = f"the expectation that it fails lapsed on {expectation.expires}: {expectation.reason}"
+        else:
+            cell.status = "lapsed"
+            cell.reason = f"the expectation lapsed on {expectation.expires}: {expectation.reason}"
+    elif cell.status == "fail":
+        cell.status, cell.reason = "xfail", expectation.reason
+    elif cell.status == "pass":
+        cell.status, cell.reason = "xpass", f"passes, though expected to fail: {expectation.reason}"
+    return cell

@@ -1,0 +1,148 @@
+"""Running one cell: a property on one backend in one dtype.
+
+A cell's examples follow from the seed, the shard and its own name, so that it gives the same result
+alone, among others, and in any process.
+"""
+
+import faulthandler
+import statistics
+import time
+import traceback
+from typing import Any
+
+from hypothesis.errors import Unsatisfiable
+
+from setadam_conformance.adapters.command import CommandAdapter
+from setadam_conformance.cases.case import Case, case_to_json
+from setadam_conformance.judging.bench import Bench, NonconformingError
+from setadam_conformance.judging.judge import STAGES
+from setadam_conformance.properties import PROPERTIES, Property
+from setadam_conformance.protocol import Adapter, ProtocolError
+from setadam_conformance.running.backends import Source, known
+from setadam_conformance.running.examples import examples, quietly, shrink
+from setadam_conformance.running.plan import Plan
+from setadam_conformance.running.results import Cell, Failure, Stage
+from setadam_conformance.running.snippet import snippet
+
+_ADAPTERS: dict[tuple[Source, str], Adapter] = {}  # of this process
+
+
+def adapter_of(source: Source, device: str) -> Adapter:
+    """The process's one adapter of this backend. Raises ImportError or RuntimeError where it cannot run."""
+    key = (source, device)
+    if key not in _ADAPTERS:
+        _ADAPTERS[key] = source.make(device)
+    return _ADAPTERS[key]
+
+
+def close_adapters() -> None:
+    """End what adapters have started."""
+    while _ADAPTERS:
+        _, adapter = _ADAPTERS.popitem()
+        getattr(adapter, "close", lambda: None)()
+
+
+def run_cell(cell: Plan, patience: float | None = None) -> Cell:
+    """One property on one backend in one dtype; an example that takes longer than `patience` seconds ends
+    the process, and its last words are where it was.
+    """
+    adapter = adapter_of(cell.source, cell.device)
+    if patience is not None and isinstance(adapter, CommandAdapter):
+        # A program that hangs has to be ended by its own adapter: this process would leave it behind.
+        adapter.timeout = min(adapter.timeout, patience / 2)
+    return check(PROPERTIES[cell.property], adapter, cell, patience)
+
+
+def check(prop: Property, adapter: Adapter, cell: Plan, patience: float | None = None) -> Cell:
+    """Run one property against an adapter and say what came of it."""
+    bench = bench_for(adapter, cell)
+    result = blank(cell)
+    start = time.perf_counter()
+
+    def examine(case: Case, bench: Bench = bench) -> None:
+        if patience is not None:
+            faulthandler.dump_traceback_later(patience, exit=True)
+        prop.check(bench, case)
+
+    try:
+        for case in examples(cell, adapter.capabilities):
+            result.examples += 1
+            with quietly():
+                examine(case)
+        result.status = "pass"
+    except NonconformingError as error:
+        smallest = shrink(cell, adapter.capabilities, lambda case: examine(case, bench_for(adapter, cell)))
+        result.status, result.failure = "fail", _failure(smallest or error, prop, cell)
+        if smallest is None:
+            result.failure.message = f"seen once, and not when run again: {error.message}"
+    except ProtocolError as error:
+        result.status, result.reason = "error", str(error)
+    except Unsatisfiable as error:
+        result.status, result.reason = "vacuous", str(error)
+    except Exception as error:
+        result.status = "error"
+        result.reason = f"the kit failed: {type(error).__name__}: {error}\n{traceback.format_exc(limit=-3)}"
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+    result.seconds = time.perf_counter() - start
+    if result.status == "pass" and result.examples < cell.minimum:
+        result.status, result.reason = "vacuous", f"{result.examples} examples ran, fewer than {cell.minimum}"
+    _score(result, bench)
+    return result
+
+
+def _score(result: Cell, bench: Bench) -> None:
+    scores = [bench.score[stage] for stage in STAGES]
+    result.judged, result.not_judged = sum(s.judged for s in scores), sum(s.not_judged for s in scores)
+    if result.judged:
+        result.ratio, result.ulp = max(s.ratio for s in scores), bench.score["param"].ulp
+        result.stages = {
+            stage: Stage(bench.score[stage].ratio, statistics.median(bench.medians[stage]))
+            for stage in STAGES
+            if bench.medians[stage]
+        }
+    elif result.not_judged and result.status == "pass":
+        result.status, result.reason = "vacuous", "no coordinate lay in the domain of the bound"
+    result.sample = bench.sample
+
+
+def bench_for(adapter: Adapter, cell: Plan) -> Bench:
+    """The bench on which a cell's property is checked."""
+    return Bench(adapter, cell.dtype, _peers(cell))
+
+
+def blank(cell: Plan, **fields: Any) -> Cell:
+    """The cell before anything has run, or with what is known of it instead."""
+    return Cell(cell.property, cell.source.name, cell.dtype, cell.device, minimum=cell.minimum, **fields)
+
+
+def _failure(error: NonconformingError, prop: Property, cell: Plan) -> Failure:
+    failure = Failure(error.message, case_to_json(error.case), snippet=snippet(error.case, cell.source, prop.name))
+    verdict = error.verdict
+    if verdict is not None and verdict.parted_at is not None:
+        score = verdict.scores[verdict.parted_at]
+        failure.stage, failure.layer, failure.ratio = verdict.parted_at, verdict.parted_layer, score.ratio
+        failure.coordinate = list(score.coordinate or ())
+        failure.expected, failure.got = score.expected, score.got
+    return failure
+
+
+def _peers(cell: Plan) -> list[Adapter]:
+    """The next path of the same framework that can run here: each is compared with one other, in a ring, so
+    that all are. One that compiles is nobody's next, as every example might be another graph for it.
+    """
+    if cell.property != "paths-agree":
+        return []
+    paths = [source for source in known().values() if source.framework == cell.source.framework]
+    if cell.source not in paths:
+        return []
+    here = paths.index(cell.source)
+    own = adapter_of(cell.source, cell.device).capabilities
+    for source in paths[here + 1 :] + paths[:here]:
+        try:
+            peer = adapter_of(source, cell.device)
+        except (ImportError, RuntimeError):
+            continue
+        if own.compiles or not peer.capabilities.compiles:
+            return [peer]
+    return []

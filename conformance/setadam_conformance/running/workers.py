@@ -1,0 +1,227 @@
+"""Worker processes, each of which runs one cell after another.
+
+A worker keeps to the frameworks that it has imported, as what a framework has compiled serves the cells
+that follow; one with nothing left takes over what others have not begun, and at last helps them. A backend
+whose graphs take seconds is begun first, and has one worker: a second would compile them all again. Which
+worker runs a cell has no influence on its result.
+"""
+
+import gc
+import multiprocessing
+import os
+import signal
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+
+from setadam_conformance.protocol import Capabilities, ProtocolError
+from setadam_conformance.running import runner
+from setadam_conformance.running.backends import Source
+from setadam_conformance.running.plan import Plan
+from setadam_conformance.running.results import Cell
+
+PATIENCE = 300.0  # seconds for one example: a cold torch.compile on a busy machine has taken 15
+_WORTH_AN_IMPORT = 5.0  # seconds of work left in a framework, for a second worker to import it
+
+
+Claims = Capabilities | str | ProtocolError  # what a backend claims, why it cannot run here, or how it broke
+
+
+def claims_of(source: Source, device: str) -> Claims:
+    """What a backend says when it is loaded."""
+    try:
+        return runner.adapter_of(source, device).capabilities
+    except (ImportError, RuntimeError) as error:
+        return str(error)
+    except ProtocolError as error:
+        return error
+
+
+class Workers:
+    """`jobs` worker processes; with one job, everything is done in this process, and nothing is watched.
+
+    patience: seconds for an example; a worker that takes longer is ended.
+    """
+
+    def __init__(self, jobs: int, patience: float = PATIENCE) -> None:
+        self._patience = patience
+        self._lanes = [_Lane() for _ in range(jobs)] if jobs > 1 else []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        runner.close_adapters()
+        for lane in self._lanes:
+            lane.close(at_once=kind is not None)
+        for lane in self._lanes:
+            lane.join()
+
+    def claims(self, sources: Iterable[Source], device: str) -> dict[Source, Claims]:
+        """What each says when it is loaded."""
+        if not self._lanes:
+            return {source: claims_of(source, device) for source in sources}
+        queues: dict[str, deque[tuple[Any, ...]]] = {}
+        for source in sources:
+            queues.setdefault(source.framework, deque()).append((source, device))
+        found: dict[Source, Claims] = {}
+        for (source, _), claims, error in self._share(queues, claims_of, split=False):
+            if isinstance(error, BrokenProcessPool):
+                claims = ProtocolError(f"{source.name} ended the process that loaded it")
+            elif error is not None:
+                claims = ProtocolError(f"{source.name} cannot be loaded: {type(error).__name__}: {error}")
+            found[source] = claims
+        return {source: found[source] for source in sources}
+
+    def run(self, cells: list[Plan]) -> Iterator[Cell]:
+        """Run the cells; yields each as it ends, in no fixed order."""
+        if not self._lanes:
+            yield from map(runner.run_cell, cells)
+            return
+        queues: dict[str, deque[tuple[Any, ...]]] = {}
+        for cell in cells:
+            queues.setdefault(cell.group, deque()).append((cell, self._patience))
+        for (cell, _), result, error in self._share(queues, runner.run_cell, split=True):
+            if error is None:
+                yield result
+                continue
+            if not isinstance(error, Exception):  # no end of ours: a worker does not hear Ctrl-C
+                yield runner.blank(cell, status="error", reason=f"the backend raised {type(error).__name__}")
+                continue
+            if not isinstance(error, BrokenProcessPool):
+                yield runner.blank(cell, status="error", reason=f"the kit failed: {type(error).__name__}: {error}")
+                continue
+            how = f"it died, or took more than {self._patience:g} s for an example"
+            yield runner.blank(cell, status="error", reason=f"the backend ended its process: {how}")
+            queue = queues[cell.group]
+            for left in [task for task in queue if task[0].source == cell.source]:
+                queue.remove(left)
+                reason = f"not run, as the backend ended its process in {cell.property} in {cell.dtype}"
+                yield runner.blank(left[0], status="error", reason=reason)
+
+    def _share(
+        self, queues: dict[str, deque[tuple[Any, ...]]], work: Any, split: bool
+    ) -> Iterator[tuple[Any, Any, BaseException | None]]:
+        """Each task with what came of it. split: two lanes may work on one framework at a time."""
+        pace: dict[str, list[float]] = {}
+        running: dict[Future[Any], tuple[_Lane, str, tuple[Any, ...]]] = {}
+        for lane in self._lanes:
+            lane.current = ""
+        while True:
+            for lane in self._lanes:
+                busy = {group for _, group, _ in running.values()}
+                if lane.idle and (group := _choose(lane, queues, busy, pace, split)):
+                    queue = queues[group]
+                    task = queue.pop() if group in busy else queue.popleft()
+                    running[lane.submit(group, work, *task)] = lane, group, task
+            if not running:
+                return
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                lane, group, task = running.pop(future)
+                lane.idle = True
+                error = future.exception()
+                if isinstance(error, BrokenProcessPool):
+                    lane.restart()
+                result = None if error is not None else future.result()
+                if isinstance(result, Cell):
+                    pace.setdefault(group, []).append(result.seconds)
+                yield task, result, error
+
+
+def _choose(
+    lane: "_Lane", queues: dict[str, deque[tuple[Any, ...]]], busy: set[str], pace: dict[str, list[float]], split: bool
+) -> str | None:
+    """The group of tasks that a lane goes on with: its own, one for a single lane, one that nobody works on, one
+    of a framework that it has imported, or the one with most left, if that is worth it.
+    """
+    framework = {group: _source(queue[0]).framework for group, queue in queues.items() if queue}
+
+    def left(group: str) -> float:
+        known = pace.get(group) or [0.1]
+        return len(queues[group]) * sum(known) / len(known)
+
+    def worth(group: str) -> bool:
+        return group not in busy or (
+            split and group == framework[group] and (framework[group] in lane.loaded or left(group) > _WORTH_AN_IMPORT)
+        )
+
+    def rank(group: str) -> tuple[Any, ...]:
+        is_own, is_free = group == lane.current and split, group not in busy
+        return is_own, is_free and group != framework[group], is_free, framework[group] in lane.loaded, left(group)
+
+    return max(filter(worth, framework), key=rank, default=None)
+
+
+def _source(task: tuple[Any, ...]) -> Source:
+    first = task[0]
+    return first.source if isinstance(first, Plan) else first
+
+
+@dataclass
+class _Lane:
+    """One worker process, and the frameworks that it has imported."""
+
+    loaded: set[str] = field(default_factory=set)
+    current: str = ""
+    idle: bool = True
+
+    def __post_init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        # Spawned, not forked: JAX and OpenMP have threads.
+        context = multiprocessing.get_context("spawn")
+        self._pool = ProcessPoolExecutor(1, mp_context=context, initializer=_prepare)
+        self.loaded, self.current, self.idle = set(), "", True
+        self._closing: Future[Any] | None = None
+
+    def submit(self, group: str, work: Any, *task: Any) -> Future[Any]:
+        self.loaded.add(_source(task).framework)
+        self.current, self.idle = group, False
+        return self._pool.submit(work, *task)
+
+    def close(self, at_once: bool) -> None:
+        """Ask the process to end: between cells in good order, else without a word."""
+        if self.idle and self.loaded and not at_once:
+            self._closing = self._pool.submit(_finish)
+            self._pool.shutdown(wait=False)
+        else:
+            self._terminate()
+
+    def join(self) -> None:
+        """Wait until the process has ended."""
+        if self._closing is not None:
+            try:
+                self._closing.result(10)
+            except Exception:  # what does not close in time is ended with its process
+                self._terminate()
+        self._pool.shutdown(cancel_futures=True)
+
+    def _terminate(self) -> None:
+        for process in list((self._pool._processes or {}).values()):
+            process.terminate()
+
+
+def _finish() -> None:
+    """The last task of a worker. A process that has imported a framework or two takes a second for a last
+    collection of garbage: it is told not to look.
+    """
+    runner.close_adapters()
+    gc.freeze()
+
+
+def _prepare() -> None:
+    """In a new worker: one thread a library, as there are as many workers as cores; fewer collections of garbage,
+    each of which walks through all that frameworks have imported; what a backend prints goes to stderr; and
+    Ctrl-C ends it without a word.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    gc.set_threshold(20_000, 10, 20)
+    os.dup2(2, 1)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
