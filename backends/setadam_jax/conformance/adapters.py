@@ -8,46 +8,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from setadam_conformance.protocol import OPTIONS, Capabilities, LayerState, Native, NumPyArray
-from setadam_jax import ScaleBySetAdamState, _conformance_devices, set_adam
+from setadam_jax import ScaleBySetAdamState
+from setadam_jax.conformance.devices import LAYOUTS, step_over_devices
+from setadam_jax.conformance.steps import moments_of, one_step, optimizer_of, with_moments
 
-_RENAMED = {"lr": "learning_rate", "beta1": "b1", "beta2": "b2", "decoupled_weight_decay": "decoupled"}
 _WIDE = ("float64", "complex128")
-
-
-def _optimizer(hp: Mapping[str, Any], layer_axes: Sequence[tuple[int, ...] | None], **options: Any) -> Any:
-    """`set_adam` with the kit's names, for parameters that are a list."""
-    if hp.get("maximize", False):
-        raise ValueError("set_adam has no maximize: flip the gradients with optax.scale(-1)")
-    named = {_RENAMED.get(name, name): x for name, x in hp.items() if name != "maximize"}
-    given = {"learning_rate": 1e-3} | named
-    return set_adam(**given, layer_axes=lambda path, leaf: layer_axes[path[0].idx], **options)
-
-
-def _step(optimizer: Any, params: Any, grads: Any, adam: ScaleBySetAdamState) -> tuple[Any, Any]:
-    """One step from the given moments; the other states in the chain are empty."""
-    state = _with_moments(optimizer.init(params), adam)
-    updates, state = optimizer.update(grads, state, params)
-    return optax.apply_updates(params, updates), _moments(state)
-
-
-def _is_adam(x: Any) -> bool:
-    return isinstance(x, ScaleBySetAdamState)
-
-
-def _with_moments(state: Any, adam: ScaleBySetAdamState) -> Any:
-    return jax.tree.map(lambda x: adam if _is_adam(x) else x, state, is_leaf=_is_adam)
-
-
-def _moments(state: Any) -> Any:
-    return next(filter(_is_adam, jax.tree.leaves(state, is_leaf=_is_adam)))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _jitted(hp: tuple[tuple[str, Any], ...], layer_axes: Any, params: Any, grads: Any, adam: Any) -> Any:
-    return _step(_optimizer(dict(hp), layer_axes), params, grads, adam)
+    return one_step(optimizer_of(dict(hp), layer_axes), params, grads, adam)
 
 
 class EagerJAX:
@@ -97,7 +69,7 @@ class EagerJAX:
         return new, [LayerState(m, v, int(after.count)) for m, v in moments]
 
     def _step(self, hp: Any, layer_axes: Any, params: Any, grads: Any, adam: Any) -> Any:
-        return _step(_optimizer(hp, layer_axes), params, grads, adam)
+        return one_step(optimizer_of(hp, layer_axes), params, grads, adam)
 
     def reload(
         self, how: str, params: Sequence[Native], states: Sequence[LayerState], hp: Mapping[str, Any]
@@ -109,8 +81,8 @@ class EagerJAX:
             adam = ScaleBySetAdamState(
                 jnp.asarray(states[0].t, jnp.int32), [s.m for s in states], [s.v for s in states]
             )
-            state = _with_moments(_optimizer(hp, [None] * len(params)).init(list(params)), adam)
-            after = _moments(pickle.loads(pickle.dumps(state)))
+            state = with_moments(optimizer_of(hp, [None] * len(params)).init(list(params)), adam)
+            after = moments_of(pickle.loads(pickle.dumps(state)))
         return [LayerState(m, v, int(after.count)) for m, v in zip(after.mu, after.nu, strict=True)]
 
 
@@ -128,7 +100,7 @@ class JittedJAX(EagerJAX):
         compiles=True,
         cost=4,
         reloads=EagerJAX.capabilities.reloads,
-        layouts=_conformance_devices.LAYOUTS,
+        layouts=LAYOUTS,
     )
 
     def _step(self, hp: Any, layer_axes: Any, params: Any, grads: Any, adam: Any) -> Any:
@@ -146,5 +118,5 @@ class JittedJAX(EagerJAX):
         read, write = self.to_numpy, self.from_numpy
         moments = [LayerState(read(s.m), read(s.v), s.t) for s in states]
         sent = ([read(p) for p in params], [read(g) for g in grads], moments, dict(hp), list(layer_axes))
-        new, after = _conformance_devices.step_sharded(layout, *sent)
+        new, after = step_over_devices(layout, *sent)
         return [write(p) for p in new], [LayerState(write(s.m), write(s.v), s.t) for s in after]

@@ -1,4 +1,4 @@
-"""A process of four host devices on which `setadam_jax.conformance` spreads arrays: JAX fixes its devices once."""
+"""One step over four host devices, in a process of its own: the number of devices is fixed when JAX starts."""
 
 import functools
 import multiprocessing
@@ -14,6 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from setadam_conformance.protocol import LayerState, NumPyArray
 from setadam_jax import ScaleBySetAdamState
+from setadam_jax.conformance.steps import one_step, optimizer_of
 
 DEVICES = 4
 LAYOUTS = ("jit", "shard_map")
@@ -22,7 +23,7 @@ _SECONDS = 120
 Layers = tuple[list[NumPyArray], list[LayerState]]
 
 
-def step_sharded(*args: Any) -> Layers:
+def step_over_devices(*args: Any) -> Layers:
     """`_step` in the process, which starts with the first call."""
     return _started(os.getpid()).submit(_step, *args).result(timeout=_SECONDS)
 
@@ -49,8 +50,6 @@ def _step(
     layer_axes: Sequence[tuple[int, ...] | None],
 ) -> Layers:
     """One step with rows on each device; an array whose rows do not divide is on all of them."""
-    from setadam_jax import conformance
-
     mesh = jax.make_mesh((DEVICES,), ("rows",))
     cut = [p.ndim > 0 and p.shape[0] % DEVICES == 0 for p in params]
     with jax.enable_x64(any(p.dtype in (np.float64, np.complex128) for p in params)):
@@ -63,10 +62,10 @@ def _step(
             for is_cut, axes in zip(cut, layer_axes, strict=True)
         ]
         options = {"axis_name": lambda path, leaf: spread[path[0].idx]} if layout == "shard_map" else {}
-        optimizer = conformance._optimizer(hp, layer_axes, **options)
+        optimizer = optimizer_of(hp, layer_axes, **options)
 
         def update(params: Any, grads: Any, mu: Any, nu: Any, count: Any) -> Any:
-            new, after = conformance._step(optimizer, params, grads, ScaleBySetAdamState(count, mu, nu))
+            new, after = one_step(optimizer, params, grads, ScaleBySetAdamState(count, mu, nu))
             return new, after.mu, after.nu, after.count
 
         if layout == "shard_map":
