@@ -12,7 +12,7 @@ from setadam_conformance.cases.case import Case, fresh_layer
 from setadam_conformance.protocol import Adapter
 
 torch = pytest.importorskip("torch", reason="the textbook transcription is torch's")
-FOLDER = Path(__file__).parents[2] / "examples/adapters"
+FOLDER = Path(__file__).parents[3] / "examples/adapters"
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from setadam_conformance.adapters.command import CommandAdapter, RefusedError
 from setadam_conformance.cases.case import DEFAULTS
 from setadam_conformance.protocol import OPTIONS, LayerState
 
-SOURCE = Path(__file__).parents[2] / "examples/c/setadam.c"
+SOURCE = Path(__file__).parents[3] / "examples/c/setadam.c"
 COMPILER = next(filter(None, map(shutil.which, ("gcc", "cc", "clang"))), None)
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C compiler on this machine")
 

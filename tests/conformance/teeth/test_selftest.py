@@ -7,7 +7,7 @@ import pytest
 from setadam_conformance.teeth import FAULTS, KIT_FAULTS, VARIANTS
 from setadam_conformance.teeth.selftest import SelftestResult, markdown, selftest
 
-DOCUMENTED = Path(__file__).parents[2] / "docs" / "teeth.md"
+DOCUMENTED = Path(__file__).parents[3] / "docs" / "teeth.md"
 
 
 @pytest.fixture(scope="module")

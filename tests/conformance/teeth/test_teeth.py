@@ -1,6 +1,6 @@
 """The kit's teeth: faults are rejected, correct variants are not, and faults of the kit are noticed.
 
-`setadam-conformance selftest` runs them all and is run by `test_teeth_selftest.py`; here are its parts.
+`setadam-conformance selftest` runs them all and is run by `test_selftest.py`; here are its parts.
 """
 
 import numpy as np

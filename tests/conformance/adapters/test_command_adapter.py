@@ -18,7 +18,7 @@ from setadam_conformance.cases.case import DEFAULTS
 from setadam_conformance.cases.formats import FORMATS, compute_format
 from setadam_conformance.protocol import OPTIONS, Adapter, Capabilities, LayerState, ProtocolError
 
-DOCS = Path(__file__).parents[2] / "docs/conformance.md"
+DOCS = Path(__file__).parents[3] / "docs/conformance.md"
 START = '{"protocol":1,"name":"echo","dtypes":["float64","float32","bfloat16","float16"]}'
 # Answers with its inputs; REPLY, where it is set, is the Python expression that answers instead.
 ECHO = """
