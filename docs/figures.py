@@ -1,6 +1,6 @@
 """Make every figure of the documentation, from short training runs on scikit-learn's digits: make figures
 
-They are drawn by `setadam_core.plots`, into docs/figures/. The same code on one machine makes the same files, byte
+They are drawn by `setadam_core.show.plots`, into docs/figures/. The same code on one machine makes the same files, byte
 for byte. Another machine, or another order of sums in the backend, rounds differently, and a training run amplifies
 that: curves then move a little.
 """
@@ -20,7 +20,8 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from setadam_core import Hyperparameters, State, init, plots, step
+from setadam_core import Hyperparameters, State, init, step
+from setadam_core.show import plots
 from setadam_torch import SETAdam
 
 FOLDER = Path(__file__).parent / "figures"
@@ -92,7 +93,7 @@ def run(setting: str) -> Run:
 
 
 def five_biases() -> Moment:
-    """The layer of `setadam_core.demo`: biases of the first of four hidden layers of five sigmoid units.
+    """The layer of `setadam_core.show.demo`: biases of the first of four hidden layers of five sigmoid units.
 
     Gradients by the chain rule, in float64; ten steps of SET-Adam, of which the tenth is returned. NumPy's
     RandomState is the generator whose sequence is promised to stay.

@@ -21,9 +21,10 @@ from typing import Any
 
 import numpy as np
 
-from setadam_core import Hyperparameters, demo, init, spec, step, trace
+from setadam_core import Hyperparameters, init, spec, step, trace
 from setadam_core.layers import check_layer
-from setadam_core.operations import stepsizes_by_operation
+from setadam_core.show import demo
+from setadam_core.show.operations import stepsizes_by_operation
 
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")))
@@ -70,7 +71,7 @@ def line(code: Sequence[str], symbols: Sequence[str], function: Callable[..., An
 
 
 def demonstration() -> str:
-    """What `python -m setadam_core.demo` prints."""
+    """What `python -m setadam_core.show.demo` prints."""
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         demo.main([])
     return f"```text\n{printed.getvalue().rstrip()}\n```"

@@ -8,8 +8,8 @@ import pytest
 
 from setadam_core import Hyperparameters, State, init, step, trace
 from setadam_core.layers import check_layer, check_layer_axes
-from setadam_core.operations import stepsizes_by_operation
-from setadam_core.statistics import layer_statistics
+from setadam_core.show.operations import stepsizes_by_operation
+from setadam_core.show.statistics import layer_statistics
 
 HP = Hyperparameters()
 FLOATS = "float16, bfloat16, float32, float64, complex64, complex128"

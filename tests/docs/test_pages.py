@@ -11,8 +11,9 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from setadam_core import Hyperparameters, demo, init, step
-from setadam_core.operations import stepsizes_by_operation
+from setadam_core import Hyperparameters, init, step
+from setadam_core.show import demo
+from setadam_core.show.operations import stepsizes_by_operation
 
 ROOT = Path(__file__).parents[2]
 

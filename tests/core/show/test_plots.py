@@ -10,8 +10,9 @@ import pytest
 
 pytest.importorskip("matplotlib")
 
-from setadam_core import Hyperparameters, State, demo, plots
-from setadam_core.operations import stepsizes_by_operation
+from setadam_core import Hyperparameters, State
+from setadam_core.show import demo, plots
+from setadam_core.show.operations import stepsizes_by_operation
 
 HP, EMPTY = Hyperparameters(), np.ones(0)
 FIELDS = ("gamma", "w_min", "stepsize_min", "stepsize_mean", "stepsize_std", "stepsize_max")

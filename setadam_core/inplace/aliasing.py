@@ -5,9 +5,13 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import accumulate
 from typing import Any
 
+import numpy as np
+
 Array = Any  # strided: with `shape`, `strides` in bytes, and `itemsize`, as NumPy's and CuPy's
 Bounds = Callable[[Array], tuple[int, int]]  # address of the first byte, and of the one after the last
 Share = Callable[[Array, Array], bool]  # whether two arrays whose bounds overlap have an element in common
+
+_MAX_WORK = 100_000  # steps of the search for a common element
 
 
 class Footprint:
@@ -43,6 +47,14 @@ def check_separate(arrays: Mapping[str, Array], bounds: Bounds, share: Share) ->
             if other != name and share(x, arrays[other]):
                 raise ValueError(f"{name} and {other} share memory: each must have its own")
     return footprint
+
+
+def have_in_common(a: Any, b: Any) -> bool:
+    """True if two NumPy arrays have an element in common, or if telling would take too long."""
+    try:
+        return np.shares_memory(a, b, max_work=_MAX_WORK)  # type: ignore[arg-type]  # any number may be given
+    except np.exceptions.TooHardError:
+        return True
 
 
 def _overlaps_itself(x: Array) -> bool:

@@ -1,9 +1,26 @@
-"""A parameter's arrays, arranged by layer and by their order in memory."""
+"""One parameter's part of a step, and its arrays arranged by layer and by their order in memory."""
 
-from setadam_core.inplace import Task
-from setadam_core.layers import Array
+from typing import NamedTuple
+
+from setadam_core.hyperparameters import Hyperparameters
+from setadam_core.layers import Array, Layer
 
 Arrays = list[Array]  # theta, grad, m, v, or the same part of each
+
+
+class Task(NamedTuple):
+    """One parameter's part of a step, checked. Arrays are real views (a complex one of shape s is real of
+    shape s + (2,)); theta and grad in the parameter's dtype, m and v in the compute dtype.
+    """
+
+    theta: Array
+    grad: Array
+    m: Array
+    v: Array
+    t: int  # counts this step
+    hp: Hyperparameters
+    layer: Layer  # of the real views
+    fused: bool | None  # True: the compiled kernel; False: not; None: where there is one
 
 
 def arranged(task: Task) -> tuple[Arrays, int]:

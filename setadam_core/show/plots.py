@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from setadam_core.hyperparameters import Hyperparameters
 from setadam_core.layers import Array
-from setadam_core.operations import stepsizes_by_operation
+from setadam_core.show.operations import stepsizes_by_operation
+from setadam_core.show.statistics import NAMES
 from setadam_core.spec import State
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ Floats = NDArray[np.float64]
 Statistics = Any  # what layer_statistics returns
 History = Mapping[int, Statistics]
 
-_FIELDS = ("gamma", "w_min", "stepsize_min", "stepsize_mean", "stepsize_std", "stepsize_max")
 # Okabe and Ito's colours, which colour-blind readers tell apart.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 _BINS = 60
@@ -212,7 +212,7 @@ def _figure(width: float, height: float) -> "Figure":
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError('setadam_core.plots needs matplotlib: pip install "setadam[plot]"') from error
+        raise ImportError('setadam_core.show.plots needs matplotlib: pip install "setadam[plot]"') from error
     return Figure(figsize=(width, height), layout="constrained")
 
 
@@ -252,7 +252,7 @@ def _layers(statistics: Statistics) -> Iterator[tuple[str, dict[str, float]]]:
     for name, leaf in _leaves(statistics, _is_layer, "statistics must be what layer_statistics returns"):
         fields = leaf if isinstance(leaf, Mapping) else leaf._asdict()
         # tolist is what arrays of all frameworks have, on any device.
-        arrays = {f: np.asarray(x.tolist() if hasattr(x, "tolist") else x) for f, x in fields.items() if f in _FIELDS}
+        arrays = {f: np.asarray(x.tolist() if hasattr(x, "tolist") else x) for f, x in fields.items() if f in NAMES}
         for index in np.ndindex(arrays["gamma"].shape):
             suffix = f"[{', '.join(map(str, index))}]" if index else ""
             yield name + suffix, {field: float(x[index]) for field, x in arrays.items()}
@@ -266,7 +266,7 @@ def _sizes(sizes: Any) -> Iterator[tuple[str, int]]:
 
 
 def _is_layer(x: Any) -> bool:
-    return set(_FIELDS) <= set(x if isinstance(x, Mapping) else getattr(x, "_fields", ()))
+    return set(NAMES) <= set(x if isinstance(x, Mapping) else getattr(x, "_fields", ()))
 
 
 def _leaves(

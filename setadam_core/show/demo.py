@@ -1,4 +1,4 @@
-"""One step of SET-Adam on a layer of five coordinates, operation by operation: python -m setadam_core.demo
+"""One step of SET-Adam on a layer of five coordinates, operation by operation: python -m setadam_core.show.demo
 
 The layer is a real one, and small enough to be followed by hand: the five biases of the first hidden layer of a
 network of sigmoid units that learns handwritten digits, in its tenth step (`five_biases` in docs/figures.py).
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from setadam_core.hyperparameters import Hyperparameters
-from setadam_core.operations import stepsizes_by_operation
+from setadam_core.show.operations import stepsizes_by_operation
 from setadam_core.spec import State, Trace, trace
 
 Floats = NDArray[np.float64]
@@ -93,7 +93,7 @@ def number(x: float) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the table and the drawing, for the hyperparameters of the command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m setadam_core.demo", description="One step of SET-Adam, line by line."
+        prog="python -m setadam_core.show.demo", description="One step of SET-Adam, line by line."
     )
     defaults = Hyperparameters()
     parser.add_argument("--eps", type=float, default=defaults.eps, help="ε, %(default)s")

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from array_api_compat import array_namespace
 
-from setadam_core.containers import Leaf, flatten
 from setadam_core.hyperparameters import SWITCHES, Hyperparameters, is_array_scalar
+from setadam_core.inplace.containers import Leaf, flatten
 from setadam_core.layers import COMPUTE_DTYPE, Array, Layer, check_layer_axes, compute_dtype_name, dtype_name
 
 Group = dict[str, Any]  # "params", arrays by name, and the options by theirs
@@ -20,6 +20,11 @@ _NUMBERS = ("lr", "eps", "tau", "weight_decay", "cos_power")
 def are_groups(params: Any) -> bool:
     """Whether params is a list of groups rather than a container of arrays."""
     return isinstance(params, list | tuple) and any(isinstance(x, Mapping) and "params" in x for x in params)
+
+
+def arrays_of(groups: Sequence[Group]) -> dict[str, Array]:
+    """The parameters of all groups by name."""
+    return {name: param for group in groups for name, param in group["params"].items()}
 
 
 def named(group: Any, index: int | None, leaf: Leaf) -> dict[str, Array]:

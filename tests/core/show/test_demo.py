@@ -9,8 +9,9 @@ import unicodedata
 import numpy as np
 import pytest
 
-from setadam_core import Hyperparameters, demo, trace
-from setadam_core.operations import stepsizes_by_operation
+from setadam_core import Hyperparameters, trace
+from setadam_core.show import demo
+from setadam_core.show.operations import stepsizes_by_operation
 
 
 def columns(line: str) -> int:
@@ -122,7 +123,7 @@ def test_equal_stepsizes_have_a_drawing() -> None:
 def test_it_runs_as_a_module_with_numpy_alone() -> None:
     """No framework, and no plotting library, is imported."""
     code = (
-        "import runpy, sys; sys.argv = ['demo']; runpy.run_module('setadam_core.demo', run_name='__main__');"
+        "import runpy, sys; sys.argv = ['demo']; runpy.run_module('setadam_core.show.demo', run_name='__main__');"
         "loaded = {'torch', 'jax', 'matplotlib', 'rich', 'scipy'} & set(sys.modules); assert not loaded, loaded"
     )
     done = subprocess.run(
