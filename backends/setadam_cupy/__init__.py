@@ -6,6 +6,6 @@ run on a GPU yet. The algorithm is `setadam_core`'s; containers, groups, checks 
 optimizer does.
 """
 
-from setadam_cupy._optimizer import SETAdam
+from setadam_cupy.optimizer import SETAdam
 
 __all__ = ["SETAdam"]

@@ -8,7 +8,7 @@ import numpy as np
 from setadam_conformance.adapters.inplace import InPlaceAdapter
 from setadam_conformance.protocol import Capabilities, Native, NumPyArray
 from setadam_cupy import SETAdam
-from setadam_cupy._device import cupy
+from setadam_cupy.device import cupy
 
 _DEVICES = ("cuda", "cuda:0")
 

@@ -4,6 +4,6 @@ The algorithm is `setadam_core`'s; containers, groups, checks and state are `set
 CuPy's class shares. Here are the step in blocks that fit the cache, and NumPy's view of memory.
 """
 
-from setadam_numpy._optimizer import SETAdam
+from setadam_numpy.optimizer import SETAdam
 
 __all__ = ["SETAdam"]

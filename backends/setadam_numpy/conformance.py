@@ -5,7 +5,7 @@ import numpy as np
 from setadam_conformance.adapters.inplace import InPlaceAdapter
 from setadam_conformance.protocol import Capabilities, Native, NumPyArray
 from setadam_numpy import SETAdam
-from setadam_numpy._fused import why_not
+from setadam_numpy.fused import why_not
 
 
 class NumPyPlain(InPlaceAdapter):

@@ -13,7 +13,7 @@ PROGRAM = """
 import sys
 from types import SimpleNamespace
 import cupy
-from setadam_cupy import _launch
+from setadam_cupy import launch
 cupy.cuda.compiler._get_arch_for_options_for_nvrtc = lambda arch=None: ("-arch=compute_90", "ptx")
 passed = []
 class Program(cupy.cuda.compiler._NVRTCProgram):
@@ -23,7 +23,7 @@ class Program(cupy.cuda.compiler._NVRTCProgram):
 cupy.cuda.compiler._NVRTCProgram = Program
 images = []
 cupy.cuda.function.Module = lambda: SimpleNamespace(load=images.append)
-_launch.module(cupy, 0)
+launch.module(cupy, 0)
 print(*passed)
 sys.stdout.write(images[0].decode())
 """
@@ -46,7 +46,7 @@ def compiled():
 
 def test_the_options_are_those_of_the_project(compiled):
     """Beside them CuPy says the architecture, and one that only matters to Thrust."""
-    from setadam_cupy._launch import OPTIONS
+    from setadam_cupy.launch import OPTIONS
 
     options, _ = compiled
     assert set(options) == {*OPTIONS, "-arch=compute_90", "--device-as-default-execution-space"}

@@ -6,7 +6,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from setadam_numpy import SETAdam, _fused
+from setadam_numpy import SETAdam
+from setadam_numpy import fused as fused_path
 
 
 class Recorder:
@@ -30,7 +31,7 @@ class Recorder:
 @pytest.fixture
 def kernel(monkeypatch):
     recorder = Recorder()
-    monkeypatch.setattr(_fused, "kernel", recorder)
+    monkeypatch.setattr(fused_path, "kernel", recorder)
     return recorder
 
 
@@ -97,7 +98,7 @@ def test_demanding_the_kernel(kernel):
 
 def test_demanding_what_is_missing(monkeypatch):
     missing = SimpleNamespace(why_not=lambda dtype: 'the compiled CPU kernel needs Numba: pip install "setadam[fast]"')
-    monkeypatch.setattr(_fused, "kernel", missing)
+    monkeypatch.setattr(fused_path, "kernel", missing)
     with pytest.raises(RuntimeError, match=r'pip install "setadam\[fast\]"'):
         SETAdam([ones(3)], fused=True)
     param = ones(3)

@@ -11,7 +11,7 @@ import pytest
 
 from setadam_core import Hyperparameters, init, step
 from setadam_numpy import SETAdam
-from setadam_numpy._fused import why_not
+from setadam_numpy.fused import why_not
 
 PROGRAM = Path(__file__).with_name("memory_kinds.py")
 _spec = importlib.util.spec_from_file_location("setadam_memory_kinds", PROGRAM)

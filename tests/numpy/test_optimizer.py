@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load, save
 
-from setadam_core.containers import flatten
+from setadam_core.inplace.containers import flatten
 from setadam_numpy import SETAdam
 
 
@@ -250,7 +250,7 @@ def test_options_of_other_types(option):
 
 
 def test_a_switch_of_numpy_keeps_the_kernel_out(monkeypatch):
-    monkeypatch.setattr("setadam_numpy._fused._hand_over", lambda *args: pytest.fail("the kernel was called"))
+    monkeypatch.setattr("setadam_numpy.fused._hand_over", lambda *args: pytest.fail("the kernel was called"))
     SETAdam([random(0)], fused=np.False_).step([random(1)])
 
 

@@ -4,7 +4,6 @@ Tables and coefficients are arguments of the launch, by value. So nothing is cop
 host would have to wait for, or must not overwrite yet.
 """
 
-import math
 from collections.abc import Iterator
 from functools import lru_cache
 from importlib.resources import files
@@ -14,6 +13,7 @@ import numpy as np
 
 from setadam_core import Hyperparameters
 from setadam_core.layers import Array
+from setadam_core.spec import bias_correction
 
 THREADS = 256
 LAYERS = 64
@@ -99,9 +99,10 @@ def step_layers(
 
 def coefficients(t: int, hp: Hyperparameters) -> Array:
     """The struct Step, formed in double."""
-    bias1, bias2 = (-math.expm1(t * math.log(beta)) if beta else 1.0 for beta in (hp.beta1, hp.beta2))
     step = np.zeros(1, STEP)
     step["beta1"], step["rest1"], step["beta2"], step["rest2"] = hp.beta1, 1 - hp.beta1, hp.beta2, 1 - hp.beta2
+    # A layer is needed for arrays alone, and these are numbers.
+    bias1, bias2 = (bias_correction(beta, t, None) for beta in (hp.beta1, hp.beta2))  # type: ignore[arg-type]
     step["bias2"], step["rate"] = bias2, hp.lr / bias1
     step["eps"], step["tau"], step["power"] = hp.eps, hp.tau, hp.cos_power
     step["decay"] = 0.0 if hp.decoupled_weight_decay else hp.weight_decay

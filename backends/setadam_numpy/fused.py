@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from setadam_core.inplace import Task
-from setadam_core.layout import Arrays, arranged
+from setadam_core.inplace.layout import Arrays, Task, arranged
 from setadam_numpy import kernel
 
 Batch = list[tuple[Arrays, int, int]]  # theta, grad, m, v; how many layers they stack; t
@@ -26,8 +25,7 @@ def step_layers(tasks: list[Task]) -> list[Task]:
         arrays, outer = arranged(task)
         theta, grad, m, v = arrays
         dtype = _stored(theta.dtype)
-        fused = task.group["fused"]
-        if (fused is not None and not fused) or why_not(theta.dtype) or not _dense(theta, m, v):
+        if task.fused is False or why_not(theta.dtype) or not _dense(theta, m, v):
             rest.append(task)
             continue
         item = (arrays, prod(theta.shape[:outer]), task.t)

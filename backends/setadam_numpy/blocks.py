@@ -11,11 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from setadam_core.inplace import Task
+from setadam_core.inplace.layout import Arrays, Task, arranged
 from setadam_core.layers import Array
-from setadam_core.layout import Arrays, arranged
 from setadam_core.parts import Parts, combine
-from setadam_core.spec import bias_correction
+from setadam_core.spec import bias_correction, embed_epsilon
 
 BLOCK = 1 << 16  # coordinates: smaller blocks cost more in calls than the cache saves
 
@@ -74,7 +73,8 @@ def _step(blocks: list[Arrays], outer: int, task: Task, scratch: Scratch) -> Non
     gamma, v_min = combine(parts, task.layer.size, hp.cos_power)
     along = (*np.shape(gamma), *(1,) * (blocks[0][0].ndim - outer)) if outer else ()
     scale = np.reshape(gamma / bias_correction(hp.beta2, task.t, task.layer), along).astype(dtype)
-    w_min = _root(np.reshape(v_min, along).astype(dtype) * scale, task)  # the minimum to the bit: √ is monotone
+    # min w is w of min v to the bit, since √ is monotone.
+    w_min = embed_epsilon(np.reshape(v_min, along).astype(dtype) * scale, hp.eps, task.layer, hp)
     for block in blocks:
         _descend(block, scale, w_min, task, scratch)
 
@@ -113,7 +113,12 @@ def _descend(block: Arrays, scale: Any, w_min: Any, task: Task, scratch: Scratch
     theta, _, m, v = block
     hp = task.hp
     w, wide = scratch.pair(v, v.dtype)
-    w = _root(np.multiply(v, scale, out=w), task)
+    np.multiply(v, scale, out=w)
+    if hp.eps_inside_sqrt:
+        w += hp.eps
+    np.sqrt(w, out=w)
+    if not hp.eps_inside_sqrt:
+        w += hp.eps
     w -= hp.tau * w_min
     np.divide(m, w, out=w)
     w *= hp.lr / bias_correction(hp.beta1, task.t, task.layer)
@@ -126,13 +131,3 @@ def _descend(block: Arrays, scale: Any, w_min: Any, task: Task, scratch: Scratch
     new -= w
     if new is not theta:
         np.copyto(theta, new, casting="same_kind")
-
-
-def _root(x: Any, task: Task) -> Any:
-    """The denominator √(x + ε), or √x + ε, in x's own memory where it is an array."""
-    if task.hp.eps_inside_sqrt:
-        x += task.hp.eps
-    x = np.sqrt(x, out=x if isinstance(x, np.ndarray) else None)
-    if not task.hp.eps_inside_sqrt:
-        x += task.hp.eps
-    return x

@@ -1,0 +1,26 @@
+"""SETAdam for NumPy: the choice between the compiled kernel and plain NumPy."""
+
+import numpy as np
+
+from setadam_core.inplace import InPlaceOptimizer, Task
+from setadam_numpy import blocks, fused
+from setadam_numpy.memory import Array, NumPyMemory
+
+
+class SETAdam(InPlaceOptimizer):
+    __doc__ = InPlaceOptimizer.__doc__
+
+    _memory = NumPyMemory()
+
+    def _update(self, tasks: list[Task]) -> None:
+        # Overflow gives ∞ and NaN, as in any framework: an exception halfway would leave half a step.
+        with np.errstate(all="ignore"):
+            for task in fused.step_layers(tasks):
+                blocks.step_layers(task, self._scratch)
+
+    def _why_not_fused(self, param: Array) -> str | None:
+        return fused.why_not(param.dtype)
+
+    def _forget(self) -> None:
+        super()._forget()
+        self._scratch = blocks.Scratch()
