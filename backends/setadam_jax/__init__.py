@@ -12,10 +12,10 @@ except ImportError as error:
         f'setadam_jax needs JAX and optax: pip install "setadam[jax]" ({error.name} is missing)'
     ) from error
 
-from setadam_jax._alias import set_adam
-from setadam_jax._interchange import load_neutral, to_neutral
-from setadam_jax._statistics import LayerStatistics, layer_statistics
-from setadam_jax._transform import ScaleBySetAdamState, scale_by_set_adam
+from setadam_jax.alias import set_adam
+from setadam_jax.state.interchange import load_neutral, to_neutral
+from setadam_jax.state.statistics import LayerStatistics, layer_statistics
+from setadam_jax.transform import ScaleBySetAdamState, scale_by_set_adam
 
 __all__ = [
     "LayerStatistics",

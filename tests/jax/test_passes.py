@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from setadam_jax import scale_by_set_adam, set_adam
-from setadam_jax._passes import is_large
+from setadam_jax.passes import is_large
 
 LR = 1e-2
 # Leaves whose first axis, whose last axis, and of which no axis can be split in groups; and one for layer_axes.

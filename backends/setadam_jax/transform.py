@@ -1,8 +1,7 @@
 """`scale_by_set_adam`: the specification of one step, mapped over the leaves of a pytree."""
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -11,10 +10,10 @@ import optax
 
 from setadam_core import Hyperparameters
 from setadam_core.layers import check_layer, check_layer_axes, compute_dtype_name
-from setadam_jax._injectable import injectable, not_rounded, unshielded
-from setadam_jax._leaves import Tree, as_leaf, leaves_with_path
-from setadam_jax._passes import in_turn, is_large, step
-from setadam_jax._spread import AxisName, across_of
+from setadam_jax.injectable import injectable, not_rounded, unshielded
+from setadam_jax.passes import in_turn, is_large, step
+from setadam_jax.spread import AxisName, across_of
+from setadam_jax.trees import Tree, as_leaf, check_trees, leaves_with_path, naming
 
 LayerAxes = Sequence[int] | None | Callable[[Any, Any], Sequence[int] | None]
 UpdateDtype = Literal["compute"] | None
@@ -110,7 +109,7 @@ def scale_by_set_adam(
     def update(
         updates: Tree, state: ScaleBySetAdamState, params: Tree | None = None
     ) -> tuple[Tree, ScaleBySetAdamState]:
-        check_trees(updates, state, params)
+        check_trees(updates, state.nu, params)
         count = optax.safe_increment(state.count)
 
         after = None  # min w of the last large leaf
@@ -185,42 +184,3 @@ def zeros_of_view(param: Any, dtype: Any) -> Any:
     """Zeros of the parameter's real view, in dtype: sharded as it is, and uncommitted where it is."""
     zeros = jnp.zeros_like(param, dtype=dtype)  # without a shape: given one, it would drop the sharding
     return jnp.stack([zeros, zeros], axis=-1) if jnp.issubdtype(param.dtype, jnp.complexfloating) else zeros
-
-
-def check_trees(updates: Tree, state: ScaleBySetAdamState, params: Tree | None) -> None:
-    """Raise ValueError, naming a path, where updates, moments and parameters are not alike."""
-    for name, other in ({"the state": state.nu} | ({} if params is None else {"params": params})).items():
-        check_paths({"updates": updates, name: other})
-        if jax.tree.structure(updates) != jax.tree.structure(other):
-            raise ValueError(
-                f"updates must have the tree of {name}, {jax.tree.structure(other)}, got {jax.tree.structure(updates)}"
-            )
-    for (path, param), grad in zip(leaves_with_path(params), jax.tree.leaves(updates), strict=params is not None):
-        if jnp.shape(param) != jnp.shape(grad):
-            raise ValueError(
-                f"updates{jax.tree_util.keystr(path)} must have the shape of its parameter, "
-                f"{jnp.shape(param)}, got {jnp.shape(grad)}"
-            )
-
-
-def check_paths(trees: dict[str, Tree]) -> None:
-    """Raise ValueError, naming a path, where the first of two named trees has not the leaves of the second."""
-    (first, second), paths = trees, [dict(leaves_with_path(tree)) for tree in trees.values()]
-    alone = [path for path in (*paths[0], *paths[1]) if (path in paths[0]) != (path in paths[1])]
-    if alone:
-        there, absent = (first, second) if alone[0] in paths[0] else (second, first)
-        raise ValueError(
-            f"{first} must have the tree of {second}: {there} has a leaf at "
-            f"{jax.tree_util.keystr(alone[0]) or 'its root'}, {absent} has none"
-        )
-
-
-@contextmanager
-def naming(tree: str, path: Any) -> Iterator[None]:
-    """Put the leaf's path before the specification's errors."""
-    try:
-        yield
-    except (TypeError, ValueError) as error:
-        if type(error) not in (TypeError, ValueError):  # JAX's own, with arguments of their own
-            raise
-        raise type(error)(f"{tree}{jax.tree_util.keystr(path)}: {error}") from error

@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 
 from setadam_core.layers import check_layer
-from setadam_core.statistics import of_layers
-from setadam_jax._leaves import Tree, is_box, leaves_with_path
-from setadam_jax._spread import AxisName, across_of
-from setadam_jax._transform import LayerAxes, ScaleBySetAdamState, axes_of, check_paths, hyperparameters, naming
+from setadam_core.show.statistics import of_layers
+from setadam_jax.spread import AxisName, across_of
+from setadam_jax.state.finding import count_of, find
+from setadam_jax.transform import LayerAxes, axes_of, hyperparameters
+from setadam_jax.trees import Tree, check_paths, is_box, leaves_with_path, naming
 
 
 class LayerStatistics(NamedTuple):
@@ -81,21 +82,3 @@ def layer_statistics(
 
     tree = jax.tree.structure(params, is_leaf=is_box)
     return tree.unflatten([statistics(path, param) for path, param in leaves_with_path(params)])
-
-
-def find(state: Any) -> ScaleBySetAdamState:
-    """The one state of SET-Adam inside an optimizer's state."""
-
-    def is_ours(x: Any) -> bool:
-        return isinstance(x, ScaleBySetAdamState)
-
-    found: list[ScaleBySetAdamState] = [x for x in jax.tree.leaves(state, is_leaf=is_ours) if is_ours(x)]
-    if len(found) != 1:
-        raise ValueError(f"state must hold one ScaleBySetAdamState, got {len(found)} in {type(state).__name__}")
-    return found[0]
-
-
-def count_of(adam: ScaleBySetAdamState) -> Any:
-    """The step count as an array, out of flax's box."""
-    (count,) = jax.tree.leaves(adam.count)
-    return count

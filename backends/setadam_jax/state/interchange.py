@@ -9,9 +9,9 @@ import numpy as np
 
 from setadam_core.interchange import Form, check_names, check_state, pack, unpack
 from setadam_core.spec import State
-from setadam_jax._leaves import Tree, leaves_by_name
-from setadam_jax._statistics import count_of, find
-from setadam_jax._transform import ScaleBySetAdamState
+from setadam_jax.state.finding import count_of, find
+from setadam_jax.transform import ScaleBySetAdamState
+from setadam_jax.trees import Tree, leaves_by_name
 
 
 def to_neutral(state: Any) -> Form:

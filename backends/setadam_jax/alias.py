@@ -7,10 +7,9 @@ import jax.numpy as jnp
 import optax
 
 from setadam_core.layers import COMPUTE_DTYPE
-from setadam_jax._injectable import injectable, unshielded
-from setadam_jax._leaves import Tree
-from setadam_jax._spread import AxisName
-from setadam_jax._transform import (
+from setadam_jax.injectable import injectable, unshielded
+from setadam_jax.spread import AxisName
+from setadam_jax.transform import (
     STANDARD_PROMOTION,
     LayerAxes,
     UpdateDtype,
@@ -19,6 +18,7 @@ from setadam_jax._transform import (
     in_own_dtype,
     scale_by_set_adam,
 )
+from setadam_jax.trees import Tree
 
 
 @injectable

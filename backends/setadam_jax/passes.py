@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from setadam_core import Hyperparameters, spec
 from setadam_core.layers import Layer
-from setadam_core.parts import Parts, combine
+from setadam_core.parts import Parts, combine, denominator
 
 _GROUP = 16  # as many additions as LLVM still unrolls, which makes them one vectorized loop
 _SMALL = 2**15  # coordinates; below that an array stays in the cache of a core, whatever is done to it
@@ -30,8 +30,7 @@ class Leaf(NamedTuple):
 def step(grad: Any, m: Any, v: Any, t: Any, layer: Layer, hp: Hyperparameters) -> Leaf:
     """`spec.trace` from g to the update, restated for the order of its reductions; t counts this step.
 
-    min w is w of min v: each operation is monotone, so the two are the same bit for bit, and w need not
-    be stored to be read twice.
+    min w is w of min v, so w need not be stored to be read twice.
     """
     if v.size == 0:  # min v is +∞, which would make NaN of the derivatives by ε, τ and β2
         return Leaf(m, v, v, v)
@@ -39,9 +38,7 @@ def step(grad: Any, m: Any, v: Any, t: Any, layer: Layer, hp: Hyperparameters) -
     m = c(hp.beta1) * m + c(1 - hp.beta1) * g
     v = c(hp.beta2) * v + c(1 - hp.beta2) * (g * g)
     gamma, v_min = gamma_and_min(v, layer, hp.cos_power)
-    bias_correction2 = spec.bias_correction(hp.beta2, t, layer)
-    w, w_min = (spec.embed_epsilon(gamma * x / bias_correction2, c(hp.eps), layer, hp) for x in (v, v_min))
-    w_shifted = spec.down_translate(w, w_min, c(hp.tau))
+    w_shifted, w_min = denominator(v, gamma, v_min, t, layer, hp)
     return Leaf(m, v, w_min, c(hp.lr / spec.bias_correction(hp.beta1, t, layer)) * m / w_shifted)
 
 

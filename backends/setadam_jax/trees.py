@@ -5,6 +5,8 @@ array's name is the path to the box: nnx.Optimizer opens the boxes before an upd
 """
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -50,3 +52,42 @@ def as_leaf(x: Any) -> Any:
     if isinstance(x, jax.ShapeDtypeStruct | jax.core.ShapedArray):
         return x.update(dtype=jax.dtypes.canonicalize_dtype(x.dtype))
     return jnp.asarray(x)
+
+
+def check_trees(updates: Tree, moments: Tree, params: Tree | None) -> None:
+    """Raise ValueError, naming a path, where updates, moments and parameters are not alike."""
+    for name, other in ({"the state": moments} | ({} if params is None else {"params": params})).items():
+        check_paths({"updates": updates, name: other})
+        if jax.tree.structure(updates) != jax.tree.structure(other):
+            raise ValueError(
+                f"updates must have the tree of {name}, {jax.tree.structure(other)}, got {jax.tree.structure(updates)}"
+            )
+    for (path, param), grad in zip(leaves_with_path(params), jax.tree.leaves(updates), strict=params is not None):
+        if jnp.shape(param) != jnp.shape(grad):
+            raise ValueError(
+                f"updates{jax.tree_util.keystr(path)} must have the shape of its parameter, "
+                f"{jnp.shape(param)}, got {jnp.shape(grad)}"
+            )
+
+
+def check_paths(trees: dict[str, Tree]) -> None:
+    """Raise ValueError, naming a path, where the first of two named trees has not the leaves of the second."""
+    (first, second), paths = trees, [dict(leaves_with_path(tree)) for tree in trees.values()]
+    alone = [path for path in (*paths[0], *paths[1]) if (path in paths[0]) != (path in paths[1])]
+    if alone:
+        there, absent = (first, second) if alone[0] in paths[0] else (second, first)
+        raise ValueError(
+            f"{first} must have the tree of {second}: {there} has a leaf at "
+            f"{jax.tree_util.keystr(alone[0]) or 'its root'}, {absent} has none"
+        )
+
+
+@contextmanager
+def naming(tree: str, path: Any) -> Iterator[None]:
+    """Put the leaf's path before the specification's errors."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        if type(error) not in (TypeError, ValueError):  # JAX's own, with arguments of their own
+            raise
+        raise type(error)(f"{tree}{jax.tree_util.keystr(path)}: {error}") from error
