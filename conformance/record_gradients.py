@@ -1,13 +1,13 @@
 """Record the gradients of real training: `python conformance/record_gradients.py`.
 
-Five small models on scikit-learn's digits (8 × 8 images, in the public domain), their backward passes
-written by hand, in NumPy's float64. Each is trained by `setadam_core.step` at the default
-hyperparameters, on gradients that were rounded to float32 first: so that the specification in float64,
-given the recorded gradients, walks through the very parameters at which they were taken.
+Five small models on scikit-learn's digits (8 × 8 images, in the public domain), with backward passes written by hand in
+NumPy's float64. `setadam_core.step` trains each at the default hyperparameters, on gradients that were first rounded to
+float32. So the specification in float64, given the recorded gradients, reaches exactly the parameters at which they
+were taken.
 
-Made with NumPy 2.4 and scikit-learn 1.9. Nothing is drawn from NumPy's generators: initial parameters
-come from Python's `random.Random`. Another BLAS may round differently, by about 1e-16 a step; what is
-recorded would differ in the last bit of a float32 here and there, if at all.
+The recording was made with NumPy 2.4 and scikit-learn 1.9. Initial parameters come from Python's `random.Random`, not
+from NumPy's generators. Another BLAS may round differently, by about 1e-16 in a step, which changes at most the last
+bit of a few recorded float32 numbers.
 """
 
 import math
@@ -37,10 +37,10 @@ class Model(NamedTuple):
 
 
 def normal(seed: str, *shape: int, scale: float) -> Array:
-    """Normal numbers rounded to float32, the same on every platform."""
+    """Normally distributed numbers rounded to float32, the same on every platform."""
     draw = random.Random(seed)
     values = [
-        # Box and Muller; `random()` is the one method whose sequence Python promises to keep.
+        # Box and Muller: `random()` is the only method whose sequence Python guarantees.
         math.sqrt(-2 * math.log(1 - draw.random())) * math.cos(2 * math.pi * draw.random())
         for _ in range(math.prod(shape))
     ]
@@ -76,7 +76,7 @@ def mlp() -> Model:
 def convolution() -> Model:
     """Six 3 × 3 filters, ReLU, the mean over the image, and a linear layer."""
     w, b = linear("convolution.w", 6, 10)
-    # Where the image is blank ReLU would sit at its kink, were the bias zero.
+    # With a zero bias, ReLU would be at its kink wherever the image is blank.
     bias = normal("convolution.bias", 6, scale=0.1)
     start = {"filters": normal("convolution.filters", 6, 3, 3, scale=1 / 3), "bias": bias, "w": w, "b": b}
 
@@ -93,8 +93,8 @@ def convolution() -> Model:
 
 
 def embedding() -> Model:
-    """An embedding of (position, grey value) pairs, averaged over the image: most rows of a batch of
-    two images get no gradient at all.
+    """An embedding of (position, grey value) pairs, averaged over the image. With a batch of two images, most rows get
+    no gradient.
     """
     w, b = linear("embedding.w", 4, 10)
     start = {"table": normal("embedding.table", 16 * 17, 4, scale=1.0), "w": w, "b": b}
@@ -161,7 +161,7 @@ MODELS = {f.__name__: f for f in (mlp, convolution, embedding, attention, layer_
 
 
 def batches(size: int) -> Iterator[tuple[Array, Array]]:
-    """The digits in their order, over and over, pixels in [0, 1]."""
+    """The digits in order, repeated, with pixels in [0, 1]."""
     from sklearn.datasets import load_digits
 
     images, labels = load_digits(return_X_y=True)

@@ -1,7 +1,7 @@
 """`setadam-conformance`: the command line.
 
-Exit codes: 0 conforming, 1 not, 2 usage, 3 a backend did not load or broke the protocol, 4 nothing (or
-less than a property's minimum) ran, 5 the kit itself is at fault.
+Exit codes: 0 conforming, 1 not conforming, 2 wrong arguments, 3 a backend did not load or broke the protocol, 4 nothing
+(or less than a property's minimum) ran, 5 the kit itself is at fault.
 """
 
 import argparse

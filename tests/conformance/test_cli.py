@@ -75,7 +75,7 @@ def test_a_fault_exits_with_1_and_its_example_replays_bit_for_bit(here, capsys):
     (repro,) = (path for path in (here / "out").glob("*.json") if path.name != "report.json")
     assert main(["replay", str(repro)]) == 1
     first = capsys.readouterr().out
-    assert "still breaks one-step" in first
+    assert "still fails one-step" in first
     assert main(["replay", str(repro)]) == 1
     assert capsys.readouterr().out == first
     assert main(["replay", str(repro), "--backend", "spec:numpy"]) == 0
@@ -178,10 +178,10 @@ for line in sys.stdin:
 @pytest.mark.parametrize(
     ("end", "said"),
     [
-        ("os.abort()", "ended with exit status -6 where a reply was due"),
-        ("sys.exit(0)", "ended with exit status 0 where a reply was due"),
+        ("os.abort()", "ended with exit status -6 before it replied"),
+        ("sys.exit(0)", "ended with exit status 0 before it replied"),
         ("print('Bus error', flush=True); continue", "wrote a line that is not JSON"),
-        ("os.close(1); time.sleep(600)", "closed its output where a reply was due"),
+        ("os.close(1); time.sleep(600)", "closed its output before it replied"),
         ("time.sleep(600)", "gave no reply in 2 s"),
         ("sys.stdout.write('{'); sys.stdout.flush(); time.sleep(600)", "gave no reply in 2 s"),
     ],
@@ -271,7 +271,7 @@ def expectation(path, status="xfail", days=30, prop="one-step", reason="known si
     [
         ("Broken", "xfail", 30, "one-step", 0),  # expected, and not lapsed
         ("Broken", "xfail", 0, "one-step", 1),  # lapsed today
-        ("Broken", "xfail", 30, "sign", 1),  # fits nothing that ran
+        ("Broken", "xfail", 30, "sign", 1),  # matches nothing that ran
         ("Broken", "skip", 30, "one-step", 4),  # skipping all leaves nothing
         ("Sound", "xfail", 30, "one-step", 1),  # passes against the expectation
     ],

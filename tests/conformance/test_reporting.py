@@ -49,7 +49,7 @@ def run():
     backends.append(Backend("absent", "absent", missing="pip install absent"))
     for i, status in enumerate(("skip", "xfail", "xpass", "lapsed", "error", "vacuous")):
         cells.append(Cell(f"p{i}", "spec:numpy", "float32", status=status, reason=f"because of <{status}> \x00"))
-    cells.append(Cell("stale", "*", "*", status="lapsed", reason="the expectation fits nothing"))
+    cells.append(Cell("stale", "*", "*", status="lapsed", reason="the expectation matches nothing"))
     started = "2030-01-01T00:00:00+00:00"
     return Run("quick", 3, (1, 2), started, 1.5, {"python": "3.11"}, backends, cells, exit_code=1)
 
@@ -154,7 +154,7 @@ def test_the_page_tells_all(run, tmp_path):
     for said in ("does not conform", "shard 1 of 2", "seed 3", Off.name, "pip install absent", "because of <xpass>"):
         assert said in text
     assert "case_from_json" in text  # the snippet
-    assert "they part" in text.lower()
+    assert "first difference" in text.lower()
     assert "interrupted" not in text
     assert "interrupted" in " ".join(page_of(other(run, complete=False, exit_code=4), tmp_path).text)
 

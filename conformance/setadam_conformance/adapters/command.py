@@ -1,9 +1,9 @@
 """A program in any language as a backend: `--backend cmd:"program args"`.
 
-One JSON object a line, over the program's stdin and stdout; docs/conformance.md has every field.
-Numbers of the step are strings in C99's hexadecimal notation, which loses no bit; JSON's decimal
-numbers are for counts alone. What a program does wrong here is a `ProtocolError`, and never a verdict:
-only a reply that says `error` is a refusal.
+The kit and the program exchange one JSON object per line over stdin and stdout; docs/conformance.md lists every field.
+The numbers of the step are strings in C99's hexadecimal notation, which is exact. JSON's decimal numbers are only for
+counts. A program that breaks the protocol raises `ProtocolError`, which is never a verdict. Only a reply with `error`
+counts as a refusal.
 """
 
 import contextlib
@@ -28,16 +28,16 @@ from setadam_conformance.protocol import OPTIONS, Capabilities, LayerState, NumP
 
 PROTOCOL = 1
 _SPECIAL = {"nan": float("nan"), "inf": float("inf"), "-inf": float("-inf")}
-# As printf("%a") and float.hex write a double: at most 53 bits, so that reading it rounds nothing.
+# A double as printf("%a") and float.hex write it: at most 53 bits, so reading it does not round.
 _HEX = re.compile(r"[+-]?0[xX][01](\.[0-9a-fA-F]{0,13})?[pP][+-]?[0-9]{1,5}")
-# What stays on this side of the pipe: a program's arrays cannot be aliased, nor its optimizer reloaded.
+# Claims that a program cannot make: arrays are copied through the pipe, and its optimizer cannot be reloaded.
 _NOT_ON_THE_LINE = {"in_place", "layouts", "reloads"}
 _TYPES = get_type_hints(Capabilities)
 _STDERR_LINES = 20
 
 
 class RefusedError(ValueError):
-    """The program refused the step. `kind` is its own word for the error ("ValueError", …)."""
+    """The program refused the step. `kind` is the program's name for the error ("ValueError", …)."""
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(f"{kind}: {message}")
@@ -49,9 +49,9 @@ class CommandAdapter:
 
     Parameters
     ----------
-    command : program and arguments, split as a POSIX shell would; no shell runs it.
-    device : passed on in the start message; RuntimeError if the program does not offer it.
-    timeout : seconds that the program has for each reply, before it is killed.
+    command : program and arguments, split as a POSIX shell would; no shell is involved.
+    device : sent in the start message; RuntimeError if the program does not claim it.
+    timeout : the program is killed if a reply takes more than this many seconds.
     """
 
     framework = "cmd"
@@ -61,7 +61,7 @@ class CommandAdapter:
         self.timeout = timeout
         self._seq = 0
         self._closed = False
-        self._fault = ""  # what closed it
+        self._fault = ""  # why it was closed
         self._late = threading.Event()
         self._stderr: deque[str] = deque(maxlen=_STDERR_LINES)
         try:
@@ -71,7 +71,7 @@ class CommandAdapter:
         if not arguments:
             raise ProtocolError(f"the command must name a program, got {command!r}")
         try:
-            # A session of its own, so that the time-out reaches what the program started.
+            # A separate session, so that a timeout also kills the program's children.
             self._process = subprocess.Popen(
                 arguments,
                 stdin=subprocess.PIPE,
@@ -104,7 +104,7 @@ class CommandAdapter:
         hp: Mapping[str, Any],
         layer_axes: Sequence[tuple[int, ...] | None],
     ) -> tuple[list[NumPyArray], list[LayerState]]:
-        """One exchange. RefusedError if the program refuses, or if a line cannot say what is asked."""
+        """One exchange. RefusedError if the program refuses, or if the protocol cannot express the arguments."""
         dtype, layers = _encode(params, grads, states, layer_axes)
         self._seq += 1
         request = {
@@ -120,7 +120,7 @@ class CommandAdapter:
             return self._decode(reply, dtype, params)
 
     def close(self) -> None:
-        """Say stop, wait for the program to end, and kill it if it does not. Can be called twice."""
+        """Send stop, wait for the program to end, and kill it if it does not. May be called twice."""
         if self._closed:
             return
         self._closed = True
@@ -153,12 +153,12 @@ class CommandAdapter:
             self.close()
 
     def _exchange(self, message: Mapping[str, Any], values: int) -> dict[str, Any]:
-        """Send one line and read one; `values` bounds how long the reply may be."""
+        """Send one line and read one. `values`: the number of values in the reply, which limits its length."""
         if self._closed:
             raise ProtocolError(f"{self.name} is closed" + (f", as it {self._fault}" if self._fault else ""))
         stdin, stdout = self._pipes()
         longest = 65536 + 64 * values
-        # A blocked write and a blocked read both end when the program does.
+        # A blocked write or read ends when the program ends.
         watchdog = threading.Timer(self.timeout, self._time_out)
         watchdog.start()
         try:
@@ -177,7 +177,7 @@ class CommandAdapter:
                 self._process.wait(timeout=1.0)
             status = self._process.poll()
             how = "closed its output" if status is None else f"ended with exit status {status}"
-            self._fail(f"{how} where a reply was due")
+            self._fail(f"{how} before it replied")
         if not line.endswith(b"\n"):
             self._fail(f"ended its reply without a newline, or wrote more than {longest} bytes: {_short(line)}")
         try:
@@ -212,7 +212,7 @@ class CommandAdapter:
 
     @contextlib.contextmanager
     def _fault_closes(self) -> Iterator[None]:
-        """After a fault nothing on the line can be trusted, so the program is ended."""
+        """End the program after a fault: its later lines may not match later requests."""
         try:
             yield
         except ProtocolError:
@@ -228,7 +228,7 @@ class CommandAdapter:
         raise ProtocolError(f"{self.name} {what}" + (f"\nits stderr ended with:\n{said}" if said else ""))
 
     def _capabilities(self, reply: dict[str, Any]) -> Capabilities:
-        """Capabilities of the reply to start: fields left out have their defaults, but for dtypes."""
+        """The capabilities in the reply to start. Fields that are left out have their defaults, except dtypes."""
         reply = dict(reply)
         if "error" in reply:
             self._fail(f"refused to start: {_short(json.dumps(reply['error']))}")
@@ -243,7 +243,7 @@ class CommandAdapter:
         known = {f.name for f in fields(Capabilities)} - _NOT_ON_THE_LINE
         for key, value in reply.items():
             if key not in known:
-                self._fail(f"claims {key!r}; what can be claimed is {', '.join(sorted(known))}")
+                self._fail(f"claims {key!r}; known claims: {', '.join(sorted(known))}")
             if _TYPES[key] is bool:
                 if not isinstance(value, bool):
                     self._fail(f"{key} must be true or false, got {value!r}")
@@ -329,11 +329,13 @@ def _encode(
     states: Sequence[LayerState],
     layer_axes: Sequence[tuple[int, ...] | None],
 ) -> tuple[str, list[dict[str, Any]]]:
-    """The real dtype's name and the layers as a line has them. A line has one dtype for all layers and
-    one shape a layer: what contradicts that is refused here, as it cannot be said.
+    """The real dtype's name, and the layers as they appear in a line.
+
+    A line has one dtype for all layers and one shape for each layer. Arguments that contradict this are refused here,
+    because the protocol cannot express them.
     """
     if not len(params) == len(grads) == len(states) == len(layer_axes):
-        raise RefusedError("ValueError", "params, grads, states and layer_axes must have one entry a layer")
+        raise RefusedError("ValueError", "params, grads, states and layer_axes must have one entry for each layer")
     names = {str(real_view(p.reshape(-1)).dtype) for p in params} or {"float32"}
     if len(names) > 1 or not names <= set(FORMATS):
         raise RefusedError("TypeError", f"params must have one dtype of {', '.join(FORMATS)}, got {names}")
@@ -366,7 +368,7 @@ def _encode(
 
 
 def _hex(x: NumPyArray) -> list[str]:
-    """In C order, whatever the array's own order is. Every format is exact in float64."""
+    """The numbers in C order, whatever the array's memory order. Every format is exact in float64."""
     with np.errstate(invalid="ignore"):  # a signalling NaN
         return [_number(value) for value in x.astype(np.float64).ravel().tolist()]
 
@@ -376,8 +378,8 @@ def _number(x: float) -> str:
 
 
 def _setting(value: Any) -> str | bool | None:
-    """A hyperparameter: a switch as JSON's bool, a number as hexadecimal, and null for what is neither:
-    the program has to refuse that, as it has to refuse a number out of range.
+    """A hyperparameter: a switch as a JSON bool, a number as hexadecimal, and anything else as null. The program must
+    refuse null, like a number out of range.
     """
     if isinstance(value, bool | np.bool_):
         return bool(value)

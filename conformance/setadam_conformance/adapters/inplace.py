@@ -1,4 +1,4 @@
-"""What the adapters of optimizers in place on plain arrays share: setadam_numpy's and setadam_cupy's."""
+"""What the adapters of in-place optimizers on plain arrays share: those of setadam_numpy and setadam_cupy."""
 
 import copy
 import io
@@ -12,7 +12,7 @@ from setadam_conformance.protocol import LayerState, Native
 
 
 class InPlaceAdapter:
-    """A step and the reloads of a class that is made on `setadam_core.inplace.InPlaceOptimizer`."""
+    """`step` and `reload` for a subclass of `setadam_core.inplace.InPlaceOptimizer`."""
 
     optimizer: Any  # the class
     fused: bool  # which of its paths
@@ -56,7 +56,7 @@ class InPlaceAdapter:
     def _optimizer(
         self, params: Sequence[Native], states: Sequence[LayerState], hp: Mapping[str, Any], layer_axes: Sequence[Any]
     ) -> Any:
-        """An optimizer of the given arrays, whose state they are."""
+        """An optimizer whose parameters and state are the given arrays, not copies."""
         options = {**hp, "fused": self.fused}
         if "beta1" in options or "beta2" in options:
             options["betas"] = (options.pop("beta1", 0.9), options.pop("beta2", 0.999))

@@ -1,5 +1,5 @@
-"""The specification itself as a backend, under each namespace: what backends are compared with must
-pass first. One adapter a namespace, and one for JAX's compiler.
+"""The specification itself as a backend: it must pass before others are compared with it. One adapter for each array
+namespace, and one for JAX's compiler.
 """
 
 from collections.abc import Mapping, Sequence
@@ -57,7 +57,7 @@ class NumPySpec:
 
 
 class StrictSpec(NumPySpec):
-    """Under array-api-strict at its strictest, which proves that nothing beside the standard is used."""
+    """Under array-api-strict at its strictest, which shows that the specification uses only the standard."""
 
     name = "spec:strict"
     framework = "strict"
@@ -118,7 +118,7 @@ class TorchSpec(NumPySpec):
     capabilities = Capabilities(dtypes=_ALL_DTYPES, devices=("cpu", "cuda:0"), cost=2)
 
     def from_numpy(self, x: NumPyArray) -> Native:
-        if str(x.dtype) == "bfloat16":  # torch knows no ml_dtypes; the bits are the same
+        if str(x.dtype) == "bfloat16":  # torch does not know ml_dtypes, so the bits are passed as int16
             return self._xp.from_numpy(x.view(np.int16).copy(order="K")).view(self._xp.bfloat16).to(self._device)
         return self._xp.from_numpy(x.copy(order="K")).to(self._device)
 
@@ -189,9 +189,9 @@ class JaxJitSpec(JaxSpec):
     def _step(
         self, param: Native, grad: Native, state: State, hp: Hyperparameters, axes: tuple[int, ...] | None
     ) -> tuple[Native, State]:
-        # Numbers enter as float64 arrays, so that each coefficient is still formed in double and
-        # rounded once; what decides which operations there are is static.
-        check_layer(param, grad, *state, hp, axes)  # a traced number is not looked at any more
+        # Numbers are passed as float64 arrays, so that each coefficient is still formed in double and rounded once.
+        # The settings that select operations are static.
+        check_layer(param, grad, *state, hp, axes)  # a traced value is no longer checked
         values = asdict(hp)
         rest = tuple((name, values.pop(name)) for name in _STATIC)
         with self._jax.enable_x64(True):

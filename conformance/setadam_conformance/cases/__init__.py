@@ -1,3 +1,3 @@
-"""What a backend is given: one example as data, the number formats, the strategies that draw examples, and recorded
-training. Nothing here steps a backend to judge it.
+"""The inputs of a step: one example as data, the number formats, the strategies that draw examples, and recorded
+training runs. Nothing here judges a backend.
 """

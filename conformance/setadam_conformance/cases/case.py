@@ -1,4 +1,4 @@
-"""One example: everything that a backend is given for one step, as bits."""
+"""One example: all inputs of one step, bit for bit."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
@@ -38,9 +38,10 @@ class LayerCase:
 
 @dataclass(frozen=True)
 class Case:
-    """Layers that one call updates: dtype names the real format, t the steps taken before.
+    """The layers that one call updates.
 
-    extra holds what a property needs beside one step: small numbers and strings (a seed, a power of 2).
+    dtype: the real format. t: the number of steps taken before. extra: small numbers and strings that a property needs
+    beside the step itself (a seed, a power of 2).
     """
 
     dtype: str
@@ -51,7 +52,7 @@ class Case:
 
     @property
     def needs(self) -> frozenset[str]:
-        """The options that an implementation must support to be asked (see `protocol.OPTIONS`)."""
+        """The options that an implementation must support for this case (see `protocol.OPTIONS`)."""
         hp, layers = self.hp, self.layers
         decay = "decoupled_weight_decay" if hp["decoupled_weight_decay"] else "weight_decay"
         wanted = {
@@ -71,12 +72,12 @@ class Case:
 
 
 def map_layer(change: Callable[[NumPyArray], NumPyArray], layer: LayerCase) -> LayerCase:
-    """The layer with its four arrays changed alike."""
+    """The layer with `change` applied to each of its four arrays."""
     return replace(layer, param=change(layer.param), grad=change(layer.grad), m=change(layer.m), v=change(layer.v))
 
 
 def real_view(x: NumPyArray) -> NumPyArray:
-    """A complex array of shape s as real of shape s + (2,); a real array as it is."""
+    """A complex array of shape s as a real one of shape s + (2,); a real array unchanged."""
     if x.dtype.kind != "c":
         return x
     return np.ascontiguousarray(x).view(x.real.dtype).reshape(*x.shape, 2)

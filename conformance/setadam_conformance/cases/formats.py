@@ -1,4 +1,4 @@
-"""The floating-point formats that backends are judged in, and the wider arithmetic that judges them."""
+"""The floating-point formats of backends, and the wider arithmetic in which they are judged."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -52,10 +52,10 @@ def compute_format(dtype: str) -> Format:
 
 
 class Arithmetic:
-    """Real arithmetic wider than a format: what both the reference and its bound are computed in.
+    """Real arithmetic wider than a format, in which the reference and its bound are computed.
 
-    float64 judges float32. float64 itself is judged in NumPy's longdouble where that has at least 11
-    more bits (x86), and in mpmath elsewhere: slower, and as good. u is the unit roundoff.
+    float32 is judged in float64. float64 is judged in NumPy's longdouble if that has at least 11 more bits (x86), and
+    otherwise in mpmath, which is slower and equally accurate. u is the unit roundoff.
     """
 
     def __init__(self, compute: str, longdouble: bool | None = None) -> None:
@@ -85,7 +85,7 @@ class Arithmetic:
         if self.dtype == object:
             return self.context.mpf(x)
         mantissa, exponent = self.context.frexp(self.context.mpf(x))
-        high = float(mantissa)  # two parts carry what a longdouble holds
+        high = float(mantissa)  # two float64 parts hold every longdouble
         low = float(mantissa - high)
         return np.ldexp(self.dtype.type(high) + self.dtype.type(low), exponent)
 
@@ -93,7 +93,7 @@ class Arithmetic:
         return np.asarray(self._sqrt(x), dtype=self.dtype)
 
     def bias_correction(self, beta: float, t: int) -> Any:
-        """1 - βᵗ, to the last bit of this arithmetic."""
+        """1 - βᵗ, accurate to the last bit of this arithmetic."""
         if beta == 0:
             return self.number(self.context.mpf(1))
         exponent = t * self.context.log(self.context.mpf(beta))

@@ -1,6 +1,6 @@
-"""Gradients of real training, recorded by `conformance/record_gradients.py`: what made-up numbers miss.
+"""Gradients of real training, recorded by `conformance/record_gradients.py`. They show what random numbers miss.
 
-An MLP over 200 steps, and a few steps each of a convolution, an embedding most of whose rows get
+The recordings are an MLP over 200 steps, and a few steps each of a convolution, an embedding most of whose rows get
 exact zeros, self-attention, and layer norm.
 """
 
@@ -20,15 +20,15 @@ from setadam_core import Hyperparameters, State, step
 FILE = Path(__file__).parent / "recorded.npz"
 SETTINGS = {
     k: x if isinstance(x, bool) else float(cast("float", x)) for k, x in DEFAULTS.items()
-}  # those it was recorded with
+}  # the hyperparameters of the recording
 
 
 @dataclass(frozen=True)
 class Recording:
     """The training of one model: parameters before the first step, and gradients step by step, in float32.
 
-    params: one array a layer, in the order of `layers`, their names. grads_by_step: for each step, a
-    gradient a layer, of the parameter's shape.
+    layers: the layers' names. params: one array for each layer, in the same order. grads_by_step: for each step, one
+    gradient for each layer, of the parameter's shape.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Recording:
 
 
 class Followed(NamedTuple):
-    """One step that a backend took: what it was given, and what it returned, as NumPy."""
+    """One step of a backend: its inputs and its results, as NumPy arrays."""
 
     case: Case
     params: list[NumPyArray]
@@ -66,9 +66,9 @@ def recordings() -> dict[str, Recording]:
 
 
 def cases(recording: Recording, dtype: str, hp: dict[str, Any] | None = None) -> Iterator[Case]:
-    """Each step as a case, from the state that the specification reaches under NumPy.
+    """Each step as a case. Its state is the one that the specification reaches under NumPy.
 
-    Parameters and gradients are rounded to the dtype; hp: None for the settings of the recording.
+    Parameters and gradients are rounded to the dtype. hp: None for the hyperparameters of the recording.
     """
     settings = SETTINGS if hp is None else hp
     checked = Hyperparameters(**settings)
@@ -81,9 +81,9 @@ def cases(recording: Recording, dtype: str, hp: dict[str, Any] | None = None) ->
 
 
 def follow(adapter: Adapter, recording: Recording, dtype: str, hp: dict[str, Any] | None = None) -> Iterator[Followed]:
-    """Lockstep: each step as a case from the backend's own bits, with what it returned for it.
+    """Lockstep: each step as a case that starts from the backend's own state, with the backend's result.
 
-    All layers go in one call, or one by one where the backend takes no more.
+    All layers go in one call, or one by one if the backend takes a single layer.
     """
     settings = SETTINGS if hp is None else hp
     case = _first(recording, dtype, settings)
@@ -111,7 +111,7 @@ def _call(
         dict(hp),
         [None] * len(layers),
     )
-    # Copied, as an implementation in place may write them in its next step.
+    # Copied, because an in-place implementation may overwrite them in its next step.
     read = [LayerState(_copy(adapter, s[0]), _copy(adapter, s[1]), int(s[2])) for s in states]
     return [_copy(adapter, p) for p in params], read
 

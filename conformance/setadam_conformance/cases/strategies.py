@@ -1,8 +1,8 @@
-"""Hypothesis strategies for cases: the magnitudes, zeros, sizes, steps and hyperparameters that faults
-need in order to show (each kind is there because leaving it out let a seeded fault through).
+"""Hypothesis strategies for cases: the magnitudes, zeros, sizes, steps and hyperparameters that reveal faults. Each
+kind is here because a seeded fault passed without it.
 
-Small layers are drawn entry by entry as bit patterns; larger ones from a drawn seed, a power of two
-and a regime, so that an example costs little and shrinks towards few, plain entries.
+Small layers are drawn entry by entry, as bit patterns. Larger ones follow from a drawn seed, a power of two and a
+regime, so that an example is cheap and shrinks towards few, simple entries.
 """
 
 from typing import Any
@@ -17,11 +17,11 @@ from setadam_conformance.protocol import Capabilities, NumPyArray
 SHAPES: list[tuple[int, ...]] = [
     (1,), (2,), (3,), (5,), (8,), (9,), (4, 4), (), (17,), (3, 5), (2, 3, 4), (64,), (65,), (16, 16), (300,),
 ]  # fmt: skip
-# For backends that compile anew for each call of another form: these, always in this order.
+# For backends that compile once for each new shape: these, always in this order.
 FEW_SHAPES: list[tuple[int, ...]] = [(65,), (3,)]
 STEPS = [0, 1, 2, 9, 99, 999, 12345, 10**6 - 1, 10**9 - 1]
 
-# Hyperparameters: the default first, so that a failing example shrinks to the defaults that do not matter.
+# Hyperparameters: the default comes first, so that those that do not matter to a failure shrink to their defaults.
 HYPERPARAMETERS: dict[str, list[Any]] = {
     "lr": [1e-3, 0.1, 1.0, 3e-4, 0.7],
     "beta1": [0.9, 0.0, 0.5, 0.99, 0.3],
@@ -34,7 +34,7 @@ HYPERPARAMETERS: dict[str, list[Any]] = {
     "cos_power": [2.0, 2.0, 2.0, 0.0, 4.0, 1.0],
     "eps_inside_sqrt": [True, True, True, False],
 }
-# And these settings, each far from the defaults somewhere.
+# Settings for the same backends: each is far from the defaults in some fields.
 FEW_HYPERPARAMETERS: list[dict[str, Any]] = [
     {},
     {"lr": 0.7, "beta1": 0.3, "beta2": 0.5, "eps": 1e-16, "tau": 0.9, "weight_decay": 0.3},
@@ -45,7 +45,7 @@ FEW_HYPERPARAMETERS: list[dict[str, Any]] = [
 
 
 def _allowed(settings: dict[str, Any], claims: Capabilities) -> dict[str, Any]:
-    """The settings less what the backend does not support, with all other fields at their defaults."""
+    """The settings without those that the backend does not support; all other fields at their defaults."""
     switched = defaults(**settings)
     for option in ("maximize", "cos_power", "eps_inside_sqrt", "decoupled_weight_decay"):
         if option not in claims.options:
@@ -57,19 +57,21 @@ def _allowed(settings: dict[str, Any], claims: Capabilities) -> dict[str, Any]:
 
 
 def defaults(**changes: Any) -> dict[str, Any]:
-    """The default hyperparameters but for these, all numbers as floats."""
+    """The default hyperparameters with these changes, all numbers as floats."""
     both = {**DEFAULTS, **changes}
     return {k: x if isinstance(x, bool) else float(x) for k, x in both.items()}
 
 
 def just(**changes: Any) -> st.SearchStrategy[dict[str, Any]]:
-    """The default hyperparameters but for these, always."""
+    """A strategy that always gives the default hyperparameters with these changes."""
     return st.just(defaults(**changes))
 
 
 def hyperparameters(claims: Capabilities, usual: bool = True) -> st.SearchStrategy[dict[str, Any]]:
-    """Settings within the options that the backend claims. A backend that compiles has a graph for each of
-    the few settings for the usual shapes; for unusual ones it gets the defaults alone.
+    """Settings within the options that the backend claims.
+
+    A backend that compiles has a graph for each of the few settings at the usual shapes. For other shapes it gets only
+    the defaults.
     """
     if claims.compiles:
         return few_settings(claims, 0, len(FEW_HYPERPARAMETERS) if usual else 1)
@@ -83,12 +85,12 @@ def few_settings(claims: Capabilities, first: int, last: int) -> st.SearchStrate
 
 
 def few(claims: Capabilities, one: Any, pool: list[Any]) -> st.SearchStrategy[Any]:
-    """Shapes, counts or settings: one where the backend compiles, else from a pool."""
+    """Shapes, counts or settings: always the same one if the backend compiles, otherwise from a pool."""
     return st.just(one) if claims.compiles else st.sampled_from(pool)
 
 
 def shapes(claims: Capabilities, empty: bool = False) -> st.SearchStrategy[tuple[int, ...]]:
-    """Shapes of one array, small first."""
+    """Shapes of one array, small ones first."""
     pool = FEW_SHAPES[:1] if claims.compiles else SHAPES
     if empty and "empty" in claims.options:
         pool = [*pool, (0,), (0, 3)]
@@ -96,12 +98,12 @@ def shapes(claims: Capabilities, empty: bool = False) -> st.SearchStrategy[tuple
 
 
 def usual_or(claims: Capabilities, pool: list[Any]) -> st.SearchStrategy[Any] | None:
-    """Shapes from a pool, or where the backend compiles those for which it has graphs."""
+    """Shapes from a pool; if the backend compiles, those for which it already has graphs."""
     return None if claims.compiles else st.sampled_from(pool)
 
 
 def exponent_range(dtype: str) -> tuple[int, int]:
-    """Powers of two between which a gradient and its square stay inside the format's numbers."""
+    """The exponents between which a gradient and its square stay within the format's range."""
     storage, compute = FORMATS[dtype], compute_format(dtype)
     low = int(np.log2(storage.smallest_subnormal)) // (1 if dtype == "float16" else 2)
     high = min(int(np.log2(storage.largest)) - 3, int(np.log2(compute.largest)) // 2 - 4)
@@ -109,14 +111,14 @@ def exponent_range(dtype: str) -> tuple[int, int]:
 
 
 def exponents(dtype: str) -> st.SearchStrategy[int]:
-    """A power of two: mostly near 1, else anywhere in the range."""
+    """The exponent of a power of two: mostly near 0, otherwise anywhere in the range."""
     low, high = exponent_range(dtype)
     near = st.integers(max(low, -12), min(high, 6))
     return st.one_of(near, st.integers(low, high))
 
 
 def _round(x: NumPyArray, dtype: np.dtype[Any]) -> NumPyArray:
-    """float64 numbers in a format, kept below its largest."""
+    """float64 numbers rounded to a format, and clipped to its largest number."""
     limit = FORMATS[str(dtype)].largest if str(dtype) in FORMATS else np.inf
     with np.errstate(all="ignore"):
         return np.asarray(np.clip(x, -limit, limit).astype(dtype))
@@ -132,7 +134,7 @@ def layers(
     exponent: st.SearchStrategy[int] | None = None,
     axes: tuple[int, ...] | None = None,
 ) -> LayerCase:
-    """A layer after t steps: gradients around a power of two, moments around theirs."""
+    """A layer after t steps: gradients near a power of two, and moments to match."""
     real_shape = (*shape, 2) if is_complex else shape
     storage, compute = dtype_of(dtype), compute_format(dtype).numpy
     e = draw(exponents(dtype) if exponent is None else exponent)
@@ -154,7 +156,7 @@ def layers(
 
     with np.errstate(all="ignore"):
         grad = _round(scale * sample(), storage)
-        # Moments of the past: of the same kind, at another magnitude, with zeros of their own.
+        # Earlier moments: of the same kind, at another magnitude, with their own zeros.
         past = 2.0 ** rng.integers(-6, 7)
         m = _round(scale * past * sample(), compute) if t else np.zeros(real_shape, compute)
         v = _round((scale * past * sample()) ** 2, compute) if t else np.zeros(real_shape, compute)
@@ -192,7 +194,7 @@ def cases(
 
 
 def bit_pattern_cases(claims: Capabilities, dtype: str) -> st.SearchStrategy[Case]:
-    """Layers of a few entries whose every bit is drawn; those that are no finite number become zero."""
+    """Layers of a few entries, every bit of them drawn. Patterns that are not finite become zero."""
     width = FORMATS[dtype].numpy.itemsize * 8
     unsigned = np.dtype(f"uint{width}")
     limit = 2.0 ** exponent_range(dtype)[1]
@@ -205,7 +207,7 @@ def bit_pattern_cases(claims: Capabilities, dtype: str) -> st.SearchStrategy[Cas
 
     @st.composite
     def draw_layer(draw: st.DrawFn, shape: tuple[int, ...] | None) -> LayerCase:
-        """A given shape is filled with as many entries, again and again."""
+        """The drawn entries are repeated to fill a given shape."""
         d = draw(st.integers(1, 6))
         words = st.lists(st.integers(0, 2**width - 1), min_size=d, max_size=d)
         param, grad, m, root_v = (
@@ -224,5 +226,5 @@ def bit_pattern_cases(claims: Capabilities, dtype: str) -> st.SearchStrategy[Cas
 
 
 def real(x: NumPyArray) -> NumPyArray:
-    """The real view, as float64: for properties that compare numbers rather than bits."""
+    """The real view as float64, for properties that compare numbers rather than bits."""
     return real_view(x).astype(np.float64)

@@ -1,3 +1,3 @@
-"""The commands of `setadam-conformance`, one file each: its options, and what it does. How a backend is judged, run or
-reported is decided elsewhere; a command only calls it and turns the outcome into an exit code.
+"""The commands of `setadam-conformance`, one file for each: its options and what it does. A command calls the other
+folders and turns the outcome into an exit code. It does not judge, run or format anything itself.
 """

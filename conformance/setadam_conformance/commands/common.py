@@ -1,4 +1,4 @@
-"""What the commands share: exit codes, argument types, and errors as one line on stderr."""
+"""What the commands share: exit codes, argument types, and the reporting of errors."""
 
 import argparse
 import sys
@@ -22,7 +22,7 @@ class UsageError(Exception):
 
 
 def reporting_errors(command: Command) -> Command:
-    """The command, with its errors printed in one line and turned into exit codes."""
+    """The command, with its errors printed in one line on stderr and turned into exit codes."""
 
     @wraps(command)
     def wrapped(args: argparse.Namespace) -> int:

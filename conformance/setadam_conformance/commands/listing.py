@@ -1,4 +1,4 @@
-"""`list`: the backends and properties that there are."""
+"""`list`: all backends and properties."""
 
 import argparse
 

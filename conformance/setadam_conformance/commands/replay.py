@@ -36,7 +36,7 @@ def replay(args: argparse.Namespace) -> int:
         data = json.loads(args.file.read_text())
         name, prop, case = data["backend"], property_named(data["property"]), case_from_json(data["case"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{args.file} is no replay file: {error!r}") from error
+        raise UsageError(f"{args.file} is not a replay file: {error!r}") from error
     (source, *_) = backends.select([args.backend or name])
     try:
         adapter = adapter_of(source, args.device)
@@ -47,7 +47,7 @@ def replay(args: argparse.Namespace) -> int:
         with quietly():
             prop.check(bench_for(adapter, cell), case)
     except NonconformingError as error:
-        print(f"{source.name} still breaks {prop.name}: {error.message}")
+        print(f"{source.name} still fails {prop.name}: {error.message}")
         return NONCONFORMING
-    print(f"{source.name} keeps {prop.name} on this example")
+    print(f"{source.name} passes {prop.name} on this example")
     return CONFORMING

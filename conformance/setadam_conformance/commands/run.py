@@ -50,27 +50,27 @@ def add_to(parsers: Parsers) -> None:
     parser.add_argument("--dtype", action="append", default=[], choices=["float64", "float32", "bfloat16", "float16"])
     parser.add_argument("--property", action="append", default=[], metavar="NAME", help="see `list`; may be repeated")
     parser.add_argument("--profile", default="default", choices=["quick", "default", "deep"])
-    parser.add_argument("--max-examples", type=positive, metavar="N", help="at most N examples a property")
-    parser.add_argument("--seed", type=int, default=0, help="another seed draws other examples")
+    parser.add_argument("--max-examples", type=positive, metavar="N", help="at most N examples of each property")
+    parser.add_argument("--seed", type=int, default=0, help="a different seed draws different examples")
     parser.add_argument("--shard", type=_shard, default=(1, 1), metavar="I/N", help="the I-th of N equal parts")
     parser.add_argument(
         "--jobs",
         type=positive,
         default=min(os.cpu_count() or 1, 8),
         metavar="N",
-        help="worker processes; 1: none, all in this process",
+        help="worker processes; 1 runs everything in this process",
     )
     parser.add_argument(
         "--patience",
         type=positive,
         default=round(PATIENCE),
         metavar="SECONDS",
-        help="for one example, before its worker process is ended (default: %(default)s; not with --jobs 1)",
+        help="time limit for one example, then its worker is ended (default: %(default)s; none with --jobs 1)",
     )
     parser.add_argument("--expect", type=Path, metavar="FILE", help="known failures (TOML), each with a date")
     parser.add_argument("--report", type=Path, metavar="DIR", help="write report.json, report.html and repro files")
     parser.add_argument("--junit", type=Path, metavar="FILE", help="write JUnit XML")
-    parser.add_argument("--summary", action="store_true", help="print the summary table alone")
+    parser.add_argument("--summary", action="store_true", help="print only the summary table")
 
 
 @reporting_errors
@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     """Check backends and print a verdict."""
     from setadam_conformance.reporting import print_tables
 
-    console = Console(width=None if sys.stdout.isatty() else 110)  # a log has no width of its own
+    console = Console(width=None if sys.stdout.isatty() else 110)  # a log file has no width
     for name in args.property:
         property_named(name)
     excused = expectations.read(args.expect) if args.expect else []
@@ -132,7 +132,7 @@ def _shard(text: str) -> tuple[int, int]:
 
 
 def exit_code(result: Run, lacking: bool) -> int:
-    """The verdict of a run as a number; `lacking`: for something that was named there is no backend here."""
+    """The verdict of a run as an exit code. lacking: a backend that was named cannot run here."""
     if any(cell.status == "error" and cell.reason.startswith("the kit failed") for cell in result.cells):
         return KIT
     if lacking or any(cell.status == "error" for cell in result.cells):
@@ -145,7 +145,7 @@ def exit_code(result: Run, lacking: bool) -> int:
 
 
 def environment() -> dict[str, str]:
-    """What a verdict may depend on, apart from the backends' own versions."""
+    """The versions and the machine that a verdict may depend on, without the backends' own versions."""
     names = ("setadam", "numpy", "hypothesis", "ml_dtypes", "mpmath", "array-api-compat")
     return {
         "python": platform.python_version(),
@@ -166,7 +166,7 @@ def _described(source: backends.Source, device: str, claims: Claims) -> Backend:
 
 
 def _broken(claims: dict[backends.Source, Claims], device: str) -> list[Cell]:
-    """A cell for each backend that could not even be loaded, as others are judged all the same."""
+    """A cell for each backend that could not be loaded. The others are judged all the same."""
     return [
         Cell("loading", source.name, "any", device, status="error", reason=str(found))
         for source, found in claims.items()
@@ -175,7 +175,7 @@ def _broken(claims: dict[backends.Source, Claims], device: str) -> list[Cell]:
 
 
 def _set_aside(cells: list[Plan], excused: list[expectations.Expectation]) -> tuple[list[Cell], list[Plan]]:
-    """Cells that are skipped on purpose, and those that are left to run."""
+    """The cells that the expectation file skips, and those that are left to run."""
     skipped, left = [], []
     for cell in cells:
         found = next((e for e in excused if e.fits(cell.property, cell.source.name, cell.dtype)), None)
@@ -192,7 +192,7 @@ def _set_aside(cells: list[Plan], excused: list[expectations.Expectation]) -> tu
 def _run_cells(
     cells: list[Plan], workers: Workers, excused: list[expectations.Expectation], console: Console
 ) -> list[Cell]:
-    """What came of the cells: of those that were done, if Ctrl-C ends the run."""
+    """The results of the cells; if Ctrl-C ends the run, of those that were done."""
     done: list[Cell] = []
     columns = (TextColumn("{task.description:<46}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as progress, contextlib.suppress(KeyboardInterrupt):
@@ -205,9 +205,9 @@ def _run_cells(
 
 
 def _unused(excused: list[expectations.Expectation]) -> list[Cell]:
-    """An expectation that fitted nothing is as stale as one that has lapsed."""
+    """A lapsed cell for each expectation that matched nothing: it is as outdated as one past its date."""
     return [
-        Cell(e.property, e.backend, e.dtype, status="lapsed", reason=f"the expectation fits nothing: {e.reason}")
+        Cell(e.property, e.backend, e.dtype, status="lapsed", reason=f"the expectation matches nothing: {e.reason}")
         for e in excused
         if not e.used
     ]

@@ -12,7 +12,9 @@ def add_to(parsers: Parsers) -> None:
     parser.set_defaults(command=selftest)
     parser.add_argument("--profile", default="quick", choices=["quick", "default", "deep"])
     parser.add_argument("--only", action="append", choices=["faults", "variants", "kit"], help="may be repeated")
-    parser.add_argument("--layers", type=positive, metavar="N", help="sampled for each correct variant and dtype")
+    parser.add_argument(
+        "--layers", type=positive, metavar="N", help="layers to sample for each correct variant and dtype"
+    )
     parser.add_argument("--jobs", type=positive, metavar="N", help="worker processes; default: as many as cores")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table fault × property")
 
@@ -23,7 +25,7 @@ def selftest(args: argparse.Namespace) -> int:
     from setadam_conformance.teeth.selftest import PARTS, main
 
     if args.markdown and args.only:
-        raise UsageError("--markdown writes all tables: not with --only")
+        raise UsageError("--markdown writes all tables, so it cannot be used with --only")
     parts = args.only or PARTS
     sound = main(args.profile, args.markdown, parts=parts, layers=args.layers, jobs=args.jobs)
     return CONFORMING if sound else KIT

@@ -1,4 +1,4 @@
-"""The bench: one backend under test. It passes bits in and out, judges, and keeps the scores."""
+"""The bench: it hands arrays to one backend, runs its steps, judges the results and keeps the scores."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,14 +11,14 @@ from setadam_conformance.cases.formats import compute_format
 from setadam_conformance.judging.judge import STAGES, Score, Verdict, judge
 from setadam_conformance.protocol import Adapter, Capabilities, LayerState, NumPyArray, ProtocolError
 
-SAMPLE = 48  # layers a cell that are kept for the plots
+SAMPLE = 48  # layers of a cell that are kept for the plots
 
 
-Given = tuple[list[Any], list[Any], list[LayerState]]  # parameters, gradients and states, the backend's own
+Given = tuple[list[Any], list[Any], list[LayerState]]  # parameters, gradients and states as native arrays
 
 
 class Answer(NamedTuple):
-    """What a step returned, as NumPy bits."""
+    """What a step returned, as NumPy arrays."""
 
     params: list[NumPyArray]
     states: list[LayerState]
@@ -43,12 +43,12 @@ class Bench:
         self.sample: list[tuple[int, int, float, float, float]] = []
 
     def step(self, case: Case, adapter: Adapter | None = None) -> Answer:
-        """One step. A backend that raises, or keeps not to dtypes and shapes, does not conform."""
+        """One step. A backend does not conform if it raises, or returns another dtype or shape."""
         adapter = adapter or self.adapter
         return self._read(case, self.call(case, native(adapter, case), adapter), adapter)
 
     def call(self, case: Case, given: Given, adapter: Adapter | None = None) -> Any:
-        """What the backend's step returns for these arrays of its own; the lists are copies."""
+        """What the backend's step returns for these native arrays. The backend gets copies of the lists."""
         params, grads, states = map(list, given)
         axes = [layer.axes for layer in case.layers]
         try:
@@ -59,7 +59,7 @@ class Bench:
             raise NonconformingError(f"raised {type(error).__name__}: {error}", case) from error
 
     def read(self, x: Any, adapter: Adapter | None = None) -> NumPyArray:
-        """An array of the backend's as NumPy. ProtocolError where it cannot be read."""
+        """A native array as NumPy. ProtocolError if the adapter cannot convert it."""
         adapter = adapter or self.adapter
         try:
             return np.asarray(adapter.to_numpy(x))
@@ -91,20 +91,20 @@ class Bench:
             self.fail(message, case)
 
     def same_bits(self, a: Sequence[NumPyArray], b: Sequence[NumPyArray], message: str, case: Case) -> None:
-        """Fail unless the arrays agree to the last bit, but for the sign of zero and NaN's payload."""
+        """Fail unless the arrays have the same bits. The sign of zero and the payload of NaN are not compared."""
         for i, (x, y) in enumerate(zip(a, b, strict=True)):
             if not np.array_equal(real_view(x), real_view(y), equal_nan=True):
                 self.fail(f"{message} (array {i}: {x.ravel()[:4]} and {y.ravel()[:4]})", case)
 
     def refuses(self, case: Case, what: str) -> None:
-        """Fail unless the backend raises on this case, leaving what it was given as it was."""
+        """Fail unless the backend raises on this case and leaves its inputs unchanged."""
         given = native(self.adapter, case)
         before = [self.read(x).copy() for x in (*given[0], *given[1])]
         try:
             self.call(case, given)
         except NonconformingError:
             after = [self.read(x) for x in (*given[0], *given[1])]
-            self.same_bits(before, after, f"{what} was refused, but not before something was changed", case)
+            self.same_bits(before, after, f"{what} was refused, but an input had already been changed", case)
             return
         self.fail(f"{what} was accepted", case)
 
@@ -135,11 +135,11 @@ class Bench:
             ):
                 if x.shape != shape or x.dtype != dtype:
                     self.fail(
-                        f"{name} of layer {i} came back as {x.dtype}{list(x.shape)}, not {dtype}{list(shape)}",
+                        f"{name} of layer {i} must be {dtype}{list(shape)}, got {x.dtype}{list(x.shape)}",
                         case,
                     )
             if not (isinstance(s.t, SupportsInt) and int(s.t) == s.t == case.t + 1):
-                self.fail(f"t of layer {i} came back as {s.t} after {case.t} steps and one more", case)
+                self.fail(f"t of layer {i} must be {case.t + 1} after the step, got {s.t}", case)
         return Answer(params, states)
 
     def _record(self, case: Case, verdict: Verdict) -> None:
@@ -153,7 +153,7 @@ class Bench:
 
 
 def native(adapter: Adapter, case: Case) -> Given:
-    """The case's parameters, gradients and states as the backend's own arrays. ProtocolError if it takes none."""
+    """The case's parameters, gradients and states as native arrays. ProtocolError if they cannot be converted."""
 
     def convert(x: NumPyArray) -> Any:
         x = np.asarray(x)  # NumPy's 0-d results are scalars

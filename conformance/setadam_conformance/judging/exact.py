@@ -1,7 +1,7 @@
-"""A second oracle, written apart from the first: the paper's formulas, coordinate by coordinate.
+"""A second oracle, written independently of the first: the paper's formulas, coordinate by coordinate.
 
-mpmath at 300 bits, Python loops, no array of any kind inside: slow, and hard to get wrong in the same
-way. It carries no bound; it is what the first oracle and the test vectors are checked against.
+It uses mpmath at 300 bits and Python loops, and no arrays. It is slow, and unlikely to share a mistake with the
+first oracle. It has no bound. The first oracle and the test vectors are checked against it.
 """
 
 import itertools
@@ -18,7 +18,7 @@ Number = Any
 
 
 class Step(NamedTuple):
-    """m_t, v_t and θ_t as flat lists of mpmath numbers, in the C order of the layer's real view."""
+    """mₜ, vₜ and θₜ as flat lists of mpmath numbers, in the C order of the layer's real view."""
 
     m: list[Number]
     v: list[Number]
@@ -65,7 +65,7 @@ def _numbers(x: np.ndarray[Any, Any]) -> list[Number]:
 
 
 def _layers(layer: LayerCase) -> list[list[int]]:
-    """The flat indices of each layer within the array."""
+    """For each layer of the array, the flat indices of its coordinates."""
     shape = layer.m.shape
     index = np.arange(layer.m.size).reshape(shape)
     if layer.m.size == 0:

@@ -1,6 +1,6 @@
-"""The comparator: a backend's answer against the oracle's, stage by stage, coordinate by coordinate.
+"""The comparator: a backend's result against the oracle's, stage by stage and coordinate by coordinate.
 
-Compared in the oracle's arithmetic: rounding the reference first would reject correct answers.
+The comparison is in the oracle's arithmetic. Rounding the reference first would reject correct results.
 """
 
 from dataclasses import dataclass, field
@@ -18,10 +18,10 @@ STAGES = ("m", "v", "param")
 
 @dataclass
 class Score:
-    """How far a quantity was from the reference at its worst, over coordinates that are judged."""
+    """The largest error of a quantity over the coordinates that are judged."""
 
     ratio: float = 0.0  # |error| / bound; a correct implementation is never above 1
-    ulp: float = 0.0  # |error| in units of the last place of the largest of the value and `terms`
+    ulp: float = 0.0  # |error| in ulps of the larger of the value and `terms`, see `compare`
     coordinate: tuple[int, ...] | None = None  # of the worst ratio, in the real view
     expected: float = 0.0
     got: float = 0.0
@@ -29,7 +29,7 @@ class Score:
     not_judged: int = 0
 
     def absorb(self, other: "Score") -> None:
-        """Keep the worse of the two, and count both."""
+        """Keep the worse of the two, and add up the counts."""
         counts = self.judged + other.judged, self.not_judged + other.not_judged
         worst_ulp = max(self.ulp, other.ulp)
         if other.ratio > self.ratio or self.coordinate is None:
@@ -39,7 +39,7 @@ class Score:
 
 @dataclass
 class Verdict:
-    """The scores of one step, by stage, and the first stage and layer that left its bound."""
+    """The scores of one step, by stage, and the first stage and layer beyond its bound."""
 
     scores: dict[str, Score] = field(default_factory=lambda: {stage: Score() for stage in STAGES})
     # The median error/bound of each layer, by stage.
@@ -68,7 +68,7 @@ def judge(
 ) -> Verdict:
     """Judge one step: m and v against the inputs, then θ against the moments that were returned."""
     verdict = Verdict()
-    with np.errstate(all="ignore"):  # cases reach into overflow on purpose; what is there is not judged
+    with np.errstate(all="ignore"):  # some cases overflow on purpose; overflowed values are not judged
         _judge_layers(case, params, states, claims, verdict)
     return verdict
 
@@ -79,7 +79,7 @@ def _judge_layers(
     for index, (layer, param, state) in enumerate(zip(case.layers, params, states, strict=True)):
         m, v = oracle.moments(case, layer, claims)
         theta = oracle.parameter(case, layer, state.m, state.v, claims, moment_bounds=(m.bound, v.bound))
-        safe = np.all(m.judged, axis=layer.real_axes, keepdims=True)  # an overflow reaches its layer
+        safe = np.all(m.judged, axis=layer.real_axes, keepdims=True)  # an overflow affects its whole layer
         for stage, reference, got in (
             ("m", m, state.m),
             ("v", v, state.v),
@@ -98,10 +98,10 @@ def _judge_layers(
 def compare(
     reference: oracle.Reference, got: NumPyArray, fmt: str, compute: str, terms: NumPyArray | None = None
 ) -> tuple[Score, float]:
-    """The score of one array, and its median error/bound. NaN where a number is due scores infinity.
+    """The score of one array, and its median error/bound. NaN instead of a number scores infinity.
 
-    terms: what the value was before the step. Where the step cancels it, an ulp of the small value says
-    nothing of the step's accuracy; ulps are those of the larger of the two.
+    terms: the value before the step. Where the step nearly cancels it, an ulp of the small result says nothing about
+    the accuracy of the step, so errors are counted in ulps of the larger of the two.
     """
     if got.size == 0:
         return Score(), 0.0
@@ -132,7 +132,7 @@ def compare(
 
 
 def ulp(x: np.ndarray[Any, Any], fmt: str) -> np.ndarray[Any, Any]:
-    """The unit in the last place of float64 numbers, in a format: 2u·2^⌊log2|x|⌋, or its subnormal."""
+    """The unit in the last place of a format at these float64 numbers: 2u·2^⌊log₂|x|⌋, or the smallest subnormal."""
     f = FORMATS[fmt]
     _, exponent = np.frexp(x)
     exponent = np.where(x == 0, -1073, np.maximum(exponent, -1073))

@@ -1,7 +1,7 @@
 """The oracle: the specification in wider arithmetic, and a bound on any correct rounding of it.
 
-`moments` gives m and v from the inputs, `parameter` gives θ from m and v, each with an elementwise
-forward error bound. Every constant is derived in docs/bound.md, under the name that it has here.
+`moments` gives m and v from the inputs. `parameter` gives θ from m and v. Each comes with an elementwise forward error
+bound. docs/bound.md derives every constant, under the name that it has here.
 """
 
 from collections import OrderedDict
@@ -16,8 +16,8 @@ from setadam_conformance.protocol import Capabilities
 
 
 class Reference(NamedTuple):
-    """What the step gives in exact arithmetic, how far off a correct backend may be, and where that
-    is claimed: outside `judged` an intermediate could overflow, or rounding could make w̃ zero.
+    """The exact value, the largest error of a correct backend, and the coordinates where the bound holds: outside
+    `judged`, an intermediate could overflow, or rounding could make w̃ zero.
     """
 
     value: Wide
@@ -26,17 +26,17 @@ class Reference(NamedTuple):
 
 
 class _Setting(NamedTuple):
-    """What both stages share: arithmetic, formats, and the claims that set the constants."""
+    """What both stages use: arithmetic, formats, and the constants that follow from the claims."""
 
     wide: Arithmetic
     u: float
-    tiny: float  # the largest error of an operation that underflows
+    tiny: float  # the largest error of an underflowing operation
     largest: float
     storage_u: float  # 0 where the parameter's format is the compute format
     storage_tiny: float
     storage_largest: float
     slack: float
-    bias_error: float  # relative, of 1-βᵗ as formed by the backend
+    bias_error: float  # relative, of 1-βᵗ as the backend forms it
 
 
 _CACHE: dict[tuple[str, bool], Arithmetic] = {}
@@ -63,14 +63,14 @@ def _setting(dtype: str, claims: Capabilities, wide: Arithmetic | None) -> _Sett
         (storage.smallest_normal if flush else storage.smallest_subnormal) if rounded else 0.0,
         storage.largest,
         1 + 64 * compute.u + 8 * wide.u / compute.u,
-        # Formed in double, which for float64 is no wider than the compute format itself.
+        # 1-βᵗ is formed in double. For float64, that is the compute format itself.
         5 * compute.u if claims.traced_t or compute.name == "float64" else compute.u,
     )
 
 
 class Memory:
-    """References of small layers, kept by all that they follow from, bit for bit: backends that are shown the
-    same examples, and the self-test's faults, most of which return the same moments, ask for them again.
+    """A cache of references for small layers, keyed by the bits of everything they depend on. Backends get the same
+    examples, and most of the self-test's faults return the same moments, so references are needed again.
     """
 
     def __init__(self, most: int = 8192) -> None:
@@ -78,7 +78,10 @@ class Memory:
         self._most = most
 
     def recall(self, make: Callable[[], Any], case: Case, layer: LayerCase, claims: Capabilities, *also: Any) -> Any:
-        """What `make` gives; also: arrays that it depends on beside the case, the layer and the claims."""
+        """The result of `make`, from the cache if it is there.
+
+        also: arrays that the result depends on beside the case, the layer and the claims.
+        """
         if layer.v.size > 1024:
             return make()
         arrays = (layer.param, layer.grad, layer.m, layer.v, *also)
@@ -146,8 +149,8 @@ def parameter(
 ) -> Reference:
     """The reference for θ of one layer, given the moments that the backend returned.
 
-    The backend may have used the moments before they were rounded to what it returned. One that
-    claims `recomputes_moments` may have computed them once more: within their bounds, twice over.
+    The backend may have used the moments before it rounded them to the ones it returned. A backend that claims
+    `recomputes_moments` may have computed them a second time: the two may differ by twice the moments' bound.
     """
     if wide is None:
         found: Reference = memory.recall(
@@ -184,7 +187,7 @@ def _parameter(
     if claims.recomputes_moments and moment_bounds is not None:
         dm, dv = (2 * bound for bound in moment_bounds)
 
-    # S. The error of γ is common to the layer: κ stretches all of γv/bc2 alike.
+    # S. The error of γ is common to the layer: it multiplies γv/bc2 by one factor κ.
     gamma, dgamma = _down_scaling(v, dv, axes, float(hp["cos_power"]), s, claims)
     common = dgamma + s.bias_error
     low = np.maximum(1 - common, 0)
@@ -193,7 +196,7 @@ def _parameter(
     a = gamma * v / bc2
     da = gamma * dv / bc2 + tiny * (1 + 1 / bc2)
 
-    # E, and the error of each w by itself.
+    # E, and each w's own error.
     inside = bool(hp["eps_inside_sqrt"])
 
     def embed(x: Wide) -> Wide:
@@ -242,7 +245,7 @@ def _parameter(
 
 
 def chain(d: int, reduction: str) -> int:
-    """H: the longest chain of additions that an entry of a sum over d entries goes through."""
+    """H: the largest number of additions that one entry of a sum over d entries takes part in."""
     if reduction == "any" or d <= 2:
         return max(d - 1, 0)
     return min(d - 1, 16 + 8 * int(np.ceil(np.log2(d))))
@@ -251,7 +254,7 @@ def chain(d: int, reduction: str) -> int:
 def _down_scaling(
     v: Wide, dv: Wide, axes: tuple[int, ...], power: float, s: _Setting, claims: Capabilities
 ) -> tuple[Wide, Wide]:
-    """γ of each layer and the bound of its relative error, for any scale-free order of evaluation."""
+    """γ of each layer and a bound on its relative error, for any scale-free order of evaluation."""
     peak = _most(v, axes)
     one = np.ones_like(peak)
     if power == 0:
@@ -262,7 +265,7 @@ def _down_scaling(
     s1, s2 = _sum(r, axes), _sum(r * r, axes)
     gamma = s1 * s1 / (d * s2)
     apart = np.abs(r / s1 - r * r / s2)
-    # By how much v moves γ, in absolute terms: ρ = dv/v is no number where v = 0.
+    # How much γ moves with v, from absolute errors: ρ = dv/v is undefined where v = 0.
     uncertain = np.where(zero, 0 * dv, dv) / np.where(zero, one, peak)
     moved = np.abs(1 / s1 - r / s2) * uncertain
     error = (3 * chain(d, claims.reduction) + 8) * s.u + 4 * s.u * _sum(apart, axes) + 2 * _sum(moved, axes)
@@ -270,8 +273,8 @@ def _down_scaling(
         gamma = np.asarray(gamma ** s.wide.array(power / 2))
         error = error * max(power / 2, 1) + 8 * s.u
     error = np.minimum(error / np.maximum(1 - error, 0.5), 1)
-    error = np.where(_sum(uncertain, axes) > s1 / 20, one, error)  # first order says nothing here
-    if claims.flushes_subnormals:  # entries below the smallest normal may have gone as zeros
+    error = np.where(_sum(uncertain, axes) > s1 / 20, one, error)  # the first-order bound does not hold here
+    if claims.flushes_subnormals:  # entries below the smallest normal number may have been read as zeros
         error = np.where(peak < d * s.tiny / s.u, one, error)
     return gamma, error
 

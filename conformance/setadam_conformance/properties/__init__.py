@@ -1,5 +1,6 @@
-"""The properties. Each is a function of a bench and a case, with its reason and source in its docstring;
-the module that it stands in says what it takes to judge it.
+"""What every backend must satisfy. A property is a function of a bench and a case, and its docstring gives the reason
+and the source. Each module collects the properties that are judged in the same way. How many examples a property gets
+is decided in `running`.
 """
 
 from setadam_conformance.properties import contract, limits, oracle, recorded, sharded, symmetries

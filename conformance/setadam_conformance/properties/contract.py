@@ -1,4 +1,4 @@
-"""Properties of the interface: what is written, kept, refused and carried over."""
+"""Properties of the interface: what a step may write, must keep, and must refuse, and what survives a reload."""
 
 from dataclasses import replace
 from typing import Any
@@ -15,10 +15,10 @@ from setadam_conformance.protocol import Capabilities
 
 @prop(lambda c, d: of.cases(c, d, count=of.few(c, 2, [1, 2]), hp=of.hyperparameters(c, usual=False)), share=0.3)
 def inputs_are_not_written(bench: Bench, case: Case) -> None:
-    """Gradients are never written; parameters and state only by a backend that claims `in_place`.
+    """Gradients are never written. Parameters and state are written only by a backend that claims `in_place`.
 
-    Coupled weight decay and maximize written into p.grad are the usual fault: whoever logs gradients,
-    or steps twice, is misled. Source: FEATURES 4.
+    The usual fault is to write coupled weight decay or maximize into p.grad. Then logged gradients, and a second step
+    with them, are wrong. Source: torch.optim's contract, in which a step only reads p.grad.
     """
     decayed = case.with_hp(**_decay(bench.claims))
     params, grads, states = native(bench.adapter, decayed)
@@ -38,18 +38,20 @@ def _decay(claims: Capabilities) -> dict[str, Any]:
 
 @prop(lambda c, d: of.cases(c, d, shape=None if c.compiles else of.shapes(c, empty=True)), share=0.3, usual_graphs=True)
 def dtype_shape_and_bits_are_kept(bench: Bench, case: Case) -> None:
-    """Conversions carry all bits; dtypes and shapes of θ, m and v come back as they went in.
+    """Conversions are exact, and a step returns θ, m and v with the dtypes and shapes that they had.
 
-    16-bit parameters keep float32 moments (bfloat16 holds 0.999 as 1). Source: FEATURES 5 and 6.
+    16-bit parameters keep float32 moments, because bfloat16 rounds 0.999 to 1. Source: `protocol.LayerState`.
     """
     for layer in case.layers:
         params, grads, states = native(bench.adapter, replace(case, layers=(layer,)))
         own = ((layer.param, params[0]), (layer.grad, grads[0]), (layer.m, states[0].m), (layer.v, states[0].v))
         for x, taken in own:
             back = bench.read(taken)
-            bench.require(back.dtype == x.dtype and back.shape == x.shape, "a conversion lost dtype or shape", case)
-            bench.same_bits([back], [x], "a conversion lost bits", case)
-    bench.step(case)  # checks dtypes, shapes and t of what comes back
+            bench.require(
+                back.dtype == x.dtype and back.shape == x.shape, "a conversion changed the dtype or shape", case
+            )
+            bench.same_bits([back], [x], "a conversion changed bits", case)
+    bench.step(case)  # checks the dtypes, shapes and t of the result
 
 
 def _one_layer(claims: Capabilities, dtype: str) -> st.SearchStrategy[Case]:
@@ -72,9 +74,10 @@ BAD_HYPERPARAMETERS: list[tuple[str, float]] = [
 
 @prop(_one_layer, share=0.2, usual_graphs=True)
 def hyperparameter_errors(bench: Bench, case: Case) -> None:
-    """Hyperparameters out of range or not finite are refused, and nothing has been changed by then.
+    """Hyperparameters that are out of range or not finite are refused before anything is changed.
 
-    η ≥ 0, 0 ≤ β < 1, ε > 0, 0 ≤ τ < 1, λ ≥ 0. A NaN passes every comparison written the wrong way round.
+    η ≥ 0, 0 ≤ β < 1, ε > 0, 0 ≤ τ < 1, λ ≥ 0. A check such as `if lr < 0: raise` lets NaN pass.
+    Source: `setadam_core.Hyperparameters`.
     """
     for name, value in BAD_HYPERPARAMETERS:
         if name == "weight_decay" and name not in bench.claims.options:
@@ -84,9 +87,9 @@ def hyperparameter_errors(bench: Bench, case: Case) -> None:
 
 @prop(_one_layer, share=0.2, usual_graphs=True)
 def tiny_epsilon_error(bench: Bench, case: Case) -> None:
-    """An ε that underflows in the compute dtype is refused: it would be read as 0, and 0/0 follows.
+    """An ε that underflows in the compute dtype is refused: it would become 0, and a zero gradient would give 0/0.
 
-    Source: FEATURES 7; chainer checks this.
+    Source: chainer, whose Adam checks this.
     """
     bench.refuses(case.with_hp(eps=1e-320), "an eps below the smallest normal number of the compute dtype")
 
@@ -97,7 +100,10 @@ def tiny_epsilon_error(bench: Bench, case: Case) -> None:
     usual_graphs=True,
 )
 def shape_errors(bench: Bench, case: Case) -> None:
-    """A gradient or a moment whose shape is not the parameter's is refused, also where it would broadcast."""
+    """A gradient or moment whose shape is not the parameter's is refused, even if it would broadcast.
+
+    A gradient that broadcasts gives a step of the right shape and the wrong values. Source: `protocol.LayerState`.
+    """
     layer = case.layers[0]
     for name in ("grad", "m", "v"):
         for shape in ((1, 4), (4,), (1, 1)):
@@ -108,10 +114,10 @@ def shape_errors(bench: Bench, case: Case) -> None:
 @prop(lambda c, d: of.cases(c, d, shape=st.just((4,)), count=st.just(2), exponent=st.just(0), hp=of.just()),
       needs=("many",), share=0.2, usual_graphs=True)  # fmt: skip
 def nothing_is_half_updated(bench: Bench, case: Case) -> None:
-    """When the second layer is refused, the first has not been touched.
+    """If the second layer is refused, the first one is unchanged.
 
-    An optimizer that checks each layer as it comes to it leaves a model of which one part is a step
-    ahead, and a caller who catches the error trains on. Source: FEATURES, "all or nothing".
+    An optimizer that checks each layer just before its update leaves part of the model one step ahead. A caller who
+    catches the error then continues with a mixed state. Source: a step is all or nothing in every backend here.
     """
     first, second = case.layers
     wrong = replace(second, grad=np.ones((2, 4), second.grad.dtype))
@@ -125,11 +131,10 @@ def nothing_is_half_updated(bench: Bench, case: Case) -> None:
     usual_graphs=True,
 )
 def reload_in_mid_run(bench: Bench, case: Case) -> None:
-    """A state that leaves the optimizer and comes back (state_dict, pickle, deepcopy, files) is the same
-    to the last bit, with its step count, and the run goes on as if nothing had been.
+    """A state that is saved and loaded again (state_dict, pickle, deepcopy, files) has the same bits and step count.
 
-    torch casts float32 moments to a bfloat16 parameter's dtype on load (pytorch#43706); pickled
-    optimizers lose attributes (FEATURES 3).
+    Source: torch casts float32 moments to a bfloat16 parameter's dtype on load (pytorch#43706), and optimizers that
+    keep options in attributes lose them when pickled.
     """
     first = bench.step(case)
     following = replace(
@@ -155,10 +160,10 @@ def reload_in_mid_run(bench: Bench, case: Case) -> None:
 
 @prop(of.cases, share=0.3, usual_graphs=True)
 def paths_agree(bench: Bench, case: Case) -> None:
-    """Every path of a backend (loop, foreach, fused, compiled, eager, jit) takes the same step.
+    """All paths of a backend (loop, foreach, fused, compiled, eager, jit) take the same step.
 
-    Each is judged by the oracle on the same case as the next, so two paths differ by no more than their bounds.
-    Source: pytorch_optimizer's foreach paths differed from its loops by up to 6.6e-2.
+    The oracle judges each path and the next one on the same case, so two paths differ by at most the sum of their
+    bounds. Source: pytorch_optimizer's foreach paths differed from its loops by up to 6.6e-2.
     """
     bench.conform(case)
     for peer in bench.peers:

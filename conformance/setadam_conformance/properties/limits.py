@@ -1,4 +1,4 @@
-"""Properties at the edges, where the step has a closed form that needs no oracle."""
+"""Properties of edge cases, where the step has a closed form that needs no oracle."""
 
 from dataclasses import replace
 from typing import Any
@@ -26,19 +26,21 @@ def _constant(claims: Capabilities, dtype: str) -> Cases:
 
 @prop(_constant)
 def constant_layer(bench: Bench, case: Case) -> None:
-    """A constant layer has γ = 1 and takes the step of one coordinate, all its coordinates alike.
+    """A constant layer has γ = 1, and each of its coordinates takes the step of a layer of one coordinate.
 
-    The sums of d equal terms round, their quotient may pass 1: both answers are within the bound of the
-    same numbers. Source: γ = 1 iff v is constant.
+    The sums of d equal terms are rounded, and their quotient may exceed 1, so the step of the large layer is held to
+    the bound of the single coordinate. Source: γ = 1 iff v is constant.
     """
     single, d = case.layers[0], case.extra["d"]
     answer = bench.conform(replace(case, layers=(map_layer(lambda x: np.repeat(x, d), single),)))
-    # The reference of the single coordinate has the smaller bound, up to what d adds to γ's error.
+    # The bound of the single coordinate is smaller: d adds to γ's error.
     first = [p[:1] for p in answer.params], [s._replace(m=s.m[:1], v=s.v[:1]) for s in answer.states]
     verdict = judge(case, *first, replace(bench.claims, reduction="any"))
     u = compute_format(case.dtype).u
     allowed = 1 + (3 * (16 + 8 * np.ceil(np.log2(d))) + 8) * u / (2 * u)  # κ's share, halved by the root
-    bench.require(verdict.scores["param"].ratio <= allowed, "a constant layer's step is not its coordinate's", case)
+    bench.require(
+        verdict.scores["param"].ratio <= allowed, "the step of a constant layer is not that of its coordinate", case
+    )
 
 
 def _zeros(claims: Capabilities, dtype: str) -> Cases:
@@ -57,10 +59,10 @@ def _zeros(claims: Capabilities, dtype: str) -> Cases:
 
 @prop(_zeros)
 def all_zero_layer(bench: Bench, case: Case) -> None:
-    """A layer that never had a gradient stays as it is, exactly, with zero moments and no NaN.
+    """A layer that never had a gradient does not change, its moments are zero, and there is no NaN.
 
-    γ = 0/0 there: any value gives this step. In float16, ε = 1e-8 underflows if it is not kept in
-    float32 (optax.adam gives NaN). Source: pytorch-lamb#6, FEATURES 7.
+    γ is 0/0 here, and any value of it gives this step. In float16, ε = 1e-8 underflows unless it is kept in float32
+    (optax.adam gives NaN). Source: pytorch-lamb#6.
     """
     answer = bench.step(case)
     bench.same_bits(answer.params, [x.param for x in case.layers], "a zero gradient moved θ", case)
@@ -71,9 +73,9 @@ def all_zero_layer(bench: Bench, case: Case) -> None:
 @prop(lambda c, d: of.cases(c, d, shape=of.few(c, (0,), [(0,), (0, 3), (3, 0)]), count=of.few(c, 2, [1, 2])),
       needs=("empty",), share=0.1)  # fmt: skip
 def empty_layers(bench: Bench, case: Case) -> None:
-    """Arrays without elements come back as they are; in a list, they disturb no other layer.
+    """Arrays without elements are returned unchanged, and other layers in the list are unaffected.
 
-    A minimum over nothing raises in most libraries. Source: pytorch#119885.
+    The minimum of an empty array raises an error in most libraries. Source: pytorch#119885.
     """
     one = np.ones(3, dtype_of(case.dtype))
     moment = np.ones(3, compute_format(case.dtype).numpy)
@@ -92,18 +94,18 @@ def empty_layers(bench: Bench, case: Case) -> None:
     applies=lambda claims: not claims.compiles,
 )
 def zero_betas(bench: Bench, case: Case) -> None:
-    """β = 0 makes m' = g and v' = g², with a bias correction of exactly 1: log 0 is not taken.
+    """β = 0 gives m' = g and v' = g², and a bias correction of exactly 1: the step must not take log 0.
 
-    Within the bound, not to the bit: lerp forms m + 1·(g - m), which rounds. (CONFORMANCE M7.)
+    The moments are within the bound, not exact: lerp forms m + 1·(g - m), which rounds. Source: the paper's algorithm.
     """
     bench.conform(case)
 
 
 @prop(lambda c, d: of.cases(c, d, hp=_extreme(c)))
 def limits_in_tau_and_beta(bench: Bench, case: Case) -> None:
-    """τ and β close to 1 and at 0: w̃ stays positive, bias corrections accurate, all within the bound.
+    """τ and β close to 1 and at 0: w̃ is positive, the bias corrections are accurate, and θ is within the bound.
 
-    1 - τ and 1 - β are small there, and what was rounded before the subtraction shows.
+    1 - τ and 1 - β are small here, so an error made before the subtraction becomes large. Source: docs/bound.md.
     """
     bench.conform(case)
 
@@ -127,16 +129,16 @@ def _extreme(claims: Capabilities) -> st.SearchStrategy[dict[str, Any]]:
     needs=("cos_power",),
 )
 def adam_identity(bench: Bench, case: Case) -> None:
-    """With S and T off the step is Adam with ε under the root: `optax.adam(eps=0, eps_root=ε)`.
+    """With S and T off, the step is Adam with ε under the root: `optax.adam(eps=0, eps_root=ε)`.
 
-    Written out here as Adam is defined, in float64, without the specification or the oracle; it may
-    differ by the rounding of a dozen operations, and of θ.
+    Adam is written out here in float64, without the specification or the oracle. The step may differ from it by the
+    rounding of a dozen operations and of θ. Source: Adam's definition.
     """
     answer = bench.conform(case)
     hp, t = case.hp, case.t + 1
     u, us = compute_format(case.dtype).u, FORMATS[case.dtype].u
     if case.dtype == "float64":
-        return  # float64 cannot judge itself here; `one-step` does
+        return  # float64 cannot be judged in float64; `one-step` judges it
     for layer, theta in zip(case.layers, answer.params, strict=True):
         g = of.real(layer.grad)
         m = hp["beta1"] * of.real(layer.m) + (1 - hp["beta1"]) * g
@@ -160,13 +162,13 @@ def adam_identity(bench: Bench, case: Case) -> None:
     needs=("many",),
     share=0.3,
     usual_graphs=True,
-    narrow="float16",  # its largest number has a square in float32
+    narrow="float16",  # the square of its largest number fits in float32
 )
 def nan_and_infinity(bench: Bench, case: Case) -> None:
-    """NaN or ±Inf in one coordinate of a gradient makes its whole layer NaN, and no other layer changes.
+    """NaN or ±Inf in one coordinate of a gradient makes its whole layer NaN, and other layers are unaffected.
 
-    γ and the minimum go through the layer: a layer that looks half sound hides the fault from
-    whoever looks for NaN. Swallowing it (nan_to_num) hides it altogether. (CONFORMANCE M19.)
+    γ and the minimum depend on every coordinate of the layer. A layer that is only partly NaN hides the fault, and
+    nan_to_num hides it completely. Source: the paper's algorithm.
     """
     sound, layer = case.layers
     for bad in (np.nan, np.inf, -np.inf):
@@ -174,5 +176,5 @@ def nan_and_infinity(bench: Bench, case: Case) -> None:
         grad.flat[0] = bad
         answer = bench.step(replace(case, layers=(sound, replace(layer, grad=grad))))
         poisoned = bool(np.isnan(of.real(answer.params[1])).all())
-        bench.require(poisoned, f"a layer with a gradient of {bad} is not all NaN", case)
+        bench.require(poisoned, f"a layer with a gradient of {bad} is not NaN throughout", case)
         bench.conform(replace(case, layers=(sound,)), type(answer)(answer.params[:1], answer.states[:1]))

@@ -1,4 +1,4 @@
-"""Properties judged by the oracle alone: the derived bound on m, v and θ, wherever inputs may lie."""
+"""Properties judged by the oracle: m, v and θ are within the derived bound, for inputs of every kind."""
 
 from dataclasses import replace
 from typing import Any
@@ -18,20 +18,20 @@ Cases = st.SearchStrategy[Case]
 
 @prop(of.cases, share=3, usual_graphs=True)
 def one_step(bench: Bench, case: Case) -> None:
-    """One step from any state lies within the bound, for m, v and θ.
+    """One step from any state is within the bound, for m, v and θ.
 
-    The central property: any magnitudes, zeros, sizes, step counts and hyperparameters, several layers
-    in a call. Source: the paper's algorithm; docs/bound.md for the bound.
+    The central property: any magnitudes, zeros, sizes, step counts and hyperparameters, and several layers in one call.
+    Source: the paper's algorithm, and docs/bound.md for the bound.
     """
     bench.conform(case)
 
 
 @prop(of.bit_pattern_cases, share=1, usual_graphs=True)
 def bit_patterns(bench: Bench, case: Case) -> None:
-    """One step of layers whose every bit is drawn lies within the bound.
+    """One step is within the bound when every bit of its inputs is drawn at random.
 
-    Magnitudes that no sampler of normal numbers reaches: subnormals, neighbours of powers of two, and
-    in 16-bit formats every number there is. Source: Berkeley TestFloat's way of drawing operands.
+    This reaches numbers that samplers of magnitudes miss: subnormals, neighbours of powers of two, and in 16-bit
+    formats every number. Source: the way in which Berkeley TestFloat draws operands.
     """
     bench.conform(case)
 
@@ -45,10 +45,10 @@ def _trajectories(claims: Capabilities, dtype: str) -> Cases:
 
 @prop(_trajectories, share=0.4, usual_graphs=True)
 def trajectory(bench: Bench, case: Case) -> None:
-    """Eight steps in a row are each within the bound of a step from the backend's own state.
+    """Each of eight successive steps is within the bound of a step from the backend's own state.
 
-    Lockstep: free-running trajectories drift apart legitimately, one step does not. Finds state that
-    is kept in the wrong place, scaled, or stale. Source: docs/bound.md, "Trajectories".
+    The oracle restarts each step from the backend's state, because correct trajectories drift apart over many steps.
+    Finds state that is misplaced, scaled, or stale. Source: docs/bound.md, "What counts as a correct implementation".
     """
     rng = np.random.default_rng(case.extra["seed"])
     for _ in range(case.extra["steps"]):
@@ -64,9 +64,9 @@ def trajectory(bench: Bench, case: Case) -> None:
 
 @prop(lambda c, d: of.cases(c, d, shape=of.few(c, (1,), [(1,), ()]), count=st.just(1)))
 def single_coordinate(bench: Bench, case: Case) -> None:
-    """A layer of one coordinate: γ = 1 and w̃ = (1-τ)w, in closed form and within the bound.
+    """A layer of one coordinate has γ = 1 and w̃ = (1-τ)w, within the bound.
 
-    Source: DESIGN facts, γ ∈ [1/d, 1]; catches d-1, padding, and 0-d arrays left out.
+    Catches d-1 in place of d, padding, and 0-d arrays that are skipped. Source: γ ∈ [1/d, 1].
     """
     bench.conform(case)
 
@@ -78,11 +78,11 @@ def _large(claims: Capabilities, dtype: str) -> Cases:
 
 @prop(_large, share=0.05)
 def large_layer(bench: Bench, case: Case) -> None:
-    """Layers of some thousand and of 2²⁰ coordinates lie within the bound of their claimed class.
+    """Layers of some thousand and of 2²⁰ coordinates are within the bound of the claimed reduction class.
 
-    The summation class shows here (a sequential sum of 2²⁰ leaves the pairwise bound), as do counters of
-    16 bit and blocks' tails. The large layer repeats the small one, so that failures shrink; dear
-    backends get 2¹⁶ + 1. Source: docs/bound.md, the length H of a chain of additions.
+    Catches a sequential sum that is claimed as pairwise, 16-bit counters, and faults at the end of blocks. The large
+    layer repeats a small one, so that failures shrink. Expensive backends get 2¹⁶ + 1 coordinates. Source:
+    docs/bound.md, the length H of a chain of additions.
     """
     bench.conform(case)
     if not bench.claims.compiles:
@@ -95,9 +95,10 @@ def large_layer(bench: Bench, case: Case) -> None:
     usual_graphs=True,
 )
 def step_counts(bench: Bench, case: Case) -> None:
-    """Any t from 1 to 10⁹: bias corrections are accurate at both ends.
+    """The bias corrections are accurate for any t from 1 to 10⁹.
 
-    1 - float32(β)ᵗ can be off by 3e-5 of itself at t = 1; counters in 16 bit wrap; 2²⁴ + 1 is no float32.
+    1 - float32(β)ᵗ has a relative error of up to 3e-5 at t = 1, 16-bit counters wrap, and float32 cannot hold 2²⁴ + 1.
+    Source: docs/numerics.md.
     """
     bench.conform(case)
 
@@ -112,7 +113,7 @@ def _scale_free(claims: Capabilities, dtype: str) -> Cases:
 
     @st.composite
     def draw_case(draw: st.DrawFn) -> Case:
-        """Moments drawn directly: gradients of 16-bit formats cannot reach this range."""
+        """The moments are drawn directly, because gradients in 16-bit formats cannot reach this range."""
         shape = draw(of.shapes(claims))
         rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
         e = draw(st.integers(lowest, highest))
@@ -126,20 +127,20 @@ def _scale_free(claims: Capabilities, dtype: str) -> Cases:
 
 @prop(_scale_free)
 def scale_free(bench: Bench, case: Case) -> None:
-    """γ depends on v's direction alone, from the smallest subnormal v to near overflow.
+    """γ depends only on the direction of v, from the smallest subnormal v to near overflow.
 
-    A guard such as + 1e-20 under Σv², or a plain float32 Σv², is wrong from v ~ 1e-22 on. θ = 0 and a
-    tiny ε, so that nothing hides γ. Source: γ = cos²∠(v, 1).
+    A guard such as Σv² + 1e-20, or a plain float32 Σv², is wrong for v of 1e-22 and below. θ is 0 and ε is tiny, so
+    that neither hides γ. Source: γ = cos²∠(v, 1).
     """
     bench.conform(case)
 
 
 @prop(lambda c, d: of.cases(c, d, hp=_decaying(c)), needs=("weight_decay",), usual_graphs=True)
 def weight_decay(bench: Bench, case: Case) -> None:
-    """Both weight decays, with parameters large enough for them to show.
+    """Both weight decays are within the bound, with parameters that are large enough to reveal them.
 
-    Coupled, λθ enters the gradient before both moments; decoupled, θ shrinks by 1 - ηλ outside them,
-    whatever the bias corrections. Source: Adam's and AdamW's definitions.
+    Coupled decay adds λθ to the gradient, before both moments. Decoupled decay multiplies θ by 1 - ηλ, independent of
+    the moments and the bias corrections. Source: Adam's and AdamW's definitions.
     """
     bench.conform(_at_scale(case))
 
@@ -161,7 +162,7 @@ def _decaying(claims: Capabilities) -> st.SearchStrategy[dict[str, Any]]:
 
 
 def _at_scale(case: Case) -> Case:
-    """Parameters drawn as zero are moved to where a decay shows."""
+    """The case with zero parameters replaced by ones that a decay changes visibly."""
     return replace(
         case,
         layers=tuple(
@@ -177,16 +178,16 @@ def _at_scale(case: Case) -> Case:
     dtypes=("float64", "float32"),
 )
 def complex_layers(bench: Bench, case: Case) -> None:
-    """A complex layer of d coordinates is the real layer of its 2d parts, in one γ and one minimum.
+    """A complex layer of d coordinates is a real layer of 2d coordinates, with one γ and one minimum.
 
-    |g|² in place of both parts' squares, or a γ for each part, is another optimizer. Source:
-    torch.view_as_real's convention.
+    |g|² in place of the squares of both parts, or one γ for each part, is a different optimizer.
+    Source: the convention of torch.view_as_real.
     """
     bench.conform(case)
 
 
 def _stacked(claims: Capabilities, dtype: str) -> Cases:
-    # Layers of at most 64 coordinates: strided sums need not be pairwise, and up to 65 it is the same.
+    # At most 64 coordinates: strided sums need not be pairwise, and both classes have the same bound up to 65.
     choices = [((3, 4), (1,)), ((4, 3), (0,)), ((2, 3, 4), (1, 2)), ((3, 5, 2), (0, 2)), ((5,), ())]
     return of.few(claims, choices[0], choices).flatmap(
         lambda choice: of.cases(claims, dtype, shape=st.just(choice[0])).map(
@@ -197,9 +198,9 @@ def _stacked(claims: Capabilities, dtype: str) -> Cases:
 
 @prop(_stacked, needs=("layer_axes",))
 def layer_axes(bench: Bench, case: Case) -> None:
-    """Layers stacked in one array keep a γ and a minimum each, over the axes that are named.
+    """Layers stacked in one array have their own γ and minimum each, over the axes in `layer_axes`.
 
-    Scanned layers, experts and ensembles are stored so; one statistic for the whole stack is wrong
-    without a sign of it. Source: optax#1271.
+    Scanned layers, experts and ensembles are stacked like this. One statistic for the whole stack is wrong, and raises
+    no error. Source: optax#1271.
     """
     bench.conform(case)

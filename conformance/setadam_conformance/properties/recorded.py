@@ -1,5 +1,5 @@
-"""Steps on gradients that real training made: an MLP over 200 steps, a convolution, an embedding with many
-exact zeros, attention, layer norm. Judged by the oracle, in lockstep.
+"""The property on gradients of real training: an MLP over 200 steps, a convolution, an embedding with many exact zeros,
+attention, and layer norm. The oracle judges each step from the backend's own state.
 """
 
 from functools import cache
@@ -16,12 +16,12 @@ from setadam_conformance.protocol import Capabilities
 
 @cache
 def _starts(name: str, dtype: str) -> tuple[Case, ...]:
-    """A recording's steps, each from the state that the specification has then."""
+    """A recording's steps, each from the specification's state at that step."""
     return tuple(recorded.cases(recorded.recordings()[name], dtype))
 
 
 def _stretches(claims: Capabilities, dtype: str) -> st.SearchStrategy[Case]:
-    """A recording from its start, or from anywhere in it; dear backends take fewer steps of it."""
+    """Part of a recording, from its start or from a later step. Expensive backends take fewer steps."""
     longest = max(60 // claims.cost, 4)
 
     def stretch(name: str, start: int) -> Case:
@@ -39,10 +39,10 @@ def _stretches(claims: Capabilities, dtype: str) -> st.SearchStrategy[Case]:
 
 @prop(_stretches, needs=("many",), share=0.1)
 def recorded_training(bench: Bench, case: Case) -> None:
-    """Real gradients, all layers of a model in a call: each step within the bound, from the backend's own state.
+    """With gradients of real training and all layers of a model in one call, each step is within the bound.
 
-    Made-up numbers miss what training makes: rows that never had a gradient, layers of one scale beside
-    layers of another, v that decays over many steps. Source: conformance/record_gradients.py.
+    Random numbers miss what training produces: rows that never had a gradient, layers of very different scales, v that
+    decays over many steps. Source: conformance/record_gradients.py.
     """
     storage = FORMATS[case.dtype].numpy
     grads_by_step = recorded.recordings()[case.extra["recording"]].grads_by_step

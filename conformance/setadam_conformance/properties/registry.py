@@ -1,4 +1,4 @@
-"""How a property is declared: a name, the cases that it takes, the options that it needs."""
+"""How a property is declared: a name, the cases it is tried on, the options it needs."""
 
 import inspect
 from collections.abc import Callable
@@ -16,17 +16,17 @@ Strategy = Callable[[Capabilities, str], st.SearchStrategy[Case]]
 
 @dataclass(frozen=True)
 class Property:
-    """A rule that every backend must keep, and the examples that it is tried on."""
+    """A rule that every backend must satisfy, and the examples on which it is tried."""
 
     name: str
     check: Check
     strategy: Strategy
     needs: frozenset[str]
     dtypes: frozenset[str]
-    share: float  # of the profile's number of examples
-    uses_usual_graphs: bool  # a backend that compiles has no graph for this property alone
+    share: float  # of the profile's number of examples: 0.5 is half as many
+    uses_usual_graphs: bool  # no backend needs to compile a graph for this property alone
     applies: Callable[[Capabilities], bool]
-    narrow: str | None  # the 16-bit format in which it shows more than in the other, where there is one
+    narrow: str | None  # the 16-bit format that reveals more faults than the other, if one does
 
     @property
     def explanation(self) -> str:
@@ -34,16 +34,16 @@ class Property:
 
     @property
     def is_central(self) -> bool:
-        """Tried more than any other, and on every dtype of every backend."""
+        """Tried with the most examples, and in every dtype of every backend."""
         return self.share > 1
 
     @property
     def is_long(self) -> bool:
-        """An example takes as long as ten of others."""
+        """One example takes as long as ten examples of other properties."""
         return self.share <= 0.1
 
     def concerns(self, claims: Capabilities, dtype: str) -> bool:
-        """Whether the backend claims all that the property needs."""
+        """True if the backend claims everything that the property needs."""
         return dtype in self.dtypes and self.needs <= claims.options and self.applies(claims)
 
 

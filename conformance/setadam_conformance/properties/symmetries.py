@@ -1,8 +1,8 @@
-"""Properties that compare two steps of one backend: what must change the answer, what must not.
+"""Properties that compare two steps of one backend: changes of the inputs that must, or must not, change the result.
 
-The exact ones hold bit for bit in any order of evaluation, since negation and powers of two commute
-with rounding; they need no oracle, and would show a fault that the oracle shared. Where an order of
-summation may change, both steps are judged by the oracle instead.
+The exact ones hold bit for bit in any order of evaluation, because negation and powers of two commute with rounding.
+They need no oracle, so they would reveal a fault that the oracle shares. Where the order of summation may change, the
+oracle judges both steps instead.
 """
 
 from collections.abc import Callable
@@ -30,7 +30,7 @@ def _uncompiled(claims: Capabilities) -> bool:
 
 
 def _moderate(claims: Capabilities, dtype: str, **changes: Any) -> Cases:
-    """Layers around 1 at settings around the defaults: nothing over- or underflows, even when scaled."""
+    """Layers near 1 at settings near the defaults, which neither overflow nor underflow when they are scaled."""
     hp = of.hyperparameters(claims, usual=False).map(
         lambda h: {**h, "eps": max(h["eps"], 1e-12), "cos_power": 2.0, "weight_decay": 0.0}
     )
@@ -49,10 +49,10 @@ def _scaled(x: NumPyArray, power: int) -> NumPyArray:
 
 @prop(of.cases, applies=_deterministic, usual_graphs=True)
 def sign(bench: Bench, case: Case) -> None:
-    """Negating θ, g and m negates the new θ and m, and keeps v: exactly.
+    """Negating θ, g and m negates the new θ and m exactly, and does not change v.
 
-    Rounding to nearest is symmetric, and the denominator sees squares only. Catches a sign, an absolute
-    value or a bias anywhere in the update. (CONFORMANCE M1.)
+    Rounding to nearest is symmetric, and the denominator depends only on squares. Catches a wrong sign, an absolute
+    value or a bias anywhere in the update. Source: the formulas are odd in (θ, g, m).
     """
     negated = _each(case, lambda x: replace(x, param=-x.param, grad=-x.grad, m=-x.m))
     a, b = bench.step(case), bench.step(negated)
@@ -63,9 +63,9 @@ def sign(bench: Bench, case: Case) -> None:
 
 @prop(lambda c, d: _moderate(c, d), applies=lambda c: _deterministic(c) and _uncompiled(c))
 def power_of_two_scaling(bench: Bench, case: Case) -> None:
-    """G and m by 2ᵏ, v and ε by 4ᵏ: the same θ' to the last bit, m' by 2ᵏ and v' by 4ᵏ.
+    """Scaling g and m by 2ᵏ, and v and ε by 4ᵏ, scales m' by 2ᵏ and v' by 4ᵏ and does not change a bit of θ'.
 
-    The step has no scale of its own but ε. Catches a guard, a clamp or a second ε. (CONFORMANCE M2.)
+    ε is the only scale in the step. Catches a guard, a clamp or a second ε. Source: the formulas are homogeneous.
     """
     case = _each(case, lambda x: replace(map_layer(lambda a: _within(a, -40, 40), x), grad=_within(x.grad, -4, 8)))
     epsilon_power = 2 if case.hp["eps_inside_sqrt"] else 1
@@ -80,7 +80,7 @@ def power_of_two_scaling(bench: Bench, case: Case) -> None:
 
 
 def _within(x: NumPyArray, low: int, high: int) -> NumPyArray:
-    """Entries that scaling could carry to subnormals or infinity become zero."""
+    """The array with entries set to zero that scaling could turn into subnormals or infinity."""
     size = np.abs(x.astype(np.float64))
     return np.where((size > 2.0**low) & (size < 2.0**high), x, np.zeros_like(x))
 
@@ -90,13 +90,14 @@ def _within(x: NumPyArray, low: int, high: int) -> NumPyArray:
     applies=lambda c: _deterministic(c) and _uncompiled(c),
 )
 def stepsize_is_linear(bench: Bench, case: Case) -> None:
-    """From θ = 0, twice the learning rate gives exactly twice the update; a rate of 0 moves m and v alone.
+    """From θ = 0, twice the learning rate gives exactly twice the update. A learning rate of 0 changes only m and v.
 
-    (CONFORMANCE M3, M4.)
+    Catches a learning rate that is fixed, rounded too early, or applied to the moments. Source: the update is linear in
+    η.
     """
     zero = _each(case, lambda x: replace(x, param=np.zeros_like(x.param)))
     a, b = bench.step(zero), bench.step(zero.with_hp(lr=2.0**-5))
-    normal = [np.abs(of.real(p)) > 2.0**-13 for p in a.params]  # where float16 is not subnormal
+    normal = [np.abs(of.real(p)) > 2.0**-13 for p in a.params]  # large enough not to be subnormal in float16
     doubled = [np.where(n, _scaled(p, 1), 0) for n, p in zip(normal, a.params, strict=True)]
     got = [np.where(n, p, 0) for n, p in zip(normal, b.params, strict=True)]
     bench.same_bits(got, doubled, "twice lr is not twice the update", case)
@@ -107,7 +108,7 @@ def stepsize_is_linear(bench: Bench, case: Case) -> None:
 
 @prop(lambda c, d: of.cases(c, d, hp=_ascending(c)), needs=("maximize",), applies=_deterministic)
 def maximize(bench: Bench, case: Case) -> None:
-    """`maximize` is the step with -g, exactly, also with weight decay (which is not negated).
+    """`maximize` is exactly the step with -g, also with weight decay, which is not negated.
 
     Source: torch.optim's definition.
     """
@@ -130,9 +131,10 @@ def _two_layers(claims: Capabilities, dtype: str) -> Cases:
 
 @prop(_two_layers, needs=("many",), applies=_deterministic)
 def layers_are_independent(bench: Bench, case: Case) -> None:
-    """What happens in one layer leaves every other as it is, to the last bit.
+    """A change in one layer does not change a bit of any other layer.
 
-    Catches a γ or a minimum over all layers, a buffer of one layer used in another, and order. (M11.)
+    Catches a γ or a minimum over all layers, a buffer that one layer leaves to another, and results in the wrong order.
+    Source: the paper's operations are layerwise.
     """
     first, second = case.layers
     other = replace(second, grad=(second.grad * 0 + 1).astype(second.grad.dtype), v=second.v * 0 + 1)
@@ -146,10 +148,10 @@ def layers_are_independent(bench: Bench, case: Case) -> None:
 @prop(lambda c, d: of.cases(c, d, shape=of.usual_or(c, [(3,), (4, 4)]), count=st.just(2), exponent=st.integers(-3, 3),
                             t=st.sampled_from([9, 999]), hp=of.just()), needs=("many",), share=0.3)  # fmt: skip
 def concatenation_matters(bench: Bench, case: Case) -> None:
-    """Two layers of different scale, concatenated, make another step: the operations are layerwise.
+    """Two layers of different scale take a different step when they are concatenated: the operations are layerwise.
 
-    An implementation on flattened parameters passes every elementwise check and is another optimizer.
-    The concatenated step is judged by the oracle, and must differ from the separate ones. (M11.)
+    An implementation on flattened parameters passes every elementwise check, and is a different optimizer. The oracle
+    judges the concatenated step, and it must differ from the separate ones. Source: the paper's algorithm.
     """
     low, high = (
         replace(x, param=x.param * 0, grad=_scaled(x.grad * 0 + 1, k), m=x.m * 0 + 2.0**k, v=x.v * 0 + 4.0**k)
@@ -167,10 +169,10 @@ def concatenation_matters(bench: Bench, case: Case) -> None:
 
 @prop(lambda c, d: of.cases(c, d, count=st.just(1), extra=st.fixed_dictionaries({"seed": st.integers(0, 999)})))
 def permutation_reshape_stride(bench: Bench, case: Case) -> None:
-    """Permuted, reshaped, transposed, Fortran-ordered and strided layers are within the bound of the same
-    step: the operations are symmetric in the coordinates. (M10.)
+    """Permuted, reshaped, transposed, Fortran-ordered and strided layers are within the bound of the same step.
 
-    Catches a minimum or a sum over one axis, a block's tail, and kernels that ignore strides.
+    Catches a minimum or a sum over one axis, faults at the end of blocks, and kernels that ignore strides.
+    Source: the operations are symmetric in the coordinates.
     """
     layer = case.layers[0]
     order = np.random.default_rng(case.extra["seed"]).permutation(layer.param.size)
@@ -178,7 +180,7 @@ def permutation_reshape_stride(bench: Bench, case: Case) -> None:
     def permuted(x: NumPyArray) -> NumPyArray:
         return np.asarray(x.ravel()[order].reshape(x.shape))
 
-    def descending(x: NumPyArray) -> NumPyArray:  # the smallest v comes last: in a block's tail
+    def descending(x: NumPyArray) -> NumPyArray:  # the smallest v comes last, at the end of a block
         return np.asarray(x.ravel()[np.argsort(-layer.v.ravel())].reshape(x.shape))
 
     def strided(x: NumPyArray) -> NumPyArray:
@@ -200,10 +202,10 @@ def permutation_reshape_stride(bench: Bench, case: Case) -> None:
 @prop(lambda c, d: of.cases(c, d, count=st.just(1), shape=st.sampled_from([(1,), (3,), (8,), (17,)])),
       applies=_uncompiled)  # fmt: skip
 def duplication(bench: Bench, case: Case) -> None:
-    """A layer beside itself makes the same step: γ and the minimum do not depend on d as such. (M10.)
+    """A layer concatenated with itself takes the same step: γ and the minimum do not depend on d itself.
 
-    Catches Σv²/d forms with d±1, sums that are not means, padding. Both are within the bound, and of
-    one backend they differ by no more than the two bounds, which the oracle says since it is symmetric.
+    Catches d±1 in place of d, sums in place of means, and padding. Both steps are within the bound, so they differ by
+    at most the sum of the two bounds. Source: γ = (mean v)²/mean v².
     """
     layer = case.layers[0]
     answer = bench.conform(replace(case, layers=(map_layer(lambda x: np.concatenate([x, x]), layer),)))
@@ -221,10 +223,10 @@ def _unit(dtype: str) -> float:
 
 @prop(of.cases, applies=_deterministic, share=0.3, usual_graphs=True)
 def determinism(bench: Bench, case: Case) -> None:
-    """The same call gives the same bits. Claimed by `deterministic`.
+    """The same call gives the same bits. Backends claim this with `deterministic`.
 
-    Atomics in a reduction, threads that race, and memory that was never set all show here; without it, no
-    run can be resumed or a fault in one be found again. (CONFORMANCE M6.)
+    Catches atomics in a reduction, races between threads, and uninitialized memory. Without determinism, a run cannot
+    be resumed exactly, and a fault cannot be reproduced. Source: the claim.
     """
     a, b = bench.step(case), bench.step(case)
     bench.same_bits(a.params, b.params, "the same step gave another θ'", case)

@@ -1,4 +1,6 @@
-"""What a run is turned into: tables, JSON, one HTML page, JUnit XML, and the difference of two runs."""
+"""Reports of a run: tables in the terminal, JSON, one HTML page, JUnit XML, and the difference between two runs. They
+read `running.results` and decide nothing.
+"""
 
 from setadam_conformance.reporting.diff import diff, print_diff
 from setadam_conformance.reporting.terminal import print_tables

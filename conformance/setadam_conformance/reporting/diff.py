@@ -1,4 +1,4 @@
-"""What changed between two runs: verdicts, and errors that grew although they still pass."""
+"""The changes between two runs: verdicts, and errors that grew but still pass."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ from rich.markup import escape
 from setadam_conformance.reporting.summary import figure
 from setadam_conformance.running.results import FAILING, Cell, Run
 
-DRIFT = 2.0  # by how much a worst error/bound may grow before it is told
+DRIFT = 2.0  # the worst error/bound may grow by this much without being reported
 
 
 @dataclass(frozen=True)
 class Change:
-    """One difference; `worse` if run b is worse for it."""
+    """One difference. `worse`: it makes run b worse."""
 
     what: str
     worse: bool
@@ -36,7 +36,7 @@ def diff(a: Run, b: Run) -> list[Change]:
 
 
 def _settings(a: Run, b: Run) -> Iterator[Change]:
-    """What the runs were of: differences here explain those that follow."""
+    """Differences in the settings and the environment: they explain the differences in the results."""
     for name in ("profile", "seed", "shard"):
         if getattr(a, name) != getattr(b, name):
             yield Change(f"{name} was {getattr(a, name)}, is {getattr(b, name)}", False)
@@ -53,7 +53,7 @@ def _settings(a: Run, b: Run) -> Iterator[Change]:
 
 
 def print_diff(changes: list[Change], console: Console) -> bool:
-    """Print the changes; returns whether anything got worse."""
+    """Print the changes. True if anything got worse."""
     for change in changes:
         mark = "[bold red]worse[/bold red] " if change.worse else "      "
         console.print(mark + escape(change.what), soft_wrap=True, highlight=False)

@@ -1,4 +1,4 @@
-"""Small SVG plots, drawn by hand so that the report needs nothing: histograms, and scatter on log axes."""
+"""Small SVG plots without a plotting library: histograms, and scatter plots on logarithmic axes."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -6,13 +6,13 @@ from html import escape
 
 WIDTH, HEIGHT = 420, 240
 LEFT, RIGHT, TOP, BOTTOM = 52, 10, 24, 40
-# Okabe and Ito's colours, which colour-blind readers tell apart; each series has a shape of its own too.
+# Okabe and Ito's colours, which colour-blind readers can distinguish. Each series also has its own shape.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 Points = Sequence[tuple[float, float]]
 
 
 def histogram(title: str, series: Mapping[str, Iterable[float]], label: str) -> str:
-    """How often error/bound lies in each tenth of a decade, from 1e-4 (and below) to above 1."""
+    """The number of values of error/bound in each tenth of a decade, from 1e-4 and below to above 1."""
     edges = [10 ** (-4 + i / 4) for i in range(18)]  # … 1, then one bin beyond
     counts = {name: _count(values, edges) for name, values in series.items()}
     most = max((max(c) for c in counts.values()), default=0) or 1
@@ -37,7 +37,7 @@ def histogram(title: str, series: Mapping[str, Iterable[float]], label: str) -> 
 
 
 def scatter(title: str, series: Mapping[str, Points], label: str) -> str:
-    """Worst error/bound against d or t, both axes logarithmic; the line at 1 is the bound."""
+    """Worst error/bound against d or t on logarithmic axes. The line at 1 is the bound."""
     xs = [math.log10(max(x, 1)) for points in series.values() for x, _ in points]
     right = max(math.ceil(max(xs, default=1)), 1)
     low, high = -4.0, 0.5

@@ -1,4 +1,4 @@
-"""What all reports say of a run in the same words."""
+"""The verdict and the summary table, which all reports share."""
 
 from dataclasses import dataclass
 
@@ -51,12 +51,12 @@ def _row(backend: str, dtype: str, cells: list[Cell]) -> Row:
 
 
 def worst(cells: list[Cell], name: str) -> float | None:
-    """The largest of a figure over the cells that have one."""
+    """The largest value of a figure over the cells that have it."""
     return max((x for cell in cells if (x := getattr(cell, name)) is not None), default=None)
 
 
 def figure(x: float | None) -> str:
-    """Three digits, or a dash."""
+    """Three digits, or a dash if there is no value."""
     if x is None:
         return "–"
     return f"{x:.3f}" if x < 10 else f"{x:.3g}"
@@ -68,7 +68,7 @@ def troubles(run: Run) -> list[Cell]:
 
 
 def headline(run: Run) -> str:
-    """The verdict in a line."""
+    """The verdict in one line."""
     cells = troubles(run)
     named = ", ".join(sorted({f"{cell.property} on {cell.backend}" for cell in cells})[:3])
     many = len({(cell.property, cell.backend) for cell in cells})

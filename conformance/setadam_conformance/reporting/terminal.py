@@ -1,4 +1,4 @@
-"""The tables in the terminal: property × backend × dtype, and last a summary that fits a screen."""
+"""The tables in the terminal: property × backend × dtype, and then a summary that fits on a screen."""
 
 from collections.abc import Iterator
 
@@ -14,7 +14,7 @@ _STYLE = {"pass": "green", "xfail": "yellow", "skip": "yellow"}
 
 
 def print_tables(run: Run, console: Console, full: bool = True) -> None:
-    """Print the run: the full table unless told not to, failures, the summary, and the verdict."""
+    """Print the full table (unless `full` is false), the failures, the summary, and the verdict."""
     if full:
         for table in _full(run):
             console.print(table)
@@ -32,7 +32,7 @@ def print_tables(run: Run, console: Console, full: bool = True) -> None:
 
 
 def _full(run: Run) -> Iterator[Table]:
-    """A table a backend: a row for each property; in each dtype, examples, ulps and error/bound, or why not."""
+    """One table for each backend: for each property and dtype the examples, ulps and error/bound, or the status."""
     dtypes = list(dict.fromkeys(cell.dtype for cell in run.cells))
     backends: dict[str, dict[str, dict[str, Cell]]] = {}
     for cell in run.cells:
@@ -85,8 +85,8 @@ def _print_trouble(cell: Cell, console: Console) -> None:
     console.print("  " + escape(failure.message), soft_wrap=True)
     if failure.stage is not None:
         console.print(
-            f"  they part at {failure.stage}, layer {failure.layer}, coordinate {failure.coordinate}: the formula "
-            f"gives {failure.expected!r}, the backend {failure.got!r}, {figure(failure.ratio)} × the bound",
+            f"  first difference at {failure.stage}, layer {failure.layer}, coordinate {failure.coordinate}: "
+            f"the formula gives {failure.expected!r}, the backend {failure.got!r}, {figure(failure.ratio)} × the bound",
             soft_wrap=True,
             highlight=False,
         )

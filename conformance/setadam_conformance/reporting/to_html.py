@@ -1,4 +1,4 @@
-"""A run as one self-contained page: no script, no request, light and dark."""
+"""A run as one self-contained HTML page, without scripts or requests, in light and dark colours."""
 
 from collections.abc import Iterable, Sequence
 from html import escape
@@ -61,7 +61,7 @@ def _page(run: Run) -> str:
 
 
 def _table(head: list[str], rows: Iterable[list[str]]) -> str:
-    """Cells are HTML; one that starts with <td is taken as it is."""
+    """A table of HTML cells. A cell that starts with <td is used unchanged."""
     top = "".join(f"<th>{name}</th>" for name in head)
     body = "".join(f"<tr>{''.join(x if x.startswith('<td') else f'<td>{x}</td>' for x in row)}</tr>" for row in rows)
     return f'<div class="wide"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
@@ -85,7 +85,7 @@ def _summary(run: Run) -> str:
 
 
 def _matrix(run: Run) -> str:
-    """Property × (backend, dtype); what is no pass is said in words, not by colour."""
+    """Property × (backend, dtype). Statuses other than pass are written out, not shown by colour alone."""
     columns = list(dict.fromkeys((cell.backend, cell.dtype) for cell in run.cells))
     rows: dict[str, dict[tuple[str, str], Cell]] = {}
     for cell in run.cells:
@@ -113,7 +113,7 @@ def _trouble(cell: Cell) -> str:
         parts.append(f"<p>{escape(failure.message)}</p>")
         if failure.stage is not None:
             parts.append(
-                f"<p>They part at {escape(failure.stage)} of layer {failure.layer}, coordinate "
+                f"<p>First difference at {escape(failure.stage)} of layer {failure.layer}, coordinate "
                 f"{failure.coordinate}: the formula gives {failure.expected!r}, the backend {failure.got!r}.</p>"
             )
         parts.append(f"<pre>{escape(failure.snippet)}</pre>")

@@ -1,6 +1,6 @@
-"""A run as JSON, "setadam-report/1": docs/report-format.md and report.schema.json, beside this file, say what is in it.
+"""A run as JSON, "setadam-report/1", as described in docs/report-format.md and report.schema.json.
 
-JSON has no NaN and no infinity: they are the strings "nan", "inf" and "-inf".
+JSON has no NaN or infinity, so they are the strings "nan", "inf" and "-inf".
 """
 
 import json
@@ -21,7 +21,7 @@ def to_json(run: Run) -> dict[str, Any]:
 
 
 def from_json(data: dict[str, Any]) -> Run:
-    """The inverse of `to_json`. Raises ValueError for what is no such report."""
+    """The inverse of `to_json`. Raises ValueError if the data is not such a report."""
     schema = data.get("schema") if isinstance(data, dict) else None
     if schema != SCHEMA:
         raise ValueError(f"schema must be {SCHEMA!r}, got {schema!r}")

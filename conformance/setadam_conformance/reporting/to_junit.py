@@ -7,13 +7,13 @@ from setadam_conformance.running.results import Cell, Run
 
 
 def write_junit(run: Run, path: Path) -> None:
-    """Write the file; what fails a run is a failure, what broke or is missing is an error."""
+    """Write the file. A cell that does not conform is a failure; a backend that broke or is missing is an error."""
     root = ET.Element("testsuites", name="setadam-conformance", time=f"{run.seconds:.3f}")
     suites = {backend.name: [cell for cell in run.cells if cell.backend == backend.name] for backend in run.backends}
     for backend in run.backends:
         if backend.missing:
             suites[backend.name].append(Cell("loads", backend.name, "any", status="skip", reason=backend.missing))
-    rest = [cell for cell in run.cells if cell.backend not in suites]  # of expectations that fit nothing
+    rest = [cell for cell in run.cells if cell.backend not in suites]  # of expectations that match nothing
     if not run.complete:
         rest.append(Cell("complete", "run", "any", status="error", reason="the run was interrupted"))
     for name, cells in (suites | ({"run": rest} if rest else {})).items():
@@ -39,5 +39,5 @@ def _case(suite: ET.Element, cell: Cell) -> None:
 
 
 def _legal(text: str) -> str:
-    """Without the control characters that XML has no place for."""
+    """The text without the control characters that XML does not allow."""
     return "".join(c for c in text if c in "\t\n\r" or (ord(c) >= 32 and not 0xD800 <= ord(c) < 0xE000))

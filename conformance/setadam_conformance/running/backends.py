@@ -1,7 +1,7 @@
-"""Finding backends: the specification's own adapters, entry points, a class by its path, a command.
+"""Finding backends: the specification's own adapters, entry points, a class by its path, a program by its command.
 
-Nothing is imported before it is asked for; what cannot be imported, or finds no device, is reported as
-missing, with the reason, and is never a pass.
+A backend is imported only when it is selected. One that cannot be imported, or finds no device, is reported as missing
+with the reason, and never as a pass.
 """
 
 import importlib
@@ -17,7 +17,7 @@ from setadam_conformance.protocol import OPTIONS, Adapter, Capabilities, Protoco
 
 GROUP = "setadam.backends"
 _SPEC = "setadam_conformance.adapters.spec"
-# The specification under each namespace is judged by default like any backend.
+# By default, the specification is judged under each namespace, like any backend.
 BUILT_IN = {
     "spec:numpy": f"{_SPEC}:NumPySpec",
     "spec:strict": f"{_SPEC}:StrictSpec",
@@ -30,19 +30,25 @@ _DISTRIBUTIONS = {"strict": "array-api-strict"}
 
 
 class BackendError(Exception):
-    """A backend that was asked for by name cannot be loaded: exit code 3."""
+    """A backend that was named cannot be loaded: exit code 3."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A backend that is known by name, and how to make its adapter on a device."""
+    """A backend's name, and how to make its adapter on a device."""
 
     name: str
     framework: str
     target: str  # "module:Class", or "cmd:program args"
 
     def make(self, device: str) -> Adapter:
-        """Raise ImportError or RuntimeError where it cannot run here, ProtocolError where it is no adapter."""
+        """Make the adapter.
+
+        Raises
+        ------
+        ImportError, RuntimeError : the backend cannot run here.
+        ProtocolError : it is not an adapter.
+        """
         if self.target.startswith("cmd:"):
             from setadam_conformance.adapters.command import CommandAdapter
 
@@ -59,7 +65,7 @@ class Source:
 
 
 def checked(adapter: Any, name: str) -> Adapter:
-    """The adapter, if it is one, and claims what there is to claim. Raises ProtocolError."""
+    """The adapter, if it has the protocol's attributes and its claims are known. Raises ProtocolError otherwise."""
     lacks = [x for x in ("name", "framework", "capabilities", *_METHODS) if not hasattr(adapter, x)]
     if lacks:
         raise ProtocolError(f"{name} has no {', '.join(lacks)}: see setadam_conformance.protocol.Adapter")
@@ -72,19 +78,19 @@ def checked(adapter: Any, name: str) -> Adapter:
         ("reduction", (claims.reduction,), ("pairwise", "any")),
     ):
         if not set(claimed) <= set(allowed):
-            raise ProtocolError(f"{name} claims {what} {claimed!r}; there are {', '.join(allowed)}")
+            raise ProtocolError(f"{name} claims {what} {claimed!r}; known: {', '.join(allowed)}")
     if not claims.dtypes:
-        raise ProtocolError(f"{name} claims no dtype; there are {', '.join(FORMATS)}")
+        raise ProtocolError(f"{name} claims no dtype; known: {', '.join(FORMATS)}")
     if type(claims.cost) is not int or claims.cost < 1:
-        raise ProtocolError(f"{name} claims a cost of {claims.cost!r}; it must be a whole number ≥ 1")
+        raise ProtocolError(f"{name}: cost must be a whole number ≥ 1, got {claims.cost!r}")
     if claims.reloads and not hasattr(adapter, "reload"):
-        raise ProtocolError(f"{name} claims reloads {claims.reloads!r}, and has no method reload")
+        raise ProtocolError(f"{name} claims reloads {claims.reloads!r} but has no method reload")
     found: Adapter = adapter
     return found
 
 
 def known() -> dict[str, Source]:
-    """All backends that are registered on this machine, by name, loaded or not."""
+    """All backends registered on this machine, by name, whether loaded or not."""
     targets = dict(BUILT_IN)
     for entry in sorted(entry_points(group=GROUP), key=lambda e: e.name):
         targets[entry.name] = entry.value
@@ -92,8 +98,10 @@ def known() -> dict[str, Source]:
 
 
 def select(names: Iterable[str]) -> list[Source]:
-    """The sources meant: each a registered name, a framework (all of its backends), `module:Class`, or
-    `cmd:program args`; all that are registered where none is named. Raises BackendError.
+    """The backends that are named, or all registered ones if none is.
+
+    A name is that of a registered backend, a framework (all of its backends), `module:Class`, or `cmd:program args`.
+    Raises BackendError.
     """
     sources = known()
     chosen: dict[str, Source] = {}
@@ -116,19 +124,19 @@ def select(names: Iterable[str]) -> list[Source]:
 
 
 def absent(names: Iterable[str], here: Mapping[Source, bool]) -> list[str]:
-    """Of the names that were given, those for which nothing can run: a backend, or every path of a framework."""
+    """The names for which nothing can run: a backend that is missing, or a framework all of whose paths are."""
     meant = {name: [source for source in here if name in (source.name, source.framework)] for name in names}
     return [name for name, sources in meant.items() if not any(here[source] for source in sources)]
 
 
 def versions(framework: str) -> dict[str, str]:
-    """The versions that a verdict on this framework depends on."""
+    """The package versions that a verdict on this framework depends on."""
     also = ("jaxlib", "optax") if framework == "jax" else ()
     return installed(_DISTRIBUTIONS.get(framework, framework), *also)
 
 
 def installed(*names: str) -> dict[str, str]:
-    """The versions of those distributions that are installed."""
+    """The versions of these distributions, without those that are not installed."""
     found = {}
     for name in names:
         try:
@@ -139,13 +147,13 @@ def installed(*names: str) -> dict[str, str]:
 
 
 def _framework(name: str) -> str:
-    """The framework in a registered name: "torch" of "torch:foreach", "jax" of "spec:jax-jit"."""
+    """The framework in a registered name: "torch" in "torch:foreach", "jax" in "spec:jax-jit"."""
     return name.removeprefix("spec:").partition(":")[0].partition("-")[0]
 
 
 def _by_path(path: str) -> Source:
     module, _, attribute = path.partition(":")
-    if str(Path.cwd()) not in sys.path:  # as `python -m` does: an adapter beside the user is found
+    if str(Path.cwd()) not in sys.path:  # as `python -m` does, to find an adapter in the current folder
         sys.path.insert(0, str(Path.cwd()))
     try:
         getattr(importlib.import_module(module), attribute)

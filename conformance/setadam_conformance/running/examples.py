@@ -1,6 +1,7 @@
-"""The examples of a cell. They follow from its seed, property and dtype and from what the backend claims, so
-they are drawn once, by Hypothesis, and shown to every backend; only for a failure does Hypothesis run the
-backend itself, to shrink it.
+"""The examples of a cell.
+
+They depend only on the seed, the property, the dtype and the backend's claims. So Hypothesis draws them once, and every
+backend gets the same ones. Hypothesis runs a backend itself only to shrink a failure.
 """
 
 import warnings
@@ -23,7 +24,7 @@ from setadam_conformance.running.plan import Plan, seed_of
 
 
 def examples(cell: Plan, claims: Capabilities) -> tuple[Case, ...]:
-    """The cell's examples, in order. Raises hypothesis.errors.Unsatisfiable where there are none."""
+    """The cell's examples, in order. Raises hypothesis.errors.Unsatisfiable if there are none."""
     asked = Capabilities(dtypes=(cell.dtype,), options=claims.options, compiles=claims.compiles, cost=claims.cost)
     return _examples(cell.property, cell.dtype, cell.examples, seed_of(cell), cell.at_defaults, asked)
 
@@ -39,7 +40,7 @@ def _examples(
 
 
 def shrink(cell: Plan, claims: Capabilities, check: Callable[[Case], None]) -> NonconformingError | None:
-    """The smallest failure that Hypothesis finds from the cell's first; None if it does not fail again."""
+    """The cell's failure, shrunk by Hypothesis; None if it does not fail again."""
     try:
         with quietly():
             asked = replace(claims, dtypes=(cell.dtype,))
@@ -88,7 +89,7 @@ def _engine(
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Cases reach into overflow on purpose; what NumPy and frameworks say of that is not said again."""
+    """Hide the warnings of NumPy and frameworks: some cases overflow on purpose."""
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         yield

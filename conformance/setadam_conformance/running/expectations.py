@@ -1,9 +1,8 @@
-"""What is known not to hold, and until when: the file behind `--expect`.
+"""Known failures, and until when they are accepted: the file for `--expect`.
 
-TOML, an array of tables `[[expect]]`, each with `property`, `backend` and `dtype` (shell patterns, "*"
-where left out), `status` ("xfail" or "skip"), a `reason`, and the date `expires` on which it lapses.
-An expected failure that passes, an expectation that has lapsed, and one that fits nothing, fail the run:
-a list of excuses that nobody looks after hides more than it tells.
+The file is TOML, an array of tables `[[expect]]`. Each has `property`, `backend` and `dtype` (shell patterns; "*" if
+left out), `status` ("xfail" or "skip"), a `reason`, and `expires`, the date on which it lapses. The run fails if an
+expected failure passes, if an expectation has lapsed, and if one matches no cell: an outdated list would hide failures.
 """
 
 import tomllib
@@ -17,12 +16,12 @@ from setadam_conformance.running.results import Cell
 
 
 class ExpectationError(ValueError):
-    """An expectation file that cannot be read as one."""
+    """The expectation file is not valid."""
 
 
 @dataclass
 class Expectation:
-    """One entry of the file; `used` counts the cells that it fitted."""
+    """One entry of the file. `used` counts the cells that it matched."""
 
     property: str
     backend: str
@@ -41,7 +40,7 @@ class Expectation:
 
 
 def read(path: Path) -> list[Expectation]:
-    """Raise ExpectationError, naming the entry, where a field is missing or wrong."""
+    """The entries of the file. Raises ExpectationError, which names the entry, if a field is missing or wrong."""
     try:
         entries = tomllib.loads(path.read_text()).get("expect", [])
     except (OSError, tomllib.TOMLDecodeError) as error:
@@ -56,7 +55,7 @@ def _entry(entry: dict[str, object], where: str) -> Expectation:
     if entry.get("status") not in ("xfail", "skip"):
         raise ExpectationError(f"{where}: status must be 'xfail' or 'skip', got {entry.get('status')!r}")
     if not isinstance(entry.get("reason"), str) or not entry["reason"]:
-        raise ExpectationError(f"{where}: reason must say in words why, got {entry.get('reason')!r}")
+        raise ExpectationError(f"{where}: reason must be a sentence that says why, got {entry.get('reason')!r}")
     if type(entry.get("expires")) is not date:
         raise ExpectationError(f"{where}: expires must be a date such as 2027-01-31, got {entry.get('expires')!r}")
     names = {name: str(entry.get(name, "*")) for name in ("property", "backend", "dtype")}
@@ -64,12 +63,12 @@ def _entry(entry: dict[str, object], where: str) -> Expectation:
 
 
 def lapsed(expectation: Expectation, today: date) -> bool:
-    """On the day it names, an expectation holds no more."""
+    """Whether the expectation has lapsed. It no longer holds on the day that it names."""
     return today >= expectation.expires
 
 
 def find(expectations: Iterable[Expectation], property_name: str, backend: str, dtype: str) -> Expectation | None:
-    """The first expectation that fits, counted as used."""
+    """The first expectation that matches, counted as used."""
     for expectation in expectations:
         if expectation.fits(property_name, backend, dtype):
             expectation.used += 1
@@ -78,7 +77,7 @@ def find(expectations: Iterable[Expectation], property_name: str, backend: str, 
 
 
 def apply(cell: Cell, expectation: Expectation, today: date) -> Cell:
-    """The cell's status in the light of what was expected of it."""
+    """The cell, its status changed by the expectation."""
     if lapsed(expectation, today):
         if cell.status == "fail":
             cell.reason = f"the expectation that it fails lapsed on {expectation.expires}: {expectation.reason}"

@@ -12,13 +12,13 @@ from setadam_conformance.running.backends import Source
 
 @dataclass(frozen=True)
 class Profile:
-    """How much is tried: a property makes `examples` × its share, over the backend's cost."""
+    """How much is tried. A property gets `examples` × its share / the backend's cost examples."""
 
     name: str
     examples: int
-    least: int  # examples of any property, however dear
-    spares: bool = True  # what is dear is tried in one dtype, not in all
-    hurries: bool = False  # and no graph is compiled for a single property, or a single setting where it is slow
+    least: int  # examples of any property, however expensive
+    spares: bool = True  # expensive properties and backends are tried in one dtype, not in all
+    hurries: bool = False  # no graph is compiled for one property alone; slow compilers get one setting
 
 
 PROFILES = {
@@ -30,7 +30,7 @@ PROFILES = {
 
 @dataclass(frozen=True)
 class Plan:
-    """One cell to run. It travels to worker processes, so it names everything and holds nothing."""
+    """One cell to run. It is sent to worker processes, so it holds names and numbers, not objects."""
 
     property: str
     source: Source
@@ -40,9 +40,9 @@ class Plan:
     minimum: int
     seed: int
     shard: tuple[int, int]
-    # Cells that gain by one process: a framework's, or those of a backend whose graphs take seconds.
+    # Cells that are best run by one process: those of a framework, or of a backend whose graphs take seconds.
     group: str = ""
-    # All examples have the default hyperparameters, for which a slow compiler then makes one graph.
+    # All examples have the default hyperparameters, so that a slow compiler makes one graph.
     at_defaults: bool = False
 
 
@@ -63,8 +63,9 @@ def plan(
     properties: tuple[str, ...] = (),
     max_examples: int | None = None,
 ) -> list[Plan]:
-    """The cells that the backends' claims call for: by property, then dtype, so that backends follow one
-    another on the same examples.
+    """The cells to run for backends with these claims.
+
+    They are ordered by property, then dtype, so that all backends run the same examples one after another.
     """
     cells: list[Plan] = []
     for turn, prop in enumerate(PROPERTIES.values()):
@@ -87,8 +88,10 @@ def plan(
 
 
 def _examples(prop: Property, claims: Capabilities, profile: Profile, shards: int, most: int | None) -> tuple[int, int]:
-    """How many examples a cell gets, and how many at least have to run. A compiled step is cheap once it is
-    there, so that a backend's cost, which is its compilations', leaves it four times the least.
+    """The number of examples of a cell, and the minimum that must run.
+
+    A compiled step is cheap once it is compiled. Compilations make up the cost of such a backend, so it gets at least
+    four times the least number.
     """
     least = profile.least
     if profile.hurries and (prop.is_long or (claims.is_slow and not claims.compiles)):
@@ -104,11 +107,13 @@ def _examples(prop: Property, claims: Capabilities, profile: Profile, shards: in
 def _dtypes(prop: Property, claims: Capabilities, profile: Profile, asked: list[str], turn: int) -> list[str]:
     """The dtypes in which a property is tried on a backend.
 
-    What is dear (a backend that compiles or is slow) is tried in one of them: another from property to property,
-    so that all get their share, but always the same where compilations take time that is not there. Then graphs
-    are used again, and in the quick profile properties that need graphs of their own are left to the others.
-    The quick profile tries large layers and trainings in the usual dtype, and what is not dear in one of 16 bit
-    by turns, too: float64 differs from float32 in its constants alone.
+    A backend that compiles or is slow is tried in one of them. That dtype changes from property to property, so that
+    each has its turn. Where compilation is slow it is always the same one, so that graphs are reused; and the quick
+    profile leaves out the properties that would need graphs of their own.
+
+    The quick profile tries large layers and recorded training in the usual dtype only. It tries the other properties in
+    the usual dtype and in one 16-bit format, in turn. It leaves out float64, which differs from float32 only in its
+    constants.
     """
     concerned = [dtype for dtype in asked if prop.concerns(claims, dtype)]
     if not profile.spares or not concerned:
@@ -128,7 +133,7 @@ def _dtypes(prop: Property, claims: Capabilities, profile: Profile, asked: list[
 
 
 def _narrow(prop: Property, others: list[str], turn: int) -> list[str]:
-    """The 16-bit format that a property is tried in beside the usual dtype."""
+    """The 16-bit format in which a property is tried in addition to the usual dtype."""
     narrow = [dtype for dtype in others if FORMATS[dtype].numpy.itemsize == 2 and not prop.is_long]
     if prop.narrow in narrow:
         return [prop.narrow]

@@ -1,21 +1,21 @@
-"""What a run found, as plain data: the reports are made of this, and it is what `report diff` compares."""
+"""The results of a run as plain data: the reports are made from it, and `report diff` compares it."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-# pass: conforms. fail: does not. error: the backend broke the protocol. skip, xfail: as expected by the
-# expectation file. xpass, lapsed: an expectation that no longer holds. vacuous: too little ran to say.
+# pass: conforms. fail: does not. error: the backend broke the protocol. skip, xfail: as the expectation file says.
+# xpass, lapsed: an expectation that no longer holds. vacuous: too little ran for a verdict.
 Status = Literal["pass", "fail", "error", "skip", "xfail", "xpass", "lapsed", "vacuous"]
 FAILING = frozenset({"fail", "error", "xpass", "lapsed"})
 
 
 @dataclass
 class Failure:
-    """The smallest example found that leaves its bound or breaks a rule."""
+    """The smallest failing example that was found."""
 
-    message: str  # what was broken, in one sentence
+    message: str  # what failed, in one sentence
     case: dict[str, Any]  # case.case_to_json: everything that `replay` needs
-    stage: str | None = None  # where the answers part: "m", "v" or "param"
+    stage: str | None = None  # the first stage beyond its bound: "m", "v" or "param"
     layer: int | None = None
     coordinate: list[int] | None = None
     expected: float | None = None
@@ -30,7 +30,7 @@ class Stage:
     """How far one of m, v and θ was from the reference."""
 
     ratio: float  # worst error/bound
-    median: float  # over layers, of the layer's median error/bound
+    median: float  # the median over layers of each layer's median error/bound
 
 
 @dataclass
@@ -58,7 +58,7 @@ class Cell:
 
 @dataclass
 class Backend:
-    """A backend that was asked for, and what it claims; `missing` says why it could not run."""
+    """A backend that was selected, and its claims. `missing` says why it could not run."""
 
     name: str
     framework: str

@@ -1,7 +1,7 @@
 """Running one cell: a property on one backend in one dtype.
 
-A cell's examples follow from the seed, the shard and its own name, so that it gives the same result
-alone, among others, and in any process.
+A cell's examples depend only on the seed, the shard and the cell's name. So a cell has the same result alone, among
+others, and in any process.
 """
 
 import faulthandler
@@ -28,7 +28,7 @@ _ADAPTERS: dict[tuple[Source, str], Adapter] = {}  # of this process
 
 
 def adapter_of(source: Source, device: str) -> Adapter:
-    """The process's one adapter of this backend. Raises ImportError or RuntimeError where it cannot run."""
+    """The only adapter of the backend in this process. Raises ImportError or RuntimeError if it cannot run here."""
     key = (source, device)
     if key not in _ADAPTERS:
         _ADAPTERS[key] = source.make(device)
@@ -36,25 +36,26 @@ def adapter_of(source: Source, device: str) -> Adapter:
 
 
 def close_adapters() -> None:
-    """End what adapters have started."""
+    """Close all adapters of this process, and the programs that they started."""
     while _ADAPTERS:
         _, adapter = _ADAPTERS.popitem()
         getattr(adapter, "close", lambda: None)()
 
 
 def run_cell(cell: Plan, patience: float | None = None) -> Cell:
-    """One property on one backend in one dtype; an example that takes longer than `patience` seconds ends
-    the process, and its last words are where it was.
+    """Run one property on one backend in one dtype.
+
+    If an example takes longer than `patience` seconds, the process prints where it is and exits.
     """
     adapter = adapter_of(cell.source, cell.device)
     if patience is not None and isinstance(adapter, CommandAdapter):
-        # A program that hangs has to be ended by its own adapter: this process would leave it behind.
+        # A program that hangs must be killed by its adapter: it would survive the exit of this process.
         adapter.timeout = min(adapter.timeout, patience / 2)
     return check(PROPERTIES[cell.property], adapter, cell, patience)
 
 
 def check(prop: Property, adapter: Adapter, cell: Plan, patience: float | None = None) -> Cell:
-    """Run one property against an adapter and say what came of it."""
+    """Run one property on an adapter and return the result."""
     bench = bench_for(adapter, cell)
     result = blank(cell)
     start = time.perf_counter()
@@ -74,7 +75,7 @@ def check(prop: Property, adapter: Adapter, cell: Plan, patience: float | None =
         smallest = shrink(cell, adapter.capabilities, lambda case: examine(case, bench_for(adapter, cell)))
         result.status, result.failure = "fail", _failure(smallest or error, prop, cell)
         if smallest is None:
-            result.failure.message = f"seen once, and not when run again: {error.message}"
+            result.failure.message = f"failed once, and not when run again: {error.message}"
     except ProtocolError as error:
         result.status, result.reason = "error", str(error)
     except Unsatisfiable as error:
@@ -102,17 +103,17 @@ def _score(result: Cell, bench: Bench) -> None:
             if bench.medians[stage]
         }
     elif result.not_judged and result.status == "pass":
-        result.status, result.reason = "vacuous", "no coordinate lay in the domain of the bound"
+        result.status, result.reason = "vacuous", "no coordinate was in the domain of the bound"
     result.sample = bench.sample
 
 
 def bench_for(adapter: Adapter, cell: Plan) -> Bench:
-    """The bench on which a cell's property is checked."""
+    """The bench for a cell's property."""
     return Bench(adapter, cell.dtype, _peers(cell))
 
 
 def blank(cell: Plan, **fields: Any) -> Cell:
-    """The cell before anything has run, or with what is known of it instead."""
+    """The result of a cell that has not run, with these fields set."""
     return Cell(cell.property, cell.source.name, cell.dtype, cell.device, minimum=cell.minimum, **fields)
 
 
@@ -128,8 +129,10 @@ def _failure(error: NonconformingError, prop: Property, cell: Plan) -> Failure:
 
 
 def _peers(cell: Plan) -> list[Adapter]:
-    """The next path of the same framework that can run here: each is compared with one other, in a ring, so
-    that all are. One that compiles is nobody's next, as every example might be another graph for it.
+    """The next path of the same framework that can run here.
+
+    Each path is compared with the next one, in a ring, so that all are compared. A path that compiles is never the next
+    one of a path that does not: every example might need another graph.
     """
     if cell.property != "paths-agree":
         return []

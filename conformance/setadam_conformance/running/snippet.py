@@ -1,4 +1,4 @@
-"""A failing example as code that runs by itself: paste it, and see what the formula and the backend give."""
+"""A failing example as a complete program, which prints the results of the formula and of the backend."""
 
 import json
 

@@ -1,9 +1,9 @@
-"""Worker processes, each of which runs one cell after another.
+"""Worker processes. Each runs one cell after another.
 
-A worker keeps to the frameworks that it has imported, as what a framework has compiled serves the cells
-that follow; one with nothing left takes over what others have not begun, and at last helps them. A backend
-whose graphs take seconds is begun first, and has one worker: a second would compile them all again. Which
-worker runs a cell has no influence on its result.
+A worker prefers the frameworks that it has imported, because later cells reuse what a framework has compiled. A worker
+that has nothing left takes work that no other has begun, and finally helps the others. A backend whose graphs take
+seconds is started first and gets one worker: a second worker would compile all graphs again. The result of a cell does
+not depend on which worker runs it.
 """
 
 import gc
@@ -25,14 +25,14 @@ from setadam_conformance.running.plan import Plan
 from setadam_conformance.running.results import Cell
 
 PATIENCE = 300.0  # seconds for one example: a cold torch.compile on a busy machine has taken 15
-_WORTH_AN_IMPORT = 5.0  # seconds of work left in a framework, for a second worker to import it
+_WORTH_AN_IMPORT = 5.0  # a second worker imports a framework if this many seconds of work are left in it
 
 
 Claims = Capabilities | str | ProtocolError  # what a backend claims, why it cannot run here, or how it broke
 
 
 def claims_of(source: Source, device: str) -> Claims:
-    """What a backend says when it is loaded."""
+    """The backend's claims, or why it could not be loaded."""
     try:
         return runner.adapter_of(source, device).capabilities
     except (ImportError, RuntimeError) as error:
@@ -42,9 +42,9 @@ def claims_of(source: Source, device: str) -> Claims:
 
 
 class Workers:
-    """`jobs` worker processes; with one job, everything is done in this process, and nothing is watched.
+    """`jobs` worker processes. With one job, everything runs in this process and nothing is timed.
 
-    patience: seconds for an example; a worker that takes longer is ended.
+    patience: seconds for an example. A worker that takes longer is ended.
     """
 
     def __init__(self, jobs: int, patience: float = PATIENCE) -> None:
@@ -64,7 +64,7 @@ class Workers:
             lane.join()
 
     def claims(self, sources: Iterable[Source], device: str) -> dict[Source, Claims]:
-        """What each says when it is loaded."""
+        """The claims of each backend, or why it could not be loaded."""
         if not self._lanes:
             return {source: claims_of(source, device) for source in sources}
         queues: dict[str, deque[tuple[Any, ...]]] = {}
@@ -80,7 +80,7 @@ class Workers:
         return {source: found[source] for source in sources}
 
     def run(self, cells: list[Plan]) -> Iterator[Cell]:
-        """Run the cells; yields each as it ends, in no fixed order."""
+        """Run the cells, and yield each result when it is ready, in no fixed order."""
         if not self._lanes:
             yield from map(runner.run_cell, cells)
             return
@@ -91,24 +91,24 @@ class Workers:
             if error is None:
                 yield result
                 continue
-            if not isinstance(error, Exception):  # no end of ours: a worker does not hear Ctrl-C
+            if not isinstance(error, Exception):  # raised by the backend: Ctrl-C ends a worker without an exception
                 yield runner.blank(cell, status="error", reason=f"the backend raised {type(error).__name__}")
                 continue
             if not isinstance(error, BrokenProcessPool):
                 yield runner.blank(cell, status="error", reason=f"the kit failed: {type(error).__name__}: {error}")
                 continue
-            how = f"it died, or took more than {self._patience:g} s for an example"
+            how = f"it crashed, or took more than {self._patience:g} s for an example"
             yield runner.blank(cell, status="error", reason=f"the backend ended its process: {how}")
             queue = queues[cell.group]
             for left in [task for task in queue if task[0].source == cell.source]:
                 queue.remove(left)
-                reason = f"not run, as the backend ended its process in {cell.property} in {cell.dtype}"
+                reason = f"not run, because the backend ended its process in {cell.property} in {cell.dtype}"
                 yield runner.blank(left[0], status="error", reason=reason)
 
     def _share(
         self, queues: dict[str, deque[tuple[Any, ...]]], work: Any, split: bool
     ) -> Iterator[tuple[Any, Any, BaseException | None]]:
-        """Each task with what came of it. split: two lanes may work on one framework at a time."""
+        """Each task with its result or error. split: two lanes may work on one framework at the same time."""
         pace: dict[str, list[float]] = {}
         running: dict[Future[Any], tuple[_Lane, str, tuple[Any, ...]]] = {}
         for lane in self._lanes:
@@ -137,8 +137,10 @@ class Workers:
 def _choose(
     lane: "_Lane", queues: dict[str, deque[tuple[Any, ...]]], busy: set[str], pace: dict[str, list[float]], split: bool
 ) -> str | None:
-    """The group of tasks that a lane goes on with: its own, one for a single lane, one that nobody works on, one
-    of a framework that it has imported, or the one with most left, if that is worth it.
+    """The group of tasks that a lane continues with, or None.
+
+    In order of preference: its own group, a free group that only one lane may work on, a free group, a group of a
+    framework that the lane has imported, the group with most work left. Joining a busy group must be worth an import.
     """
     framework = {group: _source(queue[0]).framework for group, queue in queues.items() if queue}
 
@@ -187,7 +189,7 @@ class _Lane:
         return self._pool.submit(work, *task)
 
     def close(self, at_once: bool) -> None:
-        """Ask the process to end: between cells in good order, else without a word."""
+        """End the process: let an idle one close its adapters first, terminate a busy one."""
         if self.idle and self.loaded and not at_once:
             self._closing = self._pool.submit(_finish)
             self._pool.shutdown(wait=False)
@@ -199,7 +201,7 @@ class _Lane:
         if self._closing is not None:
             try:
                 self._closing.result(10)
-            except Exception:  # what does not close in time is ended with its process
+            except Exception:  # adapters that do not close in time end with their process
                 self._terminate()
         self._pool.shutdown(cancel_futures=True)
 
@@ -209,17 +211,19 @@ class _Lane:
 
 
 def _finish() -> None:
-    """The last task of a worker. A process that has imported a framework or two takes a second for a last
-    collection of garbage: it is told not to look.
+    """The last task of a worker: close the adapters, and skip the last garbage collection, which takes a second in a
+    process that has imported frameworks.
     """
     runner.close_adapters()
     gc.freeze()
 
 
 def _prepare() -> None:
-    """In a new worker: one thread a library, as there are as many workers as cores; fewer collections of garbage,
-    each of which walks through all that frameworks have imported; what a backend prints goes to stderr; and
-    Ctrl-C ends it without a word.
+    """Set up a new worker.
+
+    One thread for each library, because there are as many workers as cores. Fewer garbage collections, because each
+    walks over everything that frameworks have imported. What a backend prints goes to stderr. Ctrl-C ends the worker
+    silently.
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     gc.set_threshold(20_000, 10, 20)

@@ -1,5 +1,5 @@
-"""Each fault is shown all examples that a profile makes for a property: nothing stops at the first failure,
-so that the share of examples that reject a fault can be counted.
+"""Running a fault or a variant on all examples of a profile. A run does not stop at the first failure, so that the
+share of examples that reject a fault can be counted.
 """
 
 from functools import cache
@@ -20,7 +20,7 @@ _SOURCE = Source(Reference.name, Reference.framework, "setadam_conformance.teeth
 
 @cache
 def cells(profile: str, dtype: str, seed: int = 0) -> tuple[Plan, ...]:
-    """What the profile would run on a backend that claims what the reference claims."""
+    """The cells that the profile would run on a backend with the reference's claims."""
     every = plan({_SOURCE: Reference.capabilities}, profile=PROFILES[profile], seed=seed)
     return tuple(cell for cell in every if cell.dtype == dtype)
 
@@ -32,9 +32,7 @@ def examples(cell: Plan) -> tuple[Case, ...]:
 
 
 def rejected(adapter: Adapter, cell: Plan, stop: bool = False) -> tuple[int, str]:
-    """How many of the cell's examples the adapter fails (1 at most, if it is to stop there), and what was
-    said of the first.
-    """
+    """How many of the cell's examples the adapter fails (at most 1 with `stop`), and the message of the first."""
     bench, prop = Bench(adapter, cell.dtype), PROPERTIES[cell.property]
     count, message = 0, ""
     with np.errstate(all="ignore"):

@@ -1,5 +1,5 @@
-"""A plain NumPy SET-Adam that the faults and the variants are made of: one method for each line of the
-step, so that what is wrong, or done in another way, is an override of a line or two.
+"""A plain NumPy SET-Adam from which the faults and the variants are made. It has one method for each line of the step,
+so that a fault or a variant is an override of a line or two.
 
 It is an implementation under test, not the specification: it computes in the working precision.
 """
@@ -18,12 +18,12 @@ from setadam_conformance.protocol import Capabilities, LayerState, NumPyArray
 from setadam_core import Hyperparameters
 from setadam_core.layers import check_layer, check_layer_axes
 
-Rows = Any  # an array (layers, d): each row is what γ and the minimum run over
+Rows = Any  # an array (layers, d): γ and the minimum are taken over each row
 
 
 @dataclass
 class Layer:
-    """One array of the call, as rows in the compute dtype, and what was given for it."""
+    """One array of the call, as rows in the compute dtype, and its inputs."""
 
     theta: Rows
     g: Rows
@@ -32,7 +32,7 @@ class Layer:
     t: int  # the number of this step, from 1
     hp: Hyperparameters
     axes: tuple[int, ...]  # of the real view
-    given: tuple[NumPyArray, NumPyArray, LayerState]  # param, grad and state as they came
+    given: tuple[NumPyArray, NumPyArray, LayerState]  # param, grad and state, unchanged
     call: list["Layer"] = field(default_factory=list)  # all layers of the call, this one among them
 
     @property
@@ -41,7 +41,7 @@ class Layer:
 
 
 class Reference:
-    """The implementation, as an adapter. Methods take the layer first, then what they work on."""
+    """The implementation, as an adapter. Methods take the layer first, then their operands."""
 
     name = "teeth:reference"
     framework = "teeth"
@@ -50,7 +50,7 @@ class Reference:
     def __init__(self, device: str = "cpu") -> None:
         if device != "cpu":
             raise RuntimeError(f"{self.name} has no device {device!r}")
-        self.memory: dict[Any, Any] = {}  # for faults that remember
+        self.memory: dict[Any, Any] = {}  # for faults that keep values between calls
 
     def from_numpy(self, x: NumPyArray) -> NumPyArray:
         return x.copy(order="K")
@@ -88,7 +88,7 @@ class Reference:
                 back.append(LayerState(stored["m"], stored["v"], int(stored["t"])))
         return back
 
-    # What comes before and after the formulas.
+    # Before and after the formulas.
 
     def hyperparameters(self, hp: Mapping[str, Any]) -> Hyperparameters:
         return Hyperparameters(**hp)

@@ -1,6 +1,6 @@
-"""Layers by the hundred: one array holds them as rows, and `layer_axes` keeps them apart, so that a
-hundred thousand examples take minutes. Magnitudes, zeros, sizes, steps and hyperparameters are of the
-kinds that `strategies.py` draws; NumPy draws them here, since nothing is shrunk.
+"""A hundred layers in one case: they are the rows of one array, kept apart by `layer_axes`, so that a hundred thousand
+examples take minutes. Magnitudes, zeros, sizes, steps and hyperparameters are of the kinds in `strategies.py`. NumPy
+draws them, because nothing is shrunk.
 """
 
 from collections.abc import Iterator
@@ -18,14 +18,14 @@ SIZES = (1, 2, 3, 5, 8, 17, 64, 300)
 
 
 def batches(dtype: str, layers: int, seed: int = 0) -> Iterator[Case]:
-    """At least so many layers, ROWS to a case: each case one size, step count and setting."""
+    """At least this many layers, ROWS in each case. A case has one size, step count and setting."""
     rng = np.random.default_rng(seed)
     for _ in range(-(-layers // ROWS)):
         yield batch(dtype, int(rng.choice(SIZES)), rng)
 
 
 def batch(dtype: str, d: int, rng: np.random.Generator) -> Case:
-    """ROWS layers of d coordinates, each of a magnitude and kind of its own."""
+    """ROWS layers of d coordinates, each with its own magnitude and kind."""
     shape, compute = (ROWS, d), compute_format(dtype).numpy
     hp = defaults(**{name: values[rng.integers(len(values))] for name, values in HYPERPARAMETERS.items()})
     t = int(STEPS[rng.integers(len(STEPS))])
@@ -58,9 +58,9 @@ def batch(dtype: str, d: int, rng: np.random.Generator) -> Case:
 
 
 def worst(adapter: Adapter, dtype: str, layers: int, seed: int = 0) -> tuple[dict[str, float], list[Case]]:
-    """The worst error/bound of each stage over so many layers, and the cases in which one passed 1.
+    """The worst error/bound of each stage over this many layers, and the cases in which one exceeded 1.
 
-    "update" is θ where it was 0 before, so that its own rounding hides nothing.
+    "update" is θ in layers where θ was 0, so that the rounding of θ hides nothing.
     """
     ratio, rejected = dict.fromkeys((*STAGES, "update"), 0.0), []
     with np.errstate(all="ignore"):

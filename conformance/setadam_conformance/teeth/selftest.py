@@ -1,5 +1,5 @@
-"""`setadam-conformance selftest`: every seeded fault is rejected, no correct variant is, and every fault of
-the kit itself is noticed; with the share of examples that reject each fault, property by property.
+"""`setadam-conformance selftest`: the kit must reject every seeded fault, reject no correct variant, and notice every
+fault of the kit itself. The result has the share of examples that reject each fault, for each property.
 """
 
 import os
@@ -17,26 +17,26 @@ from setadam_conformance.teeth.examples import cells, examples, rejected
 from setadam_conformance.teeth.faults.declare import ALL_DTYPES
 from setadam_conformance.teeth.sampler import worst
 
-# Every property is tried in the first of these that a fault concerns; in the others it is enough that
-# one property rejects it.
+# All properties are tried in the first of these dtypes in which the fault is wrong; in the others, one rejection is
+# enough.
 _FIRST = ("float32", "float64", "bfloat16", "float16")
-# Layers a variant and dtype, beside the profile's own examples.
+# Layers for each variant and dtype, in addition to the profile's examples.
 SAMPLED = {"quick": 300, "default": 5_000, "deep": 100_000}
 
 PARTS = ("faults", "variants", "kit")
 
-# These cost as much as all others together: they are tried on what no other property rejects.
+# These take as long as all others together, so they are tried only on faults that no other property rejects.
 _DEAR = ("large-layer", "recorded-training")
 
-Shares = dict[str, float]  # of a property's examples, how many reject; properties that reject none are absent
+Shares = dict[str, float]  # by property: the share of its examples that reject; without properties that reject none
 
 
 @dataclass
 class SelftestResult:
-    """What was found. faults: fault → dtype → property → share. variants: what rejected one wrongly."""
+    """The result. faults: fault → dtype → property → share. variants: what wrongly rejected each one."""
 
     profile: str
-    layers: int = 0  # sampled, a variant and dtype
+    layers: int = 0  # sampled for each variant and dtype
     faults: dict[str, dict[str, Shares]] = field(default_factory=dict)
     variants: dict[str, list[str]] = field(default_factory=dict)
     ratios: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)  # variant → dtype → stage
@@ -54,7 +54,7 @@ class SelftestResult:
 
     @property
     def unnoticed(self) -> list[str]:
-        """Faults of the kit that no check noticed, and "" if the kit itself fails a check."""
+        """Faults of the kit that no check noticed, and "" if the unchanged kit fails a check."""
         return [name for name, found in self.kit.items() if bool(found) is (name == "")]
 
     @property
@@ -63,8 +63,9 @@ class SelftestResult:
 
 
 def try_fault(name: str, profile: str, brief: bool = False) -> dict[str, Shares]:
-    """The shares of examples that reject a fault, by dtype and property; brief: the first rejection in each
-    dtype is enough, and its share is of no meaning.
+    """The shares of examples that reject a fault, by dtype and property.
+
+    brief: stop at the first rejection in each dtype. Its share then has no meaning.
     """
     fault = FAULTS[name]
     found: dict[str, Shares] = {}
@@ -84,12 +85,12 @@ def try_fault(name: str, profile: str, brief: bool = False) -> dict[str, Shares]
 
 
 def _in_order(plans: tuple[Plan, ...]) -> list[Plan]:
-    """The cells with that property in front which rejects most faults, and the dear ones last."""
+    """The cells, with the property that rejects the most faults first and the expensive ones last."""
     return sorted(plans, key=lambda cell: (cell.property != "one-step", cell.property in _DEAR))
 
 
 def try_variant(name: str, profile: str, layers: int) -> tuple[list[str], dict[str, dict[str, float]]]:
-    """What rejected a correct variant, and its worst error/bound by dtype and stage over so many layers."""
+    """What rejected a correct variant, and its worst error/bound by dtype and stage over this many layers."""
     variant, wrongly, ratios = VARIANTS[name], [], {}
     for dtype in ALL_DTYPES:
         every = _in_order(cells(profile, dtype))
@@ -122,8 +123,8 @@ def selftest(
 ) -> SelftestResult:
     """Try every fault, variant and fault of the kit.
 
-    progress: called with how many are done, and of how many. parts: of PARTS, what is tried. layers: sampled for
-    each variant and dtype, beside the profile's own examples. brief: no shares, see `try_fault`.
+    progress: called with the number done and the total. parts: which of PARTS to try. layers: the number sampled for
+    each variant and dtype, in addition to the profile's examples. brief: no shares, see `try_fault`.
     """
     result = SelftestResult(profile, SAMPLED[profile] if layers is None else layers)
     tasks: dict[tuple[str, str], Task] = {}
@@ -164,8 +165,8 @@ def markdown(result: SelftestResult) -> str:
         "",
         f"## {len(result.faults)} seeded faults",
         "",
-        "The share of a property's examples that reject the fault, in the first dtype named; of the other dtypes,",
-        "whether any property does.",
+        "The share of a property's examples that reject the fault is given for the first dtype. For the other dtypes,",
+        "the table says whether any property rejects it.",
         "",
         "| fault | what is wrong | dtypes | rejected by (share of its examples) |",
         "|---|---|---|---|",
@@ -184,8 +185,8 @@ def markdown(result: SelftestResult) -> str:
             lines.append(f"| {name} | {fault.what} | {dtypes}{why} | {text} |")
     lines += ["", f"## {len(result.variants)} correct variants", ""]
     lines += [
-        "Worst error/bound of m, v, θ, and of θ from 0: none may pass 1."
-        f" {result.layers} sampled layers a variant and dtype, beside the profile's examples.",
+        "The worst error/bound of m, of v, of θ, and of θ where it was 0. None may exceed 1."
+        f" {result.layers} sampled layers for each variant and dtype, in addition to the profile's examples.",
         "",
     ]
     lines += [
@@ -232,7 +233,7 @@ def main(
         )
     for part, kind, names, many in (
         ("faults", "seeded faults rejected", result.survivors, len(result.faults)),
-        ("variants", "correct variants left alone", result.accused, len(result.variants)),
+        ("variants", "correct variants accepted", result.accused, len(result.variants)),
         ("kit", "faults of the kit noticed", result.unnoticed, len(KIT_FAULTS)),
     ):
         if part not in parts:
@@ -245,7 +246,7 @@ def main(
             for dtype, by_stage in by_dtype.items()
             for stage, x in by_stage.items()
         )
-        print(f"     {result.layers} sampled layers a variant and dtype, worst error/bound {ratio:.4f}: {where}")
+        print(f"     {result.layers} sampled layers for each variant and dtype, worst error/bound {ratio:.4f}: {where}")
     for name in result.accused:
         print(*(f"  {name}: {text}" for text in result.variants[name]), sep="\n")
     if to:

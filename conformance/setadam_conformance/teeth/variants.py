@@ -1,7 +1,7 @@
-"""Correct implementations that round otherwise: none may ever be rejected.
+"""Correct implementations that round differently. None may ever be rejected.
 
-Each is Reference with a line or two taken in another order, contracted, widened, blocked or flushed, and
-the claims that a backend of its kind would make.
+Each is Reference with a line or two evaluated in another order, contracted, widened, blocked or flushed, and with the
+claims that such a backend would make.
 """
 
 from collections.abc import Callable
@@ -43,12 +43,12 @@ def _wide(x: Rows) -> Rows:
 
 
 def _scalar(c: Layer, x: float) -> Any:
-    """A coefficient rounded to the compute dtype, as it is before it meets an array."""
+    """A coefficient rounded to the compute dtype, as NumPy rounds it before it is combined with an array."""
     return c.v.dtype.type(x)
 
 
 def fma(a: Any, b: Rows, c: Rows) -> Rows:
-    """a·b + c rounded once, or in float32 by way of float64: off by at most one part in 2²⁹ more."""
+    """a·b + c rounded once. In float32, through float64, which adds an error of at most 1 part in 2²⁹."""
     if c.dtype == np.float32:
         return (np.float64(a) * b + c).astype(np.float32)
     high = a * b
@@ -60,7 +60,7 @@ def fma(a: Any, b: Rows, c: Rows) -> Rows:
 
 
 def _product_error(a: Rows, b: Rows, high: Rows) -> Rows:
-    """A·b - fl(a·b), exactly where nothing over- or underflows (Dekker)."""
+    """The rounding error a·b - fl(a·b), exact if nothing overflows or underflows (Dekker)."""
     (a1, a2), (b1, b2) = _split(a), _split(b)
     error = a2 * b2 - (((high - a1 * b1) - a2 * b1) - a1 * b2)
     return np.where(np.abs(high) > 1e-280, error, 0.0)
@@ -72,7 +72,7 @@ def _split(x: Rows) -> tuple[Rows, Rows]:
     return high, x - high
 
 
-# Summation orders. Each takes rows and gives one sum a row.
+# Summation orders. Each takes rows and returns one sum for each row.
 
 
 def _tree(x: Rows) -> Rows:
@@ -93,14 +93,14 @@ def _lanes(x: Rows, lanes: int = 8) -> Rows:
 
 
 def _blocks(x: Rows) -> Rows:
-    """Blocks of 128 in eight lanes each, the blocks as a tree."""
+    """Blocks of 128 in eight lanes each; the blocks are added as a tree."""
     padded = np.pad(x, ((0, 0), (0, -x.shape[1] % 128)))
     each = _tree(_lanes(padded.reshape(-1, 128)))
     return _tree(each.reshape(len(x), -1))
 
 
 def _two_levels(x: Rows) -> Rows:
-    """As threads of a GPU: chains of 16, warps of 32 as trees, and a tree of those."""
+    """As GPU threads sum: chains of 16, warps of 32 as trees, and a tree of warps."""
     padded = np.pad(x, ((0, 0), (0, -x.shape[1] % 16)))
     return _tree(_chain(padded.reshape(-1, 16)).reshape(len(x), -1))
 
@@ -135,7 +135,7 @@ _variant(
 )
 _variant(
     "fma-update",
-    "γv/(1-β2ᵗ)+ε and θ - A·(m/w̃) contracted",
+    "γv/(1-β₂ᵗ)+ε and θ - A·(m/w̃) contracted",
     denominator=lambda s, c, x: (
         np.sqrt(fma(_scalar(c, 1 / s.bias2(c)), x, 0 * x + c.hp.eps))
         if c.hp.eps_inside_sqrt
@@ -174,17 +174,17 @@ _variant(
 )
 _variant(
     "lerp-turned-round",
-    "g - β(g-m), where β is small, as torch has it",
+    "g - β(g-m) where β is small, as in torch",
     moment1=lambda s, c, g: (
         g - (g - c.m) * (1 - _scalar(c, 1 - c.hp.beta1))
         if c.hp.beta1 < 0.5
         else c.m + _scalar(c, 1 - c.hp.beta1) * (g - c.m)
     ),
 )
-_variant("square-scaled-first", "((1-β2)·g)·g", moment2=lambda s, c, g: c.hp.beta2 * c.v + ((1 - c.hp.beta2) * g) * g)
+_variant("square-scaled-first", "((1-β₂)·g)·g", moment2=lambda s, c, g: c.hp.beta2 * c.v + ((1 - c.hp.beta2) * g) * g)
 _variant(
     "minimum-through-v",
-    "min w from min v, of the smallest v alone",
+    "min w computed from min v",
     scale=lambda s, c, v: _noting(s, R.scale(s, c, v)),
     least=lambda s, c, w: R.denominator(s, c, np.min(s.memory["scaled"], axis=1, keepdims=True)),
 )
@@ -205,7 +205,7 @@ _variant(
     "v scaled by a power of two, not by its maximum",
     gamma=lambda s, c, v: R.gamma(s, c, v * _two_over(v)),
 )
-_variant("gamma-not-clamped", "γ may round past 1", gamma=lambda s, c, v: _unclamped(s, c, v))
+_variant("gamma-not-clamped", "γ may be rounded to more than 1", gamma=lambda s, c, v: _unclamped(s, c, v))
 _variant(
     "flushing",
     "anything below the smallest normal number is zero",
@@ -242,12 +242,12 @@ _variant(
 )
 _variant(
     "reciprocal-root",
-    "1/√ by a correctly rounded root",
+    "1/√ from a correctly rounded root",
     update=lambda s, c, m, w: m * ((c.hp.lr / s.bias1(c)) * (1 / w)),
 )
 _variant("update-A-over-D", "A/D·m", update=lambda s, c, m, w: (c.hp.lr / s.bias1(c)) / w * m)
 _variant("update-m-over-D", "m/D·A", update=lambda s, c, m, w: m / w * (c.hp.lr / s.bias1(c)))
-_variant("update-lr-last", "η·((m/(1-β1ᵗ))/D)", update=lambda s, c, m, w: c.hp.lr * ((m / s.bias1(c)) / w))
+_variant("update-lr-last", "η·((m/(1-β₁ᵗ))/D)", update=lambda s, c, m, w: c.hp.lr * ((m / s.bias1(c)) / w))
 _variant(
     "moments-corrected-first",
     "m̂ and v̂ before γ",
@@ -257,7 +257,7 @@ _variant(
 )
 _variant(
     "gamma-over-bias",
-    "γ/(1-β2ᵗ) as one factor",
+    "γ/(1-β₂ᵗ) as one factor",
     scale=lambda s, c, v: (s.gamma(c, v) / s.bias2(c)) * v,
     denominator=lambda s, c, x: s.embed(c, x),
 )
@@ -285,7 +285,7 @@ _variant(
 )
 _variant(
     "moments-recomputed",
-    "the update has moments of its own, contracted",
+    "the update computes its own moments, contracted",
     {"recomputes_moments": True},
     store=lambda s, c, theta, m, v: R.store(
         s, c, theta, R.moment1(s, c, s.gradient(c)), R.moment2(s, c, s.gradient(c))
@@ -295,7 +295,7 @@ _variant(
 )
 _variant(
     "blocked-in-place",
-    "blocks of 16 coordinates, written where they lie",
+    "blocks of 16 coordinates, updated in place",
     {"in_place": True},
     update=lambda s, c, m, w: np.concatenate(
         [R.update(s, c, m[:, i : i + 16], w[:, i : i + 16]) for i in range(0, c.d, 16)], axis=1
@@ -320,15 +320,15 @@ def _powered(c: Layer, cos2: Rows, v: Rows) -> Rows:
 
 
 def _of_norms(self: Reference, c: Layer, v: Rows, norm: Rows) -> Rows:
-    """γ from ‖v‖, as (Σ(v/‖v‖))²/d: no square of v's scale is taken."""
+    """γ from ‖v‖, as (Σ(v/‖v‖))²/d, which never squares the scale of v."""
     safe = np.where(norm == 0, 1, norm)
     return _powered(c, self.sum(c, v / safe) ** 2 / c.d, v)
 
 
 def _blue(self: Reference, c: Layer, v: Rows) -> Rows:
-    """‖v‖ as LAPACK's nrm2 has it: small, middle and large entries each with a scale of their own.
+    """‖v‖ as LAPACK's nrm2 computes it: small, middle and large entries each have their own scale.
 
-    What is below 2⁻²⁶ of the row's largest share does not reach the sum, so the heaviest class decides.
+    Entries below 2⁻²⁶ of the row's largest do not change the sum, so the class of the largest entry decides.
     """
     info = np.finfo(v.dtype)
     low, high = 2.0 ** (info.minexp // 2 + info.nmant), 2.0 ** (info.maxexp // 2 - info.nmant)
@@ -357,7 +357,7 @@ def _by_means(self: Reference, c: Layer, v: Rows) -> Rows:
 
 
 def _two_over(v: Rows) -> Rows:
-    """The power of two that brings a row's largest to [½, 1), in two factors' range."""
+    """The power of two that scales a row's largest entry to [½, 1), as two factors that are both in range."""
     _, exponent = np.frexp(np.max(v, axis=1, keepdims=True))
     limit = int(np.finfo(v.dtype).maxexp) - 2
     return np.ldexp(np.ones_like(v[:, :1]), np.clip(-exponent, -limit, limit))

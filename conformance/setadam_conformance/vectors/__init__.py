@@ -1,8 +1,8 @@
 """Test vectors: single steps with exact outputs and bounds, for implementations in any language.
 
 The vectors are in `conformance/vectors/`, one JSON file for each dtype; the README there says how to use them without
-this package. `generate` writes the files, `lint` checks them, and `check` runs a backend on them. `check` judges by the
-stored values alone, in exact rational arithmetic: it does not use the oracle.
+this package. `generate` writes the files, `lint` checks them, and `check` runs a backend on them. `check` judges only
+by the stored values, in exact rational arithmetic, and does not use the oracle.
 """
 
 from setadam_conformance.vectors.checking import Vector, VectorResult, check, load, vectors_folder

@@ -1,8 +1,10 @@
-"""The cases behind the test vectors: a catalogue of slugs, flags and builders, the same for each dtype.
+"""The cases of the test vectors: a catalogue of slugs, flags and builders, the same for each dtype.
 
-Every number comes from Python's `random.Random`, seeded by dtype and slug, as a significand and an
-exponent of the format: exact, and the same on every platform. A slug's case never changes: a new idea
-gets a new slug, as a vector's id is the hash of its case.
+Every number is a significand and an exponent of the format, drawn from Python's `random.Random` with a seed from dtype
+and slug. So it is exact, and the same on every platform. The case of a slug never changes, because a vector's id is the
+hash of its case: a new idea gets a new slug.
+
+The file is long because it is a table: one entry after another.
 """
 
 import math
@@ -20,7 +22,7 @@ from setadam_conformance.protocol import NumPyArray
 Range = tuple[int, int]  # of binary exponents, both inclusive
 Settings = dict[str, Any]  # hyperparameters other than the defaults
 
-# flag: what the vectors under it show, and which faults they are there to catch.
+# flag: what its vectors have in common, and which faults they catch. The texts are part of the published files.
 FLAGS: dict[str, tuple[str, str]] = {
     "first-step": ("t = 1, from zero moments", "bias correction left out, or made with t - 1"),
     "large-t": ("t up to 10⁹", "step counters that wrap or saturate, βᵗ from repeated rounding"),
@@ -72,14 +74,14 @@ class Entry(NamedTuple):
 
 
 class _Draw:
-    """Arrays of a format from a seed."""
+    """Random arrays of a format, from a seed."""
 
     def __init__(self, dtype: str, seed: str) -> None:
         self.dtype, self.storage, self.compute = dtype, FORMATS[dtype], compute_format(dtype)
         self._random = random.Random(f"{dtype}/{seed}")
 
     def number(self, fmt: Format, exponents: Range, *, signed: bool = True) -> float:
-        """A number in a random binade of the range; on the subnormals' grid where it is below them."""
+        """A number in a random binade of the range; a subnormal number if the binade is below the normal ones."""
         low, high = exponents
         digits = round(-math.log2(fmt.u))
         exponent = low + int(self._random.random() * (high - low + 1))
@@ -104,7 +106,7 @@ class _Draw:
         axes: tuple[int, ...] | None = None,
         is_complex: bool = False,
     ) -> LayerCase:
-        """θ around 2^at (0 where at is None); m and v drawn like g and g², or zero before the first step."""
+        """A layer with θ near 2^at (0 if at is None), and m and v like g and g² (0 if fresh)."""
         real_shape = (*shape, 2) if is_complex else shape
         grad = self.array(self.storage, real_shape, g)
         param = self.array(self.storage, real_shape, (at - 2, at)) if at is not None else np.zeros_like(grad)
@@ -362,7 +364,7 @@ def _many(dtype: str) -> Iterator[Entry]:
 
 
 def _bits(dtype: str) -> Iterator[Entry]:
-    """Magnitudes as bit patterns have them: any binade is as likely as any other."""
+    """Random bit patterns: every binade is equally likely."""
     storage, compute = FORMATS[dtype], compute_format(dtype)
     least, top = int(math.log2(storage.smallest_subnormal)), int(math.log2(storage.largest)) - 2
     half = int(math.log2(compute.largest)) // 2 - 8

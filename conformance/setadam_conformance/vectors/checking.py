@@ -1,6 +1,6 @@
-"""Running a backend on the vectors, and judging it by the stored values and bounds alone.
+"""Running a backend on the vectors and judging it by the stored values and bounds.
 
-The comparison is in exact rational arithmetic. The oracle takes no part.
+The comparison is in exact rational arithmetic, and does not use the oracle.
 """
 
 import json
@@ -25,7 +25,7 @@ Output = dict[str, Any]  # of one layer, as in the file
 
 @dataclass(frozen=True)
 class Vector:
-    """One vector of a file; out has an entry for each layer of the case, and none where result is "reject"."""
+    """One vector of a file. out: one entry for each layer of the case; empty if result is "reject"."""
 
     id: str
     slug: str
@@ -38,7 +38,7 @@ class Vector:
 
 @dataclass(frozen=True)
 class VectorResult:
-    """How a backend did on a vector. ratios: the worst error/bound of m, v and θ; empty if it gave none."""
+    """A backend's result on a vector. ratios: the worst error/bound of m, v and θ; empty if there was no step."""
 
     id: str
     slug: str
@@ -55,11 +55,11 @@ class VectorResult:
 
 
 def vectors_folder() -> Path:
-    """Where the vectors are: beside the package in a checkout, inside it in an installed wheel.
+    """The folder of the vectors: beside the package in a checkout, inside it in an installed wheel.
 
     Raises
     ------
-    FileNotFoundError : they are in neither place.
+    FileNotFoundError : there are no vectors in either place.
     """
     package = Path(__file__).parents[1]
     for folder in (package.parent / "vectors", package / "vectors" / "data"):
@@ -81,15 +81,15 @@ def check(
 ) -> list[VectorResult]:
     """Run a backend on the vectors and judge it by the stored values and bounds.
 
-    Vectors that need an option which the backend does not claim are left out, as are those that `select`
-    refuses: for a backend that compiles, each new shape or hyperparameter costs a compilation.
+    Vectors that need an option which the backend does not claim are left out, and so are those for which `select` is
+    false: a backend that compiles needs a compilation for each new shape or hyperparameter.
     """
     supported = adapter.capabilities.options
     results: list[VectorResult] = []
     for dtype in dtypes:
         bench = Bench(adapter, dtype)
         chosen = (v for v in load(folder, dtype) if v.case.needs <= supported and select(v))
-        with np.errstate(all="ignore"):  # NumPy warns of the NaN that some vectors are about
+        with np.errstate(all="ignore"):  # NumPy warns of the NaN in some vectors
             results.extend(_check(bench, vector) for vector in chosen)
     return results
 
@@ -107,7 +107,7 @@ def _check(bench: Bench, vector: Vector) -> VectorResult:
 
 
 def _judge(vector: Vector, answer: Answer, claims: Capabilities) -> tuple[dict[str, float], str | None]:
-    """The worst error/bound of each stage, and what is wrong with the answer, if something is."""
+    """The worst error/bound of each stage, and what is wrong with the result, or None."""
     ratios, problem = dict.fromkeys(STAGES, 0.0), None
     for index, (out, param, state) in enumerate(zip(vector.out, answer.params, answer.states, strict=True)):
         if out["param"] == "nan":
@@ -127,7 +127,7 @@ def _judge(vector: Vector, answer: Answer, claims: Capabilities) -> tuple[dict[s
 
 
 def _compare(out: Output, got: NumPyArray, claims: Capabilities) -> tuple[float, int]:
-    """The largest |got - (hi + lo)| / bound, and the flat index where it is."""
+    """The largest |got - (hi + lo)| / bound, and its flat index."""
     size = len(out["hi"])
     stored = {key: [float.fromhex(x) for x in bound] for key, bound in out["bound"].items()}
     bound = select_bound(stored, [word for word, claim in CLAIMS.items() if _claimed(claims, claim)], size) or []
@@ -142,7 +142,7 @@ def _compare(out: Output, got: NumPyArray, claims: Capabilities) -> tuple[float,
 
 
 def _ratio(error: Fraction, bound: Fraction) -> float:
-    """error/bound as a float, for reports; that it is above 1 or not is decided exactly."""
+    """error/bound as a float, for reports. Whether it is above 1 is decided exactly."""
     if error <= bound:
         return min(float(error / bound), 1.0) if error else 0.0
     if error > bound * 10**300:

@@ -1,4 +1,4 @@
-"""Writing the vector files: exact outputs as double-doubles, and the bound of each, rounded up."""
+"""Writing the vector files: exact outputs as double-doubles, and a bound for each, rounded up."""
 
 import hashlib
 import itertools
@@ -18,11 +18,11 @@ from setadam_conformance.protocol import Capabilities
 from setadam_conformance.vectors.catalogue import FLAGS, Entry, entries
 
 SCHEMA = "setadam-vectors/1"
-SINCE = "0.1.0"  # of vectors that are new; those already in the folder keep theirs
-BOUND_BITS = 12  # of a stored bound's significand: short, and never more than 2⁻¹¹ too wide
+SINCE = "0.1.0"  # of new vectors; those already in the folder keep their version
+BOUND_BITS = 12  # of a stored bound's significand: short, and at most a factor 1 + 2⁻¹¹ too large
 DTYPES = tuple(FORMATS)
 
-# The claims that widen a bound, as the words of its key. "" is a bound without any of them.
+# The claims that widen a bound. A bound's key lists them, and "" is the bound without any.
 CLAIMS: dict[str, dict[str, Any]] = {
     "any": {"reduction": "any"},
     "flush": {"flushes_subnormals": True},
@@ -31,7 +31,7 @@ CLAIMS: dict[str, dict[str, Any]] = {
 
 
 def generate(folder: Path) -> None:
-    """Write one file a dtype into the folder: the same bytes wherever and whenever it runs."""
+    """Write one file for each dtype into the folder. The bytes are the same on every machine."""
     folder.mkdir(parents=True, exist_ok=True)
     for dtype in DTYPES:
         path = folder / f"{dtype}.json"
@@ -42,7 +42,7 @@ def generate(folder: Path) -> None:
 
 
 def render(dtype: str, since: dict[str, str]) -> str:
-    """The text of a dtype's file, one vector a line. since: the first versions of known ids."""
+    """The text of a dtype's file, one vector per line. since: the first version of each known id."""
     all_entries = list(entries(dtype))
     vectors = [encode(entry, since) for entry in all_entries]
     flags = {flag for entry in all_entries for flag in entry.flags}
@@ -78,7 +78,7 @@ def encode(entry: Entry, since: dict[str, str]) -> dict[str, Any]:
 
 
 def encode_case(case: Case) -> dict[str, Any]:
-    """The case's canonical content: bit patterns, hexadecimal floats, t."""
+    """The case in canonical form: bit patterns, hexadecimal floats, t."""
     data = case_to_json(case)
     del data["extra"]
     return data
@@ -99,7 +99,7 @@ def encode_outputs(case: Case, layer: LayerCase) -> dict[str, Any]:
     step = exact_step(case, layer)
     exact = {"m": step.m, "v": step.v, "param": step.theta}
     d = layer.m.size
-    short = oracle.chain(d, "any") == oracle.chain(d, "pairwise")  # then "any" changes nothing
+    short = oracle.chain(d, "any") == oracle.chain(d, "pairwise")  # then the bound under "any" is the same
     keys = [key for key in _keys() if not (short and "any" in key.split())]
     widened = {key: bounds(case, layer, step.m, step.v, key) for key in keys}
     out = {}
@@ -107,7 +107,7 @@ def encode_outputs(case: Case, layer: LayerCase) -> dict[str, Any]:
         values = [fraction(x) for x in numbers]
         high = [float(x) for x in values]
         low = [float(x - Fraction(h)) for x, h in zip(values, high, strict=True)]
-        # What two doubles cannot hold (below the subnormals) is added to the bound.
+        # The part that two doubles cannot hold (below the subnormals) is added to the bound.
         lost = [abs(x - Fraction(a) - Fraction(b)) for x, a, b in zip(values, high, low, strict=True)]
         kept: dict[str, list[float]] = {}
         for key in keys:
@@ -128,15 +128,13 @@ def _keys() -> list[str]:
 
 
 def select_bound(bounds: dict[str, list[float]], claims: list[str], size: int) -> list[float] | None:
-    """The largest of the bounds whose every word is claimed, elementwise; None if there is none."""
+    """The elementwise largest of the bounds all of whose words are claimed; None if there is none."""
     apply = [bound for key, bound in bounds.items() if set(key.split()) <= set(claims)]
     return [max(bound[i] for bound in apply) for i in range(size)] if apply else None
 
 
 class Exact(Arithmetic):
-    """mpmath for every format: the same on machines with and without a long double, and without
-    rounding the exact moments on their way in.
-    """
+    """mpmath for every format: the same with and without a long double, and exact for moments that are not floats."""
 
     def __init__(self) -> None:
         super().__init__("float64", longdouble=False)
@@ -152,12 +150,12 @@ _EXACT = Exact()
 def bounds(case: Case, layer: LayerCase, m: list[Any], v: list[Any], key: str) -> dict[str, list[Any]]:
     """The bound of each stage under a set of claims, in the order of `encode_outputs`.
 
-    A vector's consumer has θ's exact value, from exact moments, and not the one from the moments that
-    the implementation returned. So its bound is not the staged one but covers the moments' errors as
-    well. A correct implementation puts some m' and v' within the moments' bounds B into the formula of θ
-    (rounded or not, computed once or once more): |m' - m| ≤ B. The oracle's bound for implementations
-    that recompute the moments is just that, for moments *returned* by the backend, both of them within B
-    of the exact one and so within 2B of each other. Here the reference is the exact moment: half of it.
+    A vector stores θ from the exact moments, not from the moments that the implementation returned. So its bound covers
+    the errors of the moments too, unlike the oracle's staged bound. A correct implementation computes θ from some m'
+    and v' within the bounds B of the moments, |m' - m| ≤ B, whether they are rounded, or computed a second time. The
+    oracle has such a bound for implementations that recompute the moments. There, the recomputed and the *returned*
+    moments are both within B of the exact ones, so within 2B of each other. Here the reference is the exact moment, so
+    B is enough: half of what the oracle allows.
     """
     words = key.split()
     settings = {name: value for word in words for name, value in CLAIMS[word].items()}
@@ -173,7 +171,7 @@ def bounds(case: Case, layer: LayerCase, m: list[Any], v: list[Any], key: str) -
 
 
 def oracle_values(case: Case, layer: LayerCase) -> dict[str, list[Fraction]]:
-    """The first oracle's m, v and θ, to 200 bits: θ from its own moments."""
+    """The first oracle's m, v and θ to 200 bits, with θ from its own moments."""
     claims = Capabilities(dtypes=(case.dtype,))
     m, v = oracle.moments(case, layer, claims, _EXACT)
     theta = oracle.parameter(case, layer, m.value, v.value, claims, _EXACT)
@@ -188,7 +186,7 @@ def _objects(numbers: list[Any], shape: tuple[int, ...]) -> Wide:
 
 
 def fraction(x: Any) -> Fraction:
-    """An mpmath number (or a float) as what it exactly is."""
+    """The exact value of an mpmath number or a float."""
     if not hasattr(x, "man_exp"):
         return Fraction(float(x))
     significand, exponent = x.man_exp  # of |x|
@@ -197,7 +195,7 @@ def fraction(x: Any) -> Fraction:
 
 
 def round_up(x: Fraction) -> float:
-    """The smallest float of BOUND_BITS bits that is not below x ≥ 0."""
+    """The smallest float of BOUND_BITS bits that is at least x ≥ 0."""
     if x == 0:
         return 0.0
     scaled, exponent = math.frexp(float(x)) if float(x) else (0.5, -1073)

@@ -1,4 +1,4 @@
-"""What must hold of the vector files, whoever edited them."""
+"""Checks of the vector files, for whoever edits them."""
 
 import json
 from collections import Counter
@@ -10,17 +10,17 @@ from setadam_conformance.cases.case import Case, case_from_json
 from setadam_conformance.vectors.catalogue import FLAGS
 from setadam_conformance.vectors.files import DTYPES, oracle_values, vector_id
 
-MINIMUM = 300  # vectors in all
+MINIMUM = 300  # vectors in all files together
 COMPLEX_DTYPES = ("float64", "float32")
-AGREEMENT = 8  # the oracle must agree with a stored value within a share of 1/8 of the bound
+AGREEMENT = 8  # the oracle and a stored value may differ by 1/8 of the bound
 
 
 def lint(folder: Path) -> list[str]:
     """The problems of the vector files in a folder, as sentences; empty if there are none.
 
-    Checked: the schema; no JSON floats; ids are the hashes of their cases, unique, and none that was
-    withdrawn; slugs unique; counts; each flag has a note and each flag of the catalogue occurs in each
-    file; the stored outputs agree with the oracle, which they were not made by, within bound/8.
+    The files must match the schema and contain no JSON floats. Ids must be the hashes of their cases, unique, and not
+    withdrawn. Slugs must be unique, and counts right. Each flag must have a note, and each flag of the catalogue must
+    occur in each file. The stored outputs must agree within bound/8 with the oracle, which did not produce them.
     """
     import jsonschema
 
@@ -37,7 +37,7 @@ def lint(folder: Path) -> list[str]:
             problems.append(f"{path.name}: {error}")
             continue
         errors = [f"{'/'.join(map(str, e.absolute_path))}: {e.message[:200]}" for e in validator.iter_errors(data)]
-        if errors:  # what follows relies on the structure
+        if errors:  # the other checks rely on the structure
             problems.extend(f"{path.name}: {error}" for error in errors)
             continue
         ids.update(vector["id"] for vector in data["vectors"])
@@ -92,7 +92,7 @@ def _lint_vector(vector: dict[str, Any], dtype: str) -> list[str]:
 
 
 def _lint_output(stored: dict[str, Any], case: Case, index: int) -> list[str]:
-    """The oracle against the stored values of one layer."""
+    """Compare the oracle with the stored values of one layer."""
     layer = case.layers[index]
     if stored["param"] == "nan":
         return []

@@ -51,11 +51,11 @@ def writes(self, params, *rest):
         (answering(lambda p, s: (p, [x[:2] for x in s])), "one-step", "error", "must return the parameters"),
         (answering(lambda p, s: (p, s, 1)), "one-step", "error", "must return the parameters"),
         (answering(lambda p, s: (p[1:], s[1:])), "one-step", "error", "returned 0 layers"),
-        (answering(lambda p, s: (["x" for _ in p], s)), "one-step", "fail", "came back as <U1"),
-        (answering(lambda p, s: ([x.tolist() for x in p], s)), "one-step", "fail", "came back as float64"),
-        (answering(lambda p, s: (p, [x._replace(t=None) for x in s])), "one-step", "fail", "came back as None"),
-        (answering(lambda p, s: (p, [x._replace(t=x.t + 0.5) for x in s])), "one-step", "fail", "came back as 1.5"),
-        (answering(lambda p, s: ([x.astype(object) for x in p], s)), "one-step", "fail", "came back as object"),
+        (answering(lambda p, s: (["x" for _ in p], s)), "one-step", "fail", "got <U1"),
+        (answering(lambda p, s: ([x.tolist() for x in p], s)), "one-step", "fail", "got float64"),
+        (answering(lambda p, s: (p, [x._replace(t=None) for x in s])), "one-step", "fail", "got None"),
+        (answering(lambda p, s: (p, [x._replace(t=x.t + 0.5) for x in s])), "one-step", "fail", "got 1.5"),
+        (answering(lambda p, s: ([x.astype(object) for x in p], s)), "one-step", "fail", "got object"),
         (adapter(to_numpy=raises), PROPERTIES[1], "error", "to_numpy cannot read"),
         (adapter(from_numpy=raises), PROPERTIES[1], "error", "from_numpy cannot take float32"),
         (adapter(step=clears), "inputs-are-not-written", "pass", ""),
@@ -142,7 +142,7 @@ def test_a_backend_that_hangs_or_dies_ends_alone(sources, capfd):
     assert statuses == {"Hangs": {"error"}, "Dies": {"error"}, "Talks": {"pass"}}
     reasons = [cell.reason for cell in done if cell.status == "error"]
     assert sum("the backend ended its process" in reason for reason in reasons) >= 2
-    assert any(reason.startswith("not run, as the backend ended its process in") for reason in reasons)
+    assert any(reason.startswith("not run, because the backend ended its process in") for reason in reasons)
     out, err = capfd.readouterr()
     assert out == ""
     assert "a word" in err

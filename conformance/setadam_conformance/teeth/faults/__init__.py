@@ -1,5 +1,5 @@
-"""Wrong implementations, each a line or two of the reference changed, that the kit must reject. `declare.py` says
-how one is written; importing this package fills FAULTS. Nothing here judges.
+"""Wrong implementations that the kit must reject, each a line or two of the reference changed. `declare.py` has the
+function that declares one, and importing this package fills FAULTS. Nothing here judges.
 """
 
 from setadam_conformance.teeth.faults import denominator, descent, interface, layout

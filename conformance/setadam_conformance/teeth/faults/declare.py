@@ -1,4 +1,4 @@
-"""How a fault is declared: a name, one line that says what is wrong, and the methods that are."""
+"""How a fault is declared: a name, one line that says what is wrong, and the methods that are replaced."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ SIXTEEN_BIT = ("bfloat16", "float16")
 
 @dataclass(frozen=True)
 class Fault:
-    """A wrong implementation. dtypes: those in which it is wrong; why: the reason where not in all."""
+    """A wrong implementation. dtypes: those in which it is wrong. why: the reason if these are not all dtypes."""
 
     name: str
     kind: str
@@ -29,7 +29,7 @@ FAULTS: dict[str, Fault] = {}
 
 
 def kind(kind: str) -> Callable[..., None]:
-    """A function that declares faults of this kind: name, what is wrong, and overrides of Reference."""
+    """A function that declares faults of this kind from a name, what is wrong, and overrides of Reference."""
 
     def fault(
         name: str, what: str, dtypes: tuple[str, ...] = ALL_DTYPES, why: str = "", **overrides: Callable[..., Any]
@@ -37,7 +37,7 @@ def kind(kind: str) -> Callable[..., None]:
         if name in FAULTS:
             raise ValueError(f"two faults are called {name!r}")
         if unknown := [method for method in overrides if not hasattr(Reference, method)]:
-            raise ValueError(f"fault {name!r} overrides what Reference has not: {unknown}")
+            raise ValueError(f"fault {name!r} overrides methods that Reference does not have: {unknown}")
         adapter = type(name, (Reference,), {"name": f"fault:{name}", **overrides})
         FAULTS[name] = Fault(name, kind, what, adapter, dtypes, why)
 
@@ -45,7 +45,7 @@ def kind(kind: str) -> Callable[..., None]:
 
 
 def answers(change: Any) -> Any:
-    """A `step` that changes the right answer: change(adapter, params, grads, states, new params, new states)."""
+    """A `step` that changes the right result: change(adapter, params, grads, states, new params, new states)."""
 
     def step(self: Reference, params: Any, grads: Any, states: Any, hp: Any, axes: Any) -> Any:
         return change(self, params, grads, states, *Reference.step(self, params, grads, states, hp, axes))
@@ -54,7 +54,7 @@ def answers(change: Any) -> Any:
 
 
 def stores(change: Any) -> Any:
-    """A `store` that changes the state that is returned: change(old, new) -> new."""
+    """A `store` that changes the returned state: change(old, new) -> new."""
 
     def store(self: Reference, c: Layer, theta: Rows, m: Rows, v: Rows) -> Any:
         param, state = Reference.store(self, c, theta, m, v)
@@ -64,7 +64,7 @@ def stores(change: Any) -> Any:
 
 
 def with_hyperparameters(c: Layer, **changes: Any) -> Layer:
-    """The layer with other hyperparameters, unchecked."""
+    """The layer with these hyperparameters changed, and not checked."""
     hp = object.__new__(type(c.hp))
     hp.__dict__.update({**c.hp.__dict__, **changes})
     return Layer(**{**c.__dict__, "hp": hp})

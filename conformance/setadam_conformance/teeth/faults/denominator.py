@@ -1,4 +1,4 @@
-"""Seeded faults in what divides the update: ε, the bias corrections, γ and the minimum."""
+"""Seeded faults in the denominator of the update: ε, the bias corrections, γ and the minimum."""
 
 from math import sqrt
 from typing import Any
@@ -17,7 +17,7 @@ def _least(x: Rows) -> Rows:
 
 
 def _v_of_all(self: Reference, c: Layer) -> Rows:
-    """The new v of every layer of the call, as one row."""
+    """The new v of all layers of the call, as one row."""
     return np.concatenate([self.moment2(o, self.gradient(o)).ravel() for o in c.call])[None]
 
 
@@ -33,7 +33,7 @@ fault(
 )
 fault(
     "eps-before-bias-correction",
-    "ε is divided by 1-β2ᵗ too",
+    "ε is divided by 1-β₂ᵗ too",
     denominator=lambda s, c, x: np.sqrt((x + c.hp.eps) / s.bias2(c)),
 )
 fault("eps-squared", "ε² under the root", embed=lambda s, c, x: np.sqrt(x + c.hp.eps**2))
@@ -41,7 +41,7 @@ fault("eps-root", "√ε after the root", embed=lambda s, c, x: np.sqrt(x) + sqr
 fault("eps-stored-in-v", "ε stays in the stored v", moment2=lambda s, c, g: R.moment2(s, c, g) + c.hp.eps)
 fault(
     "eps-after-translation",
-    "ε is added after the minimum is taken off",
+    "ε is added after the minimum is subtracted",
     translate=lambda s, c, w: R.translate(s, c, w) + c.hp.eps,
     embed=lambda s, c, x: np.sqrt(x),
 )
@@ -66,15 +66,17 @@ fault = kind("bias correction")
 fault("bias-missing", "no bias correction", bias=lambda s, beta, t: 1.0)
 fault("bias-1-missing", "m is not corrected", bias1=lambda s, c: 1.0)
 fault("bias-2-missing", "v is not corrected", bias2=lambda s, c: 1.0)
-fault("bias-t-plus-1", "with t+1", bias=lambda s, beta, t: R.bias(s, beta, t + 1))
-fault("bias-t-minus-1", "with t-1, which is 0 at first", bias=lambda s, beta, t: R.bias(s, beta, max(t - 1, 1)))
+fault("bias-t-plus-1", "t+1 in place of t", bias=lambda s, beta, t: R.bias(s, beta, t + 1))
+fault(
+    "bias-t-minus-1", "t-1 in place of t, which is 0 at first", bias=lambda s, beta, t: R.bias(s, beta, max(t - 1, 1))
+)
 fault(
     "bias-betas-swapped",
-    "β1 corrects v, β2 corrects m",
+    "β₁ corrects v, β₂ corrects m",
     bias1=lambda s, c: s.bias(c.hp.beta2, c.t),
     bias2=lambda s, c: s.bias(c.hp.beta1, c.t),
 )
-fault("bias-2-root", "√(1-β2ᵗ) where 1-β2ᵗ belongs", bias2=lambda s, c: sqrt(R.bias2(s, c)))
+fault("bias-2-root", "√(1-β₂ᵗ) in place of 1-β₂ᵗ", bias2=lambda s, c: sqrt(R.bias2(s, c)))
 fault("bias-2-squared", "v is corrected twice", bias2=lambda s, c: R.bias2(s, c) ** 2)
 fault(
     "bias-stored",
@@ -90,11 +92,13 @@ fault(
 fault("bias-float32-log", "log β of a float32 β", bias=lambda s, beta, t: R.bias(s, float(np.float32(beta)), t))
 fault("bias-counter-16-bit", "the step count wraps at 2¹⁶", bias=lambda s, beta, t: R.bias(s, beta, t % 65536 or 65536))
 fault(
-    "bias-restarts", "a warm-up restart every 1000 steps", bias=lambda s, beta, t: R.bias(s, beta, (t - 1) % 1000 + 1)
+    "bias-restarts",
+    "the step count restarts every 1000 steps",
+    bias=lambda s, beta, t: R.bias(s, beta, (t - 1) % 1000 + 1),
 )
 fault(
     "bias-saturates-early",
-    "taken as 1 from step 100 on",
+    "1 from step 100 on",
     bias=lambda s, beta, t: R.bias(s, beta, t) if t < 100 else 1.0,
 )
 fault("bias-first-step-skipped", "no correction at t = 1", bias=lambda s, beta, t: R.bias(s, beta, t) if t > 1 else 1.0)
@@ -143,7 +147,7 @@ fault(
     gamma=lambda s, c, v: R.gamma(s, c, v) * (1 - 1e-12 / (np.max(v, axis=1, keepdims=True) + 1e-12)),
 )
 fault(
-    "gamma-unscaled", "(Σv)²/(dΣv²) as it stands: v² under- and overflows", gamma=lambda s, c, v: _plain(s, c, v, 0.0)
+    "gamma-unscaled", "(Σv)²/(dΣv²) as printed: v² underflows and overflows", gamma=lambda s, c, v: _plain(s, c, v, 0.0)
 )
 fault(
     "gamma-sums-half-precision", "sums kept in float16", sum=lambda s, c, x: R.sum(s, c, x).astype(_16).astype(x.dtype)
@@ -174,7 +178,7 @@ fault(
     "gamma-sequential-sum",
     "a sum in one chain, claimed as pairwise",
     ("float32",),
-    "16-bit parameters hide it, float64 would need more coordinates than the kit makes",
+    "16-bit parameters hide it, and float64 would need more coordinates than the kit uses",
     sum=lambda s, c, x: np.cumsum(x, axis=1, dtype=x.dtype)[:, -1:],
 )
 
@@ -236,12 +240,12 @@ fault(
 
 
 def _joined(self: Reference, c: Layer) -> Layer:
-    """A layer whose d is that of all layers together."""
+    """The layer with the d of all layers together."""
     return Layer(**{**c.__dict__, "v": _v_of_all(self, c)})
 
 
 def _last_axis(c: Layer, x: Rows) -> Any:
-    """A matrix's rows apart; anything else as it is."""
+    """The rows of a matrix as layers; other arrays unchanged."""
     shape = c.given[0].shape
     whole = len(shape) > 1 and len(x) == 1 and c.given[0].dtype.kind != "c"
     return x.reshape(-1, shape[-1]) if whole else x

@@ -13,13 +13,13 @@ _16 = np.float16
 fault = kind("moments")
 fault(
     "betas-swapped",
-    "β1 decays v, β2 decays m",
+    "β₁ decays v, β₂ decays m",
     hyperparameters=lambda s, hp: R.hyperparameters(s, {**hp, "beta1": hp["beta2"], "beta2": hp["beta1"]}),
 )
 fault("betas-hard-coded", "β is always (0.9, 0.999)", hyperparameters=lambda s, hp: _defaulted(s, hp, "beta1", "beta2"))
-fault("m-without-1-minus-beta", "β1 m + g", moment1=lambda s, c, g: c.hp.beta1 * c.m + g)
-fault("v-without-1-minus-beta", "β2 v + g²", moment2=lambda s, c, g: c.hp.beta2 * c.v + g * g)
-fault("m-lerp-turned-round", "m + β1 (g - m)", moment1=lambda s, c, g: c.m + c.hp.beta1 * (g - c.m))
+fault("m-without-1-minus-beta", "β₁ m + g", moment1=lambda s, c, g: c.hp.beta1 * c.m + g)
+fault("v-without-1-minus-beta", "β₂ v + g²", moment2=lambda s, c, g: c.hp.beta2 * c.v + g * g)
+fault("m-lerp-turned-round", "m + β₁ (g - m)", moment1=lambda s, c, g: c.m + c.hp.beta1 * (g - c.m))
 fault("m-stale", "the update uses m before the step", update=lambda s, c, m, w: R.update(s, c, c.m, w))
 fault("v-stale", "the denominator uses v before the step", scale=lambda s, c, v: s.gamma(c, v) * c.v)
 fault(
@@ -99,7 +99,7 @@ fault(
 fault("lr-off-by-a-thousandth", "1.001 η", update=lambda s, c, m, w: R.update(s, c, m, w) * 1.001)
 fault(
     "lr-zero-stops-moments",
-    "η = 0 leaves m and v as they were",
+    "η = 0 does not change m and v",
     step_layer=lambda s, c: (c.given[0], c.given[2]._replace(t=c.t)) if c.hp.lr == 0 else R.step_layer(s, c),
 )
 fault("update-of-gradient", "g in place of m", update=lambda s, c, m, w: R.update(s, c, s.gradient(c), w))
@@ -127,21 +127,21 @@ fault(
     "arithmetic-bfloat16",
     "θ passes through bfloat16",
     REAL,
-    "there a bfloat16 θ is right, or nearly",
+    "in bfloat16 this is right, and in float16 nearly",
     subtract=lambda s, c, theta, u: _to_bfloat16(theta - u),
 )
 fault(
     "rounded-twice",
     "the update is rounded to the parameter's format before it is subtracted",
     SIXTEEN_BIT,
-    "elsewhere that is the compute format",
+    "in the other dtypes, that is the compute format",
     update=lambda s, c, m, w: R.update(s, c, m, w).astype(c.given[0].dtype).astype(m.dtype),
 )
 fault(
     "rounded-down",
     "θ is truncated to the parameter's format",
     SIXTEEN_BIT,
-    "elsewhere that is the compute format",
+    "in the other dtypes, that is the compute format",
     subtract=lambda s, c, theta, u: _truncated(theta - u, c.given[0].dtype),
 )
 
@@ -149,12 +149,12 @@ fault = kind("weight decay")
 fault("decay-ignored", "λ does nothing", hyperparameters=lambda s, hp: _defaulted(s, hp, "weight_decay"))
 fault(
     "decay-always-coupled",
-    "the decoupled one is coupled",
+    "decoupled decay is applied as coupled",
     hyperparameters=lambda s, hp: _defaulted(s, hp, "decoupled_weight_decay"),
 )
 fault(
     "decay-always-decoupled",
-    "the coupled one is decoupled",
+    "coupled decay is applied as decoupled",
     hyperparameters=lambda s, hp: R.hyperparameters(s, {**hp, "decoupled_weight_decay": True}),
 )
 fault(
@@ -164,7 +164,7 @@ fault(
 )
 fault(
     "decay-bias-corrected",
-    "θ shrinks by ηλ/(1-β1ᵗ)",
+    "θ shrinks by ηλ/(1-β₁ᵗ)",
     decay=lambda s, c, theta: (
         (1 - c.hp.lr * c.hp.weight_decay / s.bias1(c)) * theta if c.hp.decoupled_weight_decay else theta
     ),
@@ -191,7 +191,7 @@ fault(
 )
 fault(
     "decay-spares-vectors",
-    "arrays of one axis are spared",
+    "arrays with one axis do not decay",
     hyperparameters=lambda s, hp: R.hyperparameters(s, hp),
     gradient=lambda s, c: R.gradient(s, c if c.given[0].ndim > 1 else with_hyperparameters(c, weight_decay=0.0)),
 )
@@ -205,14 +205,14 @@ fault(
 )
 fault(
     "maximize-update",
-    "the update is turned round, not the gradient",
+    "the update is negated, not the gradient",
     gradient=lambda s, c: R.gradient(s, with_hyperparameters(c, maximize=False)),
     subtract=lambda s, c, theta, u: theta + u if c.hp.maximize else theta - u,
 )
 
 
 def _defaulted(self: Reference, hp: Any, *names: str) -> Any:
-    """The checked hyperparameters with these at their defaults."""
+    """The checked hyperparameters, with the named ones at their defaults."""
     checked = R.hyperparameters(self, hp)
     kept = {name: value for name, value in checked.__dict__.items() if name not in names}
     return type(checked)(**kept)
@@ -230,7 +230,7 @@ def _half(c: Layer) -> Layer:
 
 
 def _truncated(x: Rows, dtype: Any) -> Rows:
-    """Towards zero: a number of the format, one place down where rounding went up."""
+    """The numbers rounded towards zero: rounded to nearest, then moved back by one place where that went up."""
     near = x.astype(dtype)
     bits = near.view(np.uint16) - (np.abs(near.astype(x.dtype)) > np.abs(x)).astype(np.uint16)
     return bits.view(dtype).astype(x.dtype)

@@ -1,4 +1,4 @@
-"""Seeded faults around the step: shared memory, errors, what is loaded again, and whole backends."""
+"""Seeded faults around the step: shared memory, error handling, reloading, and whole backends."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ fault(
 )
 fault(
     "scratch-shared",
-    "w of a shorter layer keeps the tail of a longer one's",
+    "w of a shorter layer keeps the end of a longer layer's w",
     least=lambda s, c, w: _least_of_scratch(s, w),
 )
 fault("moments-one-buffer", "m and v are one buffer", store=stores(lambda old, new: new._replace(m=new.v)))
@@ -37,10 +37,12 @@ fault(
     ),
 )
 fault(
-    "gamma-remembered", "γ is that of the call before", gamma=lambda s, c, v: _remembered(s, "gamma", R.gamma(s, c, v))
+    "gamma-remembered",
+    "γ is that of the previous call",
+    gamma=lambda s, c, v: _remembered(s, "gamma", R.gamma(s, c, v)),
 )
 fault(
-    "bias-remembered", "1-β2ᵗ is formed once and kept", bias2=lambda s, c: s.memory.setdefault("bias2", R.bias2(s, c))
+    "bias-remembered", "1-β₂ᵗ is formed once and kept", bias2=lambda s, c: s.memory.setdefault("bias2", R.bias2(s, c))
 )
 fault(
     "hyperparameters-remembered",
@@ -59,12 +61,12 @@ fault(
 )
 fault(
     "theta-written",
-    "the parameter is written, though not claimed",
+    "the parameter is written, without the claim `in_place`",
     step=answers(lambda s, p, g, st, new, states: ([_written(x, y) for x, y in zip(p, new, strict=True)], states)),
 )
 fault(
     "moments-written",
-    "the moments are written, though not claimed",
+    "the moments are written, without the claim `in_place`",
     step=answers(
         lambda s, p, g, st, new, states: (
             [_written(a.m, b.m) for a, b in zip(st, states, strict=True)] and new,
@@ -76,10 +78,10 @@ fault(
 fault = kind("error handling")
 _accepting: dict[str, tuple[str, Any]] = {
     "lr": ("negative η", 0.1),
-    "beta1": ("β1 = 1 and more, or negative", 0.5),
-    "beta2": ("β2 = 1 and more, or negative", 0.5),
+    "beta1": ("β₁ ≥ 1, or negative", 0.5),
+    "beta2": ("β₂ ≥ 1, or negative", 0.5),
     "eps": ("ε ≤ 0", 1e-8),
-    "tau": ("τ = 1 and more, or negative", 0.5),
+    "tau": ("τ ≥ 1, or negative", 0.5),
     "weight_decay": ("a negative λ", 0.0),
 }
 
@@ -89,7 +91,7 @@ def _corrected(hp: Any, names: tuple[str, ...], only_nan: bool) -> dict[str, flo
 
 
 def _accepts(*names: str, only_nan: bool = False) -> dict[str, Any]:
-    """Overrides that check a step as if these hyperparameters were good, and take it with what they are."""
+    """Overrides that check a step as if these hyperparameters were valid, and then use their real values."""
 
     def hyperparameters(self: Reference, hp: Any) -> Hyperparameters:
         good = _corrected(hp, names, only_nan)
@@ -106,7 +108,7 @@ for _name, (_what, _) in _accepting.items():
 fault("accepts-any-hyperparameter", "no hyperparameter is checked", **_accepts(*_accepting))
 fault(
     "accepts-nan-hyperparameter",
-    "NaN passes comparisons written the wrong way round",
+    "NaN passes checks such as `lr < 0`",
     **_accepts(*_accepting, only_nan=True),
 )
 fault(
@@ -134,7 +136,7 @@ fault(
 )
 fault(
     "half-updated",
-    "in place, each layer is checked when it is its turn",
+    "in place, each layer is checked only just before its update",
     step=lambda s, p, g, st, hp, axes: _one_by_one(s, p, g, st, hp, axes),
 )
 fault(
@@ -165,7 +167,7 @@ fault(
 )
 fault(
     "nan-skips-the-step",
-    "a layer with NaN is left as it was",
+    "a layer with NaN is not changed",
     step_layer=lambda s, c: (
         (c.given[0], c.given[2]._replace(t=c.t)) if not np.isfinite(c.g).all() else R.step_layer(s, c)
     ),
@@ -174,7 +176,7 @@ fault(
     "infinity-clipped",
     "±Inf becomes the format's largest number",
     ("float16",),
-    "the square of the largest overflows elsewhere, to NaN",
+    "in the other dtypes, the square of the largest number overflows to NaN",
     gradient=lambda s, c: np.clip(R.gradient(s, c), -65504, 65504),
 )
 
@@ -188,28 +190,28 @@ fault(
     "reload-parameter-dtype",
     "moments are cast to the parameter's dtype",
     SIXTEEN_BIT,
-    "elsewhere that is the compute format",
+    "in the other dtypes, that is the compute format",
     reload=lambda s, how, p, st, hp: [
         LayerState(a.m.astype(x.dtype), a.v.astype(x.dtype), a.t) for a, x in zip(st, p, strict=True)
     ],
 )
-fault("reload-resets-t", "t starts again", reload=lambda s, how, p, st, hp: [a._replace(t=0) for a in st])
+fault("reload-resets-t", "t starts again at 0", reload=lambda s, how, p, st, hp: [a._replace(t=0) for a in st])
 fault(
     "reload-swaps-moments",
-    "m and v change places",
+    "m and v are swapped",
     reload=lambda s, how, p, st, hp: [LayerState(a.v, a.m, a.t) for a in st],
 )
 fault(
     "reload-loses-moments",
-    "moments start again",
+    "moments start again at 0",
     reload=lambda s, how, p, st, hp: [LayerState(a.m * 0, a.v * 0, a.t) for a in st],
 )
-fault("reload-raises", "the state cannot be read back", reload=lambda s, how, p, st, hp: st[len(st)])
+fault("reload-raises", "loading raises an error", reload=lambda s, how, p, st, hp: st[len(st)])
 
 fault = kind("whole backend")
-fault("no-op", "only t goes on", step=lambda s, p, g, st, hp, axes: (list(p), [x._replace(t=x.t + 1) for x in st]))
+fault("no-op", "only t advances", step=lambda s, p, g, st, hp, axes: (list(p), [x._replace(t=x.t + 1) for x in st]))
 fault("returns-inputs", "nothing happens", step=lambda s, p, g, st, hp, axes: (list(p), list(st)))
-fault("always-raises", "no call succeeds", step=lambda s, *args: dict[str, Any]()["step"])
+fault("always-raises", "every call raises an error", step=lambda s, *args: dict[str, Any]()["step"])
 fault(
     "all-nan",
     "every number is NaN",
@@ -230,17 +232,17 @@ fault(
 )
 fault(
     "random",
-    "θ is off by a random last place or two, another at each call",
+    "θ is off by a random unit or two in the last place, different at each call",
     subtract=lambda s, c, theta, u: _shaken(s, theta - u),
 )
 fault(
     "answers-late",
-    "the answer is that of the call before",
+    "the result is that of the previous call",
     step=answers(lambda s, p, g, st, new, states: _late(s, new, states)),
 )
 fault(
     "adam",
-    "Adam as it was, without S, T, and with ε outside",
+    "plain Adam: without S and T, and with ε outside the root",
     scale=lambda s, c, v: v,
     translate=lambda s, c, w: w,
     embed=lambda s, c, x: np.sqrt(x) + c.hp.eps,
@@ -262,7 +264,7 @@ def _buffer(self: Reference, g: Any) -> Any:
 
 
 def _least_of_scratch(self: Reference, w: Rows) -> Rows:
-    """The minimum over a buffer as long as the longest layer so far, of which w fills the front."""
+    """The minimum over a buffer as long as the longest layer so far; w fills only its front."""
     longest = self.memory.get("w", w[:1, :0])
     stale = np.repeat(longest[:1, w.shape[1] :].astype(w.dtype), len(w), axis=0)
     self.memory["w"] = np.concatenate([w, stale], axis=1)
@@ -270,7 +272,7 @@ def _least_of_scratch(self: Reference, w: Rows) -> Rows:
 
 
 def _remembered(self: Reference, name: str, value: Any) -> Any:
-    """The value of the call before; of this one at first, or where shapes differ."""
+    """The value of the previous call; this call's value if there was none, or if shapes differ."""
     before = self.memory.get(name, value)
     self.memory[name] = value
     return before if before.shape == value.shape and before.dtype == value.dtype else value
@@ -303,7 +305,7 @@ def _clear(arrays: Any) -> bool:
 
 
 def _written(old: Any, new: Any) -> Any:
-    """The old array, holding what the new one holds."""
+    """The old array, overwritten with the new values."""
     old[...] = new
     return old
 
@@ -315,7 +317,7 @@ def _unchecked(hp: Hyperparameters, changes: dict[str, float]) -> Hyperparameter
 
 
 def _spread(x: Any, like: Any) -> Any:
-    """Broadcast to a shape where that is possible, and as it is where not."""
+    """The array broadcast to a shape if possible, otherwise unchanged."""
     try:
         return np.broadcast_to(x, like.shape)
     except ValueError:

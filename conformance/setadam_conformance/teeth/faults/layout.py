@@ -1,4 +1,4 @@
-"""Seeded faults in how state and arrays are laid out: their order, their axes, the tails of blocks."""
+"""Seeded faults in the layout of state and arrays: their order, their axes, the ends of blocks."""
 
 from typing import Any
 
@@ -11,47 +11,49 @@ R = Reference
 
 
 def _tail(d: int, block: int) -> int:
-    """How many coordinates are in full blocks; all, where there is not one."""
+    """The number of coordinates in full blocks; all of them if there is no full block."""
     return d // block * block or d
 
 
 def _keep(new: Rows, old: Rows, start: int) -> Rows:
-    """New up to a coordinate, old from there on."""
+    """New values up to a coordinate, old values from there on."""
     return np.concatenate([new[:, :start], np.broadcast_to(old, new.shape)[:, start:]], axis=1)
 
 
 fault = kind("state order")
 fault(
     "state-swapped",
-    "m and v are returned in each other's place",
+    "m and v are returned swapped",
     store=stores(lambda old, new: new._replace(m=new.v, v=new.m)),
 )
 fault(
     "state-read-swapped",
-    "m and v are read in each other's place",
+    "m and v are read swapped",
     load=lambda s, p, g, state, hp, axes: R.load(s, p, g, state._replace(m=state.v, v=state.m), hp, axes),
 )
-fault("t-not-advanced", "t stays", store=stores(lambda old, new: new._replace(t=old.t)))
+fault("t-not-advanced", "t does not advance", store=stores(lambda old, new: new._replace(t=old.t)))
 fault("t-advanced-twice", "t goes up by 2", store=stores(lambda old, new: new._replace(t=new.t + 1)))
 fault(
     "t-advanced-by-layer",
-    "one counter for all, raised by each layer",
+    "one counter for all layers, which each layer advances",
     step_layer=lambda s, c: R.step_layer(s, Layer(**{**c.__dict__, "t": c.t + _position(c)})),
 )
 fault(
-    "t-float32", "t is kept in float32, which has no 2²⁴ + 1", advance=lambda s, t: int(np.float32(t) + np.float32(1))
+    "t-float32",
+    "t is kept in float32, which cannot hold 2²⁴ + 1",
+    advance=lambda s, t: int(np.float32(t) + np.float32(1)),
 )
-fault("m-not-stored", "m is returned as it came", store=stores(lambda old, new: new._replace(m=old.m)))
-fault("v-not-stored", "v is returned as it came", store=stores(lambda old, new: new._replace(v=old.v)))
-fault("theta-not-stored", "θ is returned as it came", step=answers(lambda s, p, g, st, new, states: (list(p), states)))
+fault("m-not-stored", "m is returned unchanged", store=stores(lambda old, new: new._replace(m=old.m)))
+fault("v-not-stored", "v is returned unchanged", store=stores(lambda old, new: new._replace(v=old.v)))
+fault("theta-not-stored", "θ is returned unchanged", step=answers(lambda s, p, g, st, new, states: (list(p), states)))
 fault(
     "layers-reversed",
-    "the layers' parameters come back in reverse",
+    "the layers' parameters are returned in reverse order",
     step=answers(lambda s, p, g, st, new, states: (new[::-1], states) if _alike(new) else (new, states)),
 )
 fault(
     "states-rotated",
-    "the layers' states come back one place on",
+    "the layers' states are returned one place further",
     step=answers(lambda s, p, g, st, new, states: (new, states[1:] + states[:1]) if _alike(new) else (new, states)),
 )
 
@@ -63,7 +65,7 @@ fault(
 )
 fault(
     "strides-ignored",
-    "memory is read in its own order",
+    "arrays are read in memory order",
     load=lambda s, p, g, state, hp, axes: R.load(
         s,
         _in_memory_order(p),
@@ -80,12 +82,12 @@ fault(
 )
 fault(
     "scalar-becomes-vector",
-    "a 0-d parameter comes back with one axis",
+    "a 0-d parameter is returned with one axis",
     step=answers(lambda s, p, g, st, new, states: ([np.atleast_1d(x) for x in new], states)),
 )
 fault(
     "flattened",
-    "parameters come back flat",
+    "parameters are returned flat",
     step=answers(lambda s, p, g, st, new, states: ([x.ravel() for x in new], states)),
 )
 fault(
@@ -109,28 +111,28 @@ fault(
     "complex-modulus",
     "|g|² for both parts of a complex gradient",
     REAL,
-    "16-bit formats have no complex twin",
+    "16-bit formats have no complex dtype",
     moment2=lambda s, c, g: R.moment2(s, c, _modulus(c, g)),
 )
 fault(
     "complex-parts-apart",
     "real and imaginary parts are two layers",
     REAL,
-    "16-bit formats have no complex twin",
+    "16-bit formats have no complex dtype",
     gamma=lambda s, c, v: _parts(c, v, lambda x: R.gamma(s, Layer(**{**c.__dict__, "v": x}), x)),
 )
 fault(
     "complex-conjugated",
     "the gradient is conjugated",
     REAL,
-    "16-bit formats have no complex twin",
+    "16-bit formats have no complex dtype",
     load=lambda s, p, g, *rest: R.load(s, p, np.conj(g).astype(g.dtype) if g.dtype.kind == "c" else g, *rest),
 )
 fault(
     "complex-imaginary-lost",
     "the imaginary part is not updated",
     REAL,
-    "16-bit formats have no complex twin",
+    "16-bit formats have no complex dtype",
     update=lambda s, c, m, w: R.update(s, c, m, w) * _real_part(c, m),
 )
 fault(
@@ -140,21 +142,21 @@ fault(
 )
 fault(
     "empty-reshaped",
-    "empty arrays come back flat",
+    "empty arrays are returned flat",
     step=answers(lambda s, p, g, st, new, states: ([x if x.size else x.ravel() for x in new], states)),
 )
 fault(
     "theta-widened",
-    "16-bit parameters come back in float32",
+    "16-bit parameters are returned in float32",
     SIXTEEN_BIT,
-    "the others are in their compute format",
+    "the other dtypes are their own compute format",
     step=answers(lambda s, p, g, st, new, states: ([x.astype(np.float32) for x in new], states)),
 )
 fault(
     "moments-narrowed",
-    "moments come back in the parameter's 16 bits",
+    "moments are returned in the parameter's 16-bit format",
     SIXTEEN_BIT,
-    "elsewhere that is the compute format",
+    "in the other dtypes, that is the compute format",
     step=answers(
         lambda s, p, g, st, new, states: (
             new,
@@ -164,38 +166,38 @@ fault(
 )
 fault(
     "moments-widened",
-    "moments come back in float64",
+    "moments are returned in float64",
     COMPUTED_IN_FLOAT32,
-    "float64 is right there",
+    "float64 is right in that dtype",
     store=stores(lambda old, new: new._replace(m=new.m.astype(np.float64), v=new.v.astype(np.float64))),
 )
 fault(
     "conversion-float16",
     "arrays are converted through float16",
     ("float64", "float32", "bfloat16"),
-    "float16 is right there",
+    "float16 is right in that dtype",
     from_numpy=lambda s, x: x.astype(np.float16).astype(x.dtype) if x.dtype.kind != "c" else x.copy(),
 )
 
 fault = kind("block tails")
 fault(
     "tail-not-updated",
-    "what is left over of blocks of 8 is not updated",
+    "coordinates after the last full block of 8 are not updated",
     subtract=lambda s, c, theta, u: _keep(theta - u, theta, _tail(c.d, 8)),
 )
 fault(
     "tail-not-in-sum",
-    "what is left over of blocks of 8 is not summed",
+    "coordinates after the last full block of 8 are not summed",
     sum=lambda s, c, x: R.sum(s, c, x[:, : _tail(c.d, 8)]),
 )
 fault(
     "tail-not-in-minimum",
-    "what is left over of blocks of 8 is not in the minimum",
+    "coordinates after the last full block of 8 are not in the minimum",
     least=lambda s, c, w: R.least(s, c, w[:, : _tail(c.d, 8)]),
 )
 fault(
     "tail-of-4-not-in-moments",
-    "what is left over of blocks of 4 keeps its moments",
+    "coordinates after the last full block of 4 keep their moments",
     moment1=lambda s, c, g: _keep(R.moment1(s, c, g), c.m, _tail(c.d, 4)),
 )
 fault(
@@ -268,7 +270,7 @@ def _modulus(c: Layer, g: Rows) -> Rows:
 
 
 def _parts(c: Layer, v: Rows, gamma: Any) -> Rows:
-    """γ of the even and of the odd coordinates, each for its own."""
+    """γ of the even coordinates for the even ones, and γ of the odd coordinates for the odd ones."""
     if not _is_complex(c):
         return np.asarray(gamma(v))
     out = np.empty_like(v)

@@ -1,4 +1,4 @@
-"""Questions to the kit with known answers. Each raises AssertionError if the kit gets one wrong."""
+"""Checks of the kit against known results. Each raises AssertionError if the kit gives another one."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,7 +21,7 @@ CLAIMS = Capabilities(dtypes=tuple(FORMATS))
 
 
 def known_ratios() -> None:
-    """A single coordinate at 0.9 or 1.1 of its bound, above or below, first, in the middle or last."""
+    """One coordinate is off by 0.9 or 1.1 of its bound, up or down, at the start, in the middle or at the end."""
     for sign in (1, -1):
         for at in range(4):
             for share in (0.9, 1.1, 5.0):
@@ -46,7 +46,7 @@ def no_number_is_no_answer() -> None:
 
 
 def domain() -> None:
-    """A plain layer is judged wholly; one whose g² overflows not at all."""
+    """An ordinary layer is judged completely, and one whose g² overflows is not judged."""
     plain, huge = _one_layer("float32", 5), _one_layer("float32", 5)
     huge.grad[0] = 1e30
     for layer, expected in ((plain, 5), (huge, 0)):
@@ -57,9 +57,9 @@ def domain() -> None:
 
 
 def second_oracle() -> None:
-    """The oracle's values are those of the second oracle, to a hundredth of the bound.
+    """The oracle's values agree with the second oracle's within a hundredth of the bound.
 
-    The moments of these cases are numbers of every format, so that θ has one starting point.
+    The moments of these cases are exact in every format, so that both oracles start θ from the same numbers.
     """
     for case, exact in _cases():
         layer = case.layers[0]
@@ -72,9 +72,9 @@ def second_oracle() -> None:
 
 
 def bounds_as_derived() -> None:
-    """Where all else is exact, the bound is a number that can be written down: docs/bound.md.
+    """Where everything else is exact, the bound is a known number, see docs/bound.md.
 
-    With β = ½ and a constant layer, sums of the constants; with zeros, the underflows; with η = 0, the
+    With β = ½ and a constant layer it is a sum of the constants. With zeros it is the underflows. With η = 0 it is the
     rounding of θ.
     """
     for dtype in ("float32", "float64"):
@@ -99,7 +99,7 @@ def bounds_as_derived() -> None:
 
 
 def tightness() -> None:
-    """The worst error/bound of correct implementations: near 1 for θ, which is rounded last, never above."""
+    """The worst error/bound of correct implementations is near 1 for θ, which is rounded last, and never above 1."""
     for dtype in ("float32", "float64"):
         for name in ("plain", "sum-chain", "flushing-inputs"):
             ratio, rejected = sampler.worst(VARIANTS[name].adapter(), dtype, 1500, seed=1)
@@ -110,8 +110,8 @@ def tightness() -> None:
 
 
 def summation_class() -> None:
-    """One chain over 2²⁰ coordinates leaves the pairwise bound of float32, and not its own; both classes
-    know the chain of a short layer.
+    """A sequential sum over 2²⁰ coordinates exceeds the pairwise bound of float32, but not the bound of "any". For a
+    short layer, both classes allow it.
     """
     rng = np.random.default_rng(0)
     v = (1 + rng.random(2**20)).astype(np.float32)
@@ -126,7 +126,7 @@ def summation_class() -> None:
 
 
 def every_layer_and_stage() -> None:
-    """A thousandth off in one coordinate of any stage of any layer is found, and named."""
+    """An error of a thousandth in one coordinate of any stage of any layer is found and located."""
     case = Case("float32", (_one_layer("float32", 5), _one_layer("float32", 3)), 0).with_hp(weight_decay=0.1)
     for index in (0, 1):
         for stage in judge.STAGES:
@@ -146,7 +146,7 @@ CHECKS: dict[str, Callable[[], None]] = {
 
 
 def failing(stop: bool = False) -> list[str]:
-    """The checks that the kit, as it is at the moment, does not pass; the first alone if it is to stop there."""
+    """The checks that the kit fails in its present state; only the first with `stop`."""
     failed: list[str] = []
     for name, check in CHECKS.items():
         if stop and failed:
@@ -154,7 +154,7 @@ def failing(stop: bool = False) -> list[str]:
         try:
             with np.errstate(all="ignore"):
                 check()
-        except Exception:  # a check that cannot even be made has noticed something, too
+        except Exception:  # a check that raises another error has also noticed something
             failed.append(name)
     return failed
 
@@ -166,7 +166,7 @@ def _one_layer(dtype: str, d: int) -> LayerCase:
 
 
 def _answer(case: Case, adapter: Implementation | None = None) -> tuple[list[Any], list[LayerState]]:
-    """What a correct implementation makes of the case."""
+    """The result of a correct implementation for this case."""
     states = [LayerState(x.m.copy(), x.v.copy(), case.t) for x in case.layers]
     params, grads = ([getattr(x, name).copy() for x in case.layers] for name in ("param", "grad"))
     return (adapter or Implementation()).step(params, grads, states, case.hp, [x.axes for x in case.layers])
@@ -193,7 +193,7 @@ def _cases() -> tuple[tuple[Case, Any], ...]:
 
 
 def _number(x: Any) -> Any:
-    """A number of the oracle's arithmetic, as the second oracle has it."""
+    """A number of the oracle's arithmetic as one of the second oracle's."""
     if hasattr(x, "_mpf_"):
         return context.mpf(x)
     mantissa, exponent = np.frexp(x)
@@ -202,6 +202,6 @@ def _number(x: Any) -> Any:
 
 
 def _hold(condition: object, told: Any = "") -> None:
-    """An assertion that `python -O` keeps."""
+    """An assertion that `python -O` does not remove."""
     if not condition:
         raise AssertionError(told)

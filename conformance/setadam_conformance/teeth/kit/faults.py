@@ -1,6 +1,6 @@
-"""Faults of the kit itself: a bound ten times too wide, an oracle rounded too early, a comparator that looks
-away. Each replaces a function of `oracle` or `judge` for a while; the checks of `kit_checks` must
-notice: all of them hold on the kit as it is, and at least one fails under each fault.
+"""Faults of the kit itself: a bound ten times too wide, an oracle rounded too early, a comparator that ignores
+coordinates. Each temporarily replaces a function of `oracle` or `judge`. All checks of `checks.py` must pass on the
+unchanged kit, and at least one must fail under each fault.
 """
 
 import statistics
@@ -18,7 +18,7 @@ from setadam_conformance.judging.oracle import Reference
 from setadam_conformance.protocol import LayerState
 from setadam_conformance.teeth.kit.checks import CLAIMS, failing
 
-_right: dict[str, Callable[..., Any]] = {  # as they are before any fault is applied
+_right: dict[str, Callable[..., Any]] = {  # the originals, before any fault is applied
     "moments": oracle.moments,
     "parameter": oracle.parameter,
     "chain": oracle.chain,
@@ -29,7 +29,7 @@ _right: dict[str, Callable[..., Any]] = {  # as they are before any fault is app
 
 @dataclass(frozen=True)
 class KitFault:
-    """Something wrong with the kit: what stands in for which function of which module."""
+    """A fault of the kit: the functions that it replaces, as (module, name, replacement)."""
 
     name: str
     what: str
@@ -53,7 +53,7 @@ KIT_FAULTS: dict[str, KitFault] = {}
 
 
 def _of_references(name: str, what: str, change: Callable[[Reference], Reference]) -> None:
-    """A fault in all that the oracle returns."""
+    """A fault in every reference that the oracle returns."""
 
     def moments(*args: Any, **kwargs: Any) -> Any:
         m, v = _right["moments"](*args, **kwargs)
@@ -80,7 +80,7 @@ _of_references("bound-halved", "every bound half as wide", lambda r: r._replace(
 _of_references("bound-infinite", "no bound", lambda r: r._replace(bound=r.bound * 0 + np.inf))
 _of_references(
     "bound-of-layer",
-    "the widest bound of a layer for all its coordinates",
+    "the widest bound of a layer, used for all its coordinates",
     lambda r: r._replace(bound=r.bound * 0 + np.max(r.bound, initial=0)),
 )
 _of_references(
@@ -94,11 +94,11 @@ _of_references(
     lambda r: r._replace(value=_rounded(r.value, np.float64)),
 )
 _of_references("nothing-judged", "no coordinate is judged", lambda r: r._replace(judged=np.zeros_like(r.judged)))
-_of_references("all-judged", "the domain is not looked at", lambda r: r._replace(judged=np.ones_like(r.judged)))
-_of_one("class-ignored", "every sum is granted one chain", oracle, "chain", lambda d, reduction: max(d - 1, 0))
+_of_references("all-judged", "the domain of the bound is ignored", lambda r: r._replace(judged=np.ones_like(r.judged)))
+_of_one("class-ignored", "every sum may be one chain", oracle, "chain", lambda d, reduction: max(d - 1, 0))
 _of_one(
     "class-too-strict",
-    "no sum is granted more than eight roundings",
+    "every sum may have at most eight roundings",
     oracle,
     "chain",
     lambda d, reduction: min(d - 1, 8),
@@ -106,7 +106,7 @@ _of_one(
 
 
 def _without(name: str, *fields: str, default: Any) -> Callable[..., Any]:
-    """An oracle function that takes hyperparameters to be at some value."""
+    """An oracle function that uses fixed values for some hyperparameters."""
 
     def stand_in(case: Case, *args: Any, **kwargs: Any) -> Any:
         return _right[name](case.with_hp(**dict.fromkeys(fields, default)), *args, **kwargs)
@@ -114,10 +114,10 @@ def _without(name: str, *fields: str, default: Any) -> Callable[..., Any]:
     return stand_in
 
 
-_of_one("oracle-without-tau", "the oracle leaves T out", oracle, "parameter", _without("parameter", "tau", default=0.0))
+_of_one("oracle-without-tau", "the oracle leaves out T", oracle, "parameter", _without("parameter", "tau", default=0.0))
 _of_one(
     "oracle-without-gamma",
-    "the oracle leaves S out",
+    "the oracle leaves out S",
     oracle,
     "parameter",
     _without("parameter", "cos_power", default=0.0),
@@ -131,14 +131,14 @@ _of_one(
 )
 _of_one(
     "oracle-without-decay",
-    "the oracle leaves weight decay out",
+    "the oracle leaves out weight decay",
     oracle,
     "moments",
     _without("moments", "weight_decay", default=0.0),
 )
 _of_one(
     "oracle-t-late",
-    "the oracle takes t for t+1",
+    "the oracle uses t in place of t+1",
     oracle,
     "parameter",
     lambda case, *args, **kwargs: _right["parameter"](replace(case, t=case.t + 1), *args, **kwargs),
@@ -160,7 +160,7 @@ _of_one(
 
 
 def _each_alone(choose: Callable[[list[judge.Score]], judge.Score]) -> Callable[..., Any]:
-    """A comparator that picks another coordinate than the worst."""
+    """A comparator that picks another coordinate than the worst one."""
 
     def compare(reference: Reference, got: Any, fmt: str, compute: str) -> Any:
         score, median = _right["compare"](reference, got, fmt, compute)
@@ -176,7 +176,7 @@ def _each_alone(choose: Callable[[list[judge.Score]], judge.Score]) -> Callable[
 
 
 def _changed(change: Callable[[Reference, Any], Any]) -> Callable[..., Any]:
-    """A comparator that sees other numbers than those that came back."""
+    """A comparator that compares other numbers than the returned ones."""
     return lambda reference, got, *formats: _right["compare"](reference, change(reference, got), *formats)
 
 
@@ -198,10 +198,10 @@ _of_one(
     "compare",
     _each_alone(lambda s: replace(s[0], ratio=statistics.median(x.ratio for x in s))),
 )
-_of_one("first-for-max", "only the first coordinate is looked at", judge, "compare", _each_alone(lambda s: s[0]))
+_of_one("first-for-max", "only the first coordinate is compared", judge, "compare", _each_alone(lambda s: s[0]))
 _of_one(
     "last-left-out",
-    "the last coordinate is not looked at",
+    "the last coordinate is not compared",
     judge,
     "compare",
     _each_alone(lambda s: max(s[:-1] or s, key=lambda x: x.ratio)),
@@ -222,7 +222,7 @@ _of_one(
 )
 _of_one(
     "sign-of-error-lost",
-    "too small a value conforms: |error| without its bars",
+    "a value that is too small conforms: error in place of |error|",
     judge,
     "compare",
     _changed(lambda r, got: np.where(got < _expected(r), _expected(r), got)),
@@ -237,7 +237,7 @@ _of_one(
 
 
 def _judging(change: Callable[..., Any]) -> Callable[..., Any]:
-    """A judge that is given something else."""
+    """A judge that gets other arguments."""
     return lambda case, params, states, claims: _right["judge"](*change(case, params, states, claims))
 
 
@@ -256,21 +256,21 @@ def _truth(case: Case) -> list[LayerState]:
 
 _of_one(
     "first-layer-only",
-    "other layers than the first are not looked at",
+    "only the first layer is judged",
     judge,
     "judge",
     _judging(lambda case, p, s, claims: (_only(case, 0), p[:1], s[:1], claims)),
 )
 _of_one(
     "moments-not-judged",
-    "m and v are taken for granted",
+    "m and v are not judged",
     judge,
     "judge",
     _judging(lambda case, p, s, claims: (case, p, _truth(case), claims)),
 )
 _of_one(
     "theta-not-judged",
-    "θ is taken for granted",
+    "θ is not judged",
     judge,
     "judge",
     lambda case, p, s, claims: _moments_alone(_right["judge"](case, p, s, claims)),
@@ -282,8 +282,8 @@ def _moments_alone(verdict: judge.Verdict) -> judge.Verdict:
 
 
 def check_kit(names: tuple[str, ...] | None = None) -> dict[str, list[str]]:
-    """For each fault of the kit, the check that caught it: none, if it went unseen. The kit as it is goes by
-    the empty name, and there no check may fail.
+    """For each fault of the kit, the checks that noticed it. The unchanged kit has the empty name, and no check may
+    fail on it.
     """
     caught = {"": failing()}
     for name in KIT_FAULTS if names is None else names:
