@@ -134,7 +134,7 @@ def from_options(options: Mapping[str, Any], arrays: Collection[str] = ()) -> Hy
 
 
 def _is_pair(x: Any) -> bool:
-    if not isinstance(x, Iterable) or not isinstance(x, Sized) or isinstance(x, str | bytes | Mapping | Set):
+    if isinstance(x, str | bytes | Mapping | Set) or not (isinstance(x, Iterable) and isinstance(x, Sized)):
         return False
     return getattr(x, "ndim", 1) == 1 and len(x) == 2
 

@@ -28,35 +28,37 @@ class Parts(NamedTuple):
     low: Array  # min v
 
 
-def merge(parts: Parts) -> Parts:
-    """Of all parts along axis 0 together. The same parts in the same order give the same bits."""
-    xp = array_namespace(*parts)
+def merge(parts: Parts, xp: Any = None) -> Parts:
+    """Of all parts along axis 0 together. The same parts in the same order give the same bits.
+
+    xp : their namespace, where it is known. torch.compile cannot look it up.
+    """
+    xp = array_namespace(*parts) if xp is None else xp
+    if parts.high.shape[0] == 1:
+        return Parts(*(x[0, ...] for x in parts))
     high, low = xp.max(parts.high, axis=0), xp.min(parts.low, axis=0)
     scale = xp.where(high == 0, xp.ones_like(high), high)
     ratio = parts.high / scale[None, ...]  # JAX can be told to promote no rank
-    return Parts(high, _sum(parts.s1 * ratio), _sum(parts.s2 * (ratio * ratio)), low)
+    return Parts(high, _sum(parts.s1 * ratio, xp), _sum(parts.s2 * (ratio * ratio), xp), low)
 
 
-def combine(parts: Parts, size: Any, power: float) -> tuple[Array, Array]:
+def combine(parts: Parts, size: Any, power: float, xp: Any = None) -> tuple[Array, Array]:
     """γ = cosⁿ∠(v, 1) and min v of whole layers of ``size`` coordinates (one number, or one a layer), whose parts
-    are along axis 0.
+    are along axis 0. xp: as in `merge`.
 
     γ is 1 where v is all zero, and NaN where a part holds NaN or ∞, as in the specification.
     """
-    xp = array_namespace(*parts)
-    if power == 0:
-        low = xp.min(parts.low, axis=0)
-        return xp.ones_like(low), low
-    high, s1, s2, low = merge(parts)
+    xp = array_namespace(*parts) if xp is None else xp
+    high, s1, s2, low = merge(parts, xp)
     one, nothing = xp.ones_like(high), high == 0
+    if power == 0:
+        return one, low
     cos2 = xp.minimum((s1 / size) * (s1 / xp.where(nothing, one, s2)), one)
     gamma = xp.where(nothing, one, cos2)
     return (gamma if power == 2 else gamma ** (power / 2)), low
 
 
-def denominator(
-    v: Array, gamma: Array, low: Array, t: Any, layer: Layer, hp: Hyperparameters
-) -> tuple[Array, Array]:
+def denominator(v: Array, gamma: Array, low: Array, t: Any, layer: Layer, hp: Hyperparameters) -> tuple[Array, Array]:
     """w̃ and min w of a layer, or a part of it, given its new v and γ and min v of the whole layer.
 
     min w is w of min v: each operation is monotone, so the two are the same bit for bit.
@@ -66,11 +68,10 @@ def denominator(
     return down_translate(w, w_min, c(hp.tau)), w_min
 
 
-def _sum(x: Array) -> Array:
+def _sum(x: Array, xp: Any) -> Array:
     """Σ along axis 0, halving it by elementwise additions: the order depends on nothing but the number of
     parts, where a library's own sum may go by threads or the width of its vectors.
     """
-    xp = array_namespace(x)
     while x.shape[0] > 1:
         half = x.shape[0] // 2
         x = xp.concat([x[:half, ...] + x[half : 2 * half, ...], x[2 * half :, ...]])

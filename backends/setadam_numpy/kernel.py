@@ -1,13 +1,14 @@
 """The CPU kernel: all layers of a step in one call, in two passes over memory, on several threads.
 
-Extra `fast` (Numba). `step_layers` is a whole step; `moments` and `descend` are its halves, for layers
+Extra `fast` (Numba). `step` is a whole step of `Layers`; `moments` and `descend` are its two passes, for layers
 of which this process has a part. Results do not depend on the number of threads, bit for bit. The
 algorithm is `setadam_core.spec.trace`; the loops, in `_compiled`, are written for memory traffic: 9 words
 a coordinate, and 7 where a layer's moments stay in the cache between the passes.
 
-Callers have checked their arguments. Arrays are C-contiguous and writable (grads may be read-only); θ and
-g of one dtype, m and v of its compute dtype, all of one size. Complex arrays come as real views. bfloat16
-and float16 may come as views of any 16-bit dtype, with ``dtype`` saying which they are.
+The kernel is given addresses, and checks nothing: callers have checked their arrays. These are C-contiguous,
+aligned and writable (g may be read-only); θ and g of one dtype, m and v of its compute dtype, all of one size.
+Complex arrays are passed as real views, bfloat16 and float16 as views of any 16-bit dtype, with ``dtype`` saying
+which they are.
 """
 
 import math
@@ -39,7 +40,7 @@ _WHOLE = 1 << 17  # coordinates; larger layers are shared between threads
 
 @lru_cache
 def why_not(dtype: str = "float32") -> str | None:
-    """None if the kernel can run, else what is missing. Imports Numba; compiles nothing."""
+    """What is missing for parameters of a dtype; None if the kernel can run. Imports Numba, and compiles nothing."""
     if dtype not in _STORED:
         return f"dtype must be one of {', '.join(_STORED)}, got {dtype}"
     try:
@@ -52,7 +53,7 @@ def why_not(dtype: str = "float32") -> str | None:
 
 
 class Layers(NamedTuple):
-    """Where layers lie in memory. Whoever makes one keeps the arrays alive until the step is over."""
+    """Where layers lie in memory. The caller keeps the arrays alive until the step is over."""
 
     table: Integers  # (4, layers): addresses of θ, g, m, v
     sizes: Integers  # (layers,): coordinates
@@ -100,25 +101,26 @@ def step_layers(
     slices: Sequence[int] | None = None,
     threads: int | None = None,
 ) -> None:
-    """One step of all layers, in place. ts counts this step: one number for each array, or one for all."""
-    step(Layers.of_arrays(params, grads, ms, vs, dtype, slices), _each(ts, slices), hp, threads=threads)
+    """`step` of NumPy arrays, see `Layers.of_arrays`. ts: one number for each array, or one for all."""
+    each = ts if slices is None or isinstance(ts, int) else np.repeat(ts, slices)
+    step(Layers.of_arrays(params, grads, ms, vs, dtype, slices), each, hp, threads=threads)
 
 
-def moments(
-    params: Sequence[Array],
-    grads: Sequence[Array],
-    ms: Sequence[Array],
-    vs: Sequence[Array],
-    hp: Hyperparameters,
-    *,
-    dtype: str | None = None,
-    slices: Sequence[int] | None = None,
-    threads: int | None = None,
-) -> Parts:
-    """Update m and v in place, read θ where there is a coupled weight decay, and return what
-    `setadam_core.parts.combine` needs of each layer: float64 arrays of shape (layers,).
+def step(layers: Layers, ts: Any, hp: Hyperparameters, *, threads: int | None = None) -> None:
+    """One step of all layers, in place. ts: the count of this step, a number for each layer, or one for all."""
+    tasks, first = _plan(layers.sizes.tobytes(), "step")
+    each = np.empty((3, len(layers.sizes)))
+    each[0] = ts
+    _run(layers, tasks, first, np.empty((first[-1], 4)), each, hp, 0, threads)
+
+
+def moments(layers: Layers, hp: Hyperparameters, *, threads: int | None = None) -> Parts:
+    """The first pass: update m and v in place. θ is read where there is a coupled weight decay.
+
+    Returns
+    -------
+    Parts : of what is here of each layer, float64 arrays of shape (layers,).
     """
-    layers = Layers.of_arrays(params, grads, ms, vs, dtype, slices)
     tasks, first = _plan(layers.sizes.tobytes(), "moments")
     parts = np.empty((first[-1], 4))
     unused = np.empty((3, len(layers.sizes)))
@@ -127,36 +129,17 @@ def moments(
 
 
 def descend(
-    params: Sequence[Array],
-    ms: Sequence[Array],
-    vs: Sequence[Array],
-    ts: Sequence[int] | int,
-    hp: Hyperparameters,
-    gammas: Floats,
-    lows: Floats,
-    *,
-    dtype: str | None = None,
-    slices: Sequence[int] | None = None,
-    threads: int | None = None,
+    layers: Layers, ts: Any, hp: Hyperparameters, gammas: Floats, lows: Floats, *, threads: int | None = None
 ) -> None:
-    """Update θ in place from moments that are already new, given γ and min v of each whole layer."""
-    layers = Layers.of_arrays(params, params, ms, vs, dtype, slices)
+    """The second pass: update θ in place, given γ and min v of each whole layer, after `moments`. No g is read."""
     tasks, first = _plan(layers.sizes.tobytes(), "descend")
     each = np.empty((3, len(layers.sizes)))
-    each[0], each[1], each[2] = _each(ts, slices), gammas, lows
+    each[0], each[1], each[2] = ts, gammas, lows
     _run(layers, tasks, first, np.empty((0, 4)), each, hp, 1 << 62, threads)
 
 
-def step(layers: Layers, ts: Any, hp: Hyperparameters, *, threads: int | None = None) -> None:
-    """`step_layers` of layers given by their addresses; ts: a number for each, or one for all."""
-    tasks, first = _plan(layers.sizes.tobytes(), "step")
-    each = np.empty((3, len(layers.sizes)))
-    each[0] = ts
-    _run(layers, tasks, first, np.empty((first[-1], 4)), each, hp, 0, threads)
-
-
 def count_up(addresses: Integers) -> Floats:
-    """Add 1 to the float64 at each address, and return what comes of it."""
+    """Add 1 to the float64 at each address, and return the new values."""
     from setadam_numpy import _compiled
 
     counts = np.empty(len(addresses))
@@ -174,7 +157,7 @@ def _run(
     done: int,
     threads: int | None,
 ) -> None:
-    """Let threads work off tasks; each: the rows t, γ, min v; done: blocks whose moments count as done."""
+    """Let threads do the tasks. each: the rows t, γ, min v; done: as how many blocks of a layer count as done."""
     from setadam_numpy._compiled import OF_LAYERS, run
 
     progress = np.full(OF_LAYERS + len(layers.sizes), done)
@@ -202,10 +185,6 @@ def _coefficients(hp: Hyperparameters, dtype: str) -> tuple[Array, Floats]:
     c = np.array([beta1, 1 - beta1, beta2, 1 - beta2, eps, sign, coupled, keep], dtype)
     logs = [math.log(beta) if beta else -math.inf for beta in (beta1, beta2)]
     return c, np.array([lr, *logs, float(hp.tau), eps, hp.cos_power, hp.eps_inside_sqrt], np.float64)
-
-
-def _each(ts: Sequence[int] | int, slices: Sequence[int] | None) -> Any:
-    return ts if slices is None or isinstance(ts, int) else np.repeat(ts, slices)
 
 
 @lru_cache(maxsize=32)

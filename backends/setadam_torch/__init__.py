@@ -1,5 +1,10 @@
 """SET-Adam (arXiv 2302.01029) for PyTorch: a `torch.optim.Optimizer`, at home wherever
 `torch.optim.Adam` is. The algorithm is `setadam_core`'s; here it becomes groups, state and speed.
+
+`optimizer` is the face. It stands on four folders, each of which imports only those after it:
+`state` (what outlives a step), `sharding` (layers spread over processes), `paths` (ways to compute a step) and
+`checks` (what options and tensors must be). `conformance` holds the adapters for the conformance kit. Public is
+what is named here.
 """
 
 try:
@@ -7,7 +12,7 @@ try:
 except ImportError as error:
     raise ImportError('setadam_torch needs PyTorch: pip install "setadam[torch]"') from error
 
-from setadam_torch._interchange import load_neutral, to_neutral
-from setadam_torch._optimizer import SETAdam
+from setadam_torch.optimizer import SETAdam
+from setadam_torch.state.interchange import load_neutral, to_neutral
 
 __all__ = ["SETAdam", "load_neutral", "to_neutral"]

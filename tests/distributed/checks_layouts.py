@@ -291,17 +291,18 @@ def three_dimensions(_):
     assert same_on_all(params)
 
 
-def kernels_in_two_phases(_):
-    """Triton's kernels, under its interpreter, take the same phases around the same collective."""
+def kernels_in_two_passes(_):
+    """Triton's kernels, under its interpreter, take the same passes around the same collective."""
     sys.path.insert(0, str(Path(__file__).parents[1] / "triton"))
     import interpreted  # noqa: F401  # sets the interpreter right
 
-    from setadam_torch import _sharded, _triton
-    from setadam_torch._phases import Kernels
+    from setadam_torch.paths import choice
+    from setadam_torch.paths.triton.path import Triton
 
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_sharded, "phases", lambda group, columns: Kernels(_triton))
+        patch.setattr(Triton, "why_not", lambda group, layer: None)
+        assert choice.PATHS[0] is Triton
         for axes, cuts in ((None, [Shard(0)]), ((1,), [Shard(1)])):
             params = parameters([(5, 3), (1, 7)], mesh, [cuts])[:-1]
             optimizer = SETAdam([{"params": params, "layer_axes": axes}], lr=0.01, weight_decay=0.1)

@@ -41,7 +41,7 @@ FOUR = [
     "checks_wrappers.hybrid_sharding",
 ]
 if find_spec("triton") is not None:  # it has wheels for Linux alone
-    TWO.append("checks_layouts.kernels_in_two_phases")
+    TWO.append("checks_layouts.kernels_in_two_passes")
 # What all tests here share takes two minutes to make: one worker of pytest-xdist takes them all.
 pytestmark = pytest.mark.xdist_group("processes of torch")
 CASES = [(2, check) for check in (*ANY, *TWO)] + [(4, check) for check in (*ANY, *FOUR)]

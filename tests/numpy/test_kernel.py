@@ -98,16 +98,17 @@ def test_halves_make_a_step_and_parts_a_layer():
     hp = Hyperparameters(weight_decay=0.1)
     whole = stepped(columns, hp)
     params, grads, ms, vs = copied(columns)
-    parts = kernel.moments(params, grads, ms, vs, hp)
+    layers = kernel.Layers.of_arrays(params, grads, ms, vs)
+    parts = kernel.moments(layers, hp)
     assert parts.high.shape == (3,)
     assert same_bits(columns[:1], [params])  # not yet
     gammas, lows = combine(Parts(*(x[None] for x in parts)), np.array([5, 1, 140_001]), 2)
-    kernel.descend(params, ms, vs, 7, hp, gammas, lows)
+    kernel.descend(layers, 7, hp, gammas, lows)
     assert same_bits(whole, [params, grads, ms, vs])
 
     # Two shards of the last layer, of which each process sees one: γ as of the whole to rounding.
     shards = [np.split(column[2], [50_000]) for column in copied(columns)]
-    seen = kernel.moments(*shards, hp)
+    seen = kernel.moments(kernel.Layers.of_arrays(*shards), hp)
     gamma, low = combine(seen, 140_001, 2)
     assert low == lows[2]
     assert gamma == pytest.approx(gammas[2], rel=1e-12)
@@ -131,10 +132,9 @@ def test_bfloat16_rounds_to_nearest_even():
     c = np.array([1 + k * 2.0**-8 + j * 2.0**-23 for k in range(64) for j in (-1, 0, 1)], np.float32)
     theta, g = np.zeros(c.size, ml_dtypes.bfloat16), np.zeros(c.size, ml_dtypes.bfloat16)
     hp = Hyperparameters(lr=2.0**-7, beta1=0.0, beta2=0.0, eps=1.0, tau=0.0, weight_decay=0.0)
-    m, v = [np.zeros(c.size, np.float32)], [np.zeros(c.size, np.float32)]
-    kernel.descend([theta], [c], v, 1, hp, np.ones(1), np.zeros(1))
+    v = np.zeros(c.size, np.float32)
+    kernel.descend(kernel.Layers.of_arrays([theta], [g], [c], [v], "bfloat16"), 1, hp, np.ones(1), np.zeros(1))
     assert theta.tobytes() == (-(c * np.float32(2.0**-7))).astype(ml_dtypes.bfloat16).tobytes()
-    del g, m
 
 
 def test_two_threads_of_python_at_once():

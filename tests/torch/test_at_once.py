@@ -8,12 +8,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from setadam_torch import SETAdam, _at_once, _fused
+from setadam_torch import SETAdam
+from setadam_torch.paths.choice import why_no_kernel
+from setadam_torch.paths.cpu_kernel import at_once
 
-if (reason := _fused.why_not("cpu", torch.float32)) is not None:
+if (reason := why_no_kernel("cpu", torch.float32)) is not None:
     pytest.skip(reason, allow_module_level=True)
 
-from setadam_torch import _dlpack
+from setadam_torch.paths.cpu_kernel import dlpack
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 SHAPES = [(), (1,), (7,), (3, 1, 5), (0,), (2, 0, 3), (64, 65)]
@@ -32,16 +34,16 @@ def made(dtype=torch.float32, shapes=SHAPES, **options):
 
 
 def located(params, optimizer):
-    return _dlpack.locate(params[0].dtype, params, [p.grad for p in params], [optimizer.state[p] for p in params])
+    return dlpack.locate(params[0].dtype, params, [p.grad for p in params], [optimizer.state[p] for p in params])
 
 
-def at_once(optimizer):
+def taken_at_once(optimizer):
     """Whether a step would be taken at once; the step itself is taken by a copy."""
     twin = copy.deepcopy(optimizer)
     for group, other in zip(twin.param_groups, optimizer.param_groups, strict=True):
         for p, q in zip(group["params"], other["params"], strict=True):
             p.grad = q.grad
-    return _at_once.step(twin.param_groups, twin.state)
+    return at_once.step(twin.param_groups, twin.state)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -176,7 +178,7 @@ def test_one_unusual_tensor_is_noticed_and_leaves_no_exception_behind(unusual, w
     unusual(params[which], optimizer.state[params[which]])
     assert located(params, optimizer) is None
     before = [p.detach().clone() for p in params]
-    assert not _at_once.step(optimizer.param_groups, optimizer.state)
+    assert not at_once.step(optimizer.param_groups, optimizer.state)
     assert all(torch.equal(p, old) for p, old in zip(params, before, strict=True))
 
 
@@ -185,12 +187,12 @@ def test_one_unusual_tensor_is_noticed_and_leaves_no_exception_behind(unusual, w
     "options", [{}, {"fused": True, "weight_decay": 0.1}, {"maximize": True, "decoupled_weight_decay": True}], ids=str
 )
 def test_the_same_bits_as_in_the_general_way(dtype, options, monkeypatch):
-    taken, usual = [], _at_once.step
+    taken, usual = [], at_once.step
     watched = lambda *args: taken.append(usual(*args)) or taken[-1]  # noqa: E731
     results = []
     for step in (watched, lambda *_: False):
         torch.manual_seed(1)
-        monkeypatch.setattr(_at_once, "step", step)
+        monkeypatch.setattr(at_once, "step", step)
         params, optimizer = made(dtype, **options)
         optimizer.step()
         states = [optimizer.state[p] for p in params]
@@ -204,7 +206,7 @@ def test_versions_and_references_are_as_after_any_step():
     watched = [torch.Tensor, torch.nn.Parameter, *params, *(optimizer.state[p]["exp_avg"] for p in params)]
     versions, counts = [p._version for p in params], [sys.getrefcount(x) for x in watched]
     for _ in range(50):
-        assert _at_once.step(optimizer.param_groups, optimizer.state)
+        assert at_once.step(optimizer.param_groups, optimizer.state)
     assert [sys.getrefcount(x) for x in watched] == counts
     assert [p._version for p in params] == [version + 50 for version in versions]
 
@@ -213,7 +215,7 @@ def test_a_parameter_without_gradient_is_left_alone():
     params, optimizer = made()
     params[2].grad = None
     before, version = params[2].detach().clone(), params[2]._version
-    assert _at_once.step(optimizer.param_groups, optimizer.state)
+    assert at_once.step(optimizer.param_groups, optimizer.state)
     assert torch.equal(params[2], before)
     assert params[2]._version == version
     assert [int(optimizer.state[p]["step"]) for p in params] == [2, 2, 1, 2, 2, 2, 2]
@@ -224,10 +226,10 @@ def test_all_groups_or_none():
     late = torch.nn.Parameter(torch.ones(5))
     late.grad = torch.ones(5)
     optimizer.add_param_group({"params": [late]})
-    assert not _at_once.step(optimizer.param_groups, optimizer.state)
+    assert not at_once.step(optimizer.param_groups, optimizer.state)
     assert [int(optimizer.state[p]["step"]) for p in params] == [1, 1]
     optimizer.step()
-    assert _at_once.step(optimizer.param_groups, optimizer.state)
+    assert at_once.step(optimizer.param_groups, optimizer.state)
     assert [int(optimizer.state[p]["step"]) for p in (*params, late)] == [3, 3, 2]
 
 
@@ -238,20 +240,20 @@ def test_all_groups_or_none():
 )
 def test_what_was_asked_for_otherwise(options):
     _, optimizer = made(shapes=[(3,), (4,)], **options)
-    assert not at_once(optimizer)
+    assert not taken_at_once(optimizer)
 
 
 def test_a_kernel_that_was_asked_for_comes_before_single_tensors():
     _, optimizer = made(shapes=[(3,), (4,)], fused=True, foreach=False)
-    assert at_once(optimizer)
+    assert taken_at_once(optimizer)
 
 
 def test_another_version_of_dlpack_is_not_asked(monkeypatch):
     _, optimizer = made()
-    assert at_once(optimizer)
-    _dlpack._describe.cache_clear()
-    monkeypatch.setattr(_dlpack, "VERSION", 2)
+    assert taken_at_once(optimizer)
+    dlpack._describe.cache_clear()
+    monkeypatch.setattr(dlpack, "VERSION", 2)
     try:
-        assert not at_once(optimizer)
+        assert not taken_at_once(optimizer)
     finally:
-        _dlpack._describe.cache_clear()
+        dlpack._describe.cache_clear()

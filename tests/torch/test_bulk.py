@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from setadam_torch import SETAdam, _bulk
+from setadam_torch import SETAdam
+from setadam_torch.checks import in_bulk
 
 
 def made(dtype=torch.float32, **options):
@@ -20,7 +21,7 @@ def made(dtype=torch.float32, **options):
 
 def passes(params, optimizer):
     states = [optimizer.state[p] for p in params]
-    return _bulk.pass_all_checks(optimizer.param_groups[0], params, [p.grad for p in params], states)
+    return in_bulk.pass_all_checks(optimizer.param_groups[0], params, [p.grad for p in params], states)
 
 
 def flat(p, _):

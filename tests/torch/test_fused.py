@@ -6,9 +6,13 @@ import pickle
 import pytest
 import torch
 
-from setadam_torch import SETAdam, _fused, _optimizer
+from setadam_torch import SETAdam
+from setadam_torch.paths.blocks import Blocks
+from setadam_torch.paths.choice import why_no_kernel
+from setadam_torch.paths.cpu_kernel.path import CPUKernel
+from setadam_torch.paths.foreach import Foreach
 
-if (reason := _fused.why_not("cpu", torch.float32)) is not None:
+if (reason := why_no_kernel("cpu", torch.float32)) is not None:
     pytest.skip(reason, allow_module_level=True)
 
 
@@ -40,16 +44,17 @@ def taken(monkeypatch):
     """Counts the layers that each path is given."""
     counts = {"fused": 0, "blocks": 0, "foreach": 0}
 
-    def counting(path):
-        def call(group, params, *rest, **options):
-            counts[path.__name__] += len(params)
-            return path(group, params, *rest, **options)
+    def counting(path, name):
+        usual = path.step
 
-        return call
+        def step(group, columns):
+            counts[name] += len(columns.params)
+            usual(group, columns)
 
-    monkeypatch.setattr(_fused, "fused", counting(_fused.fused))
-    for path in (_optimizer.blocks, _optimizer.foreach):
-        monkeypatch.setattr(_optimizer, path.__name__, counting(path))
+        monkeypatch.setattr(path, "step", step)
+
+    for path, name in ((CPUKernel, "fused"), (Blocks, "blocks"), (Foreach, "foreach")):
+        counting(path, name)
     return counts
 
 
@@ -153,11 +158,11 @@ def test_grad_scaler(overflow, unscale_first):
 
 
 def test_without_the_kernel_only_an_explicit_wish_fails(monkeypatch):
-    monkeypatch.setattr(_fused, "why_not", lambda *_: 'it needs Numba: pip install "setadam[fast]"')
+    monkeypatch.setattr(CPUKernel, "missing", lambda *_: 'it needs Numba: pip install "setadam[fast]"')
     run(SETAdam(params()), 1)
     with pytest.raises(RuntimeError, match=r"parameter 0 of group 0: fused=True cannot be had: .*setadam\[fast\]"):
         SETAdam(params(), fused=True)
 
 
 def test_what_there_is_no_kernel_for():
-    assert "no kernel for xpu" in _fused.why_not("xpu", torch.float32)
+    assert "no kernel for xpu" in why_no_kernel("xpu", torch.float32)

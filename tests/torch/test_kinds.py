@@ -10,7 +10,12 @@ import pytest
 import tensor_kinds as kinds
 import torch
 
-from setadam_torch import SETAdam, _fused, _memory, _triton
+from setadam_torch import SETAdam
+from setadam_torch.checks import memory
+from setadam_torch.paths.choice import why_no_kernel
+from setadam_torch.paths.columns import Columns
+from setadam_torch.paths.cpu_kernel.path import CPUKernel
+from setadam_torch.paths.triton import launches
 
 PROGRAM = Path(__file__).with_name("tensor_kinds.py")
 
@@ -37,7 +42,7 @@ def outcomes():
     return {kinds.CASES[number]: outcome for number, outcome in found.items()}
 
 
-@pytest.mark.skipif(_fused.why_not("cpu", torch.float32) is not None, reason="one of the paths is the CPU kernel's")
+@pytest.mark.skipif(why_no_kernel("cpu", torch.float32) is not None, reason="one of the paths is the CPU kernel's")
 def test_right_or_refused_and_never_fatal():
     found = outcomes()
     assert len(found) == len(kinds.CASES)
@@ -66,19 +71,19 @@ OF_OTHER_VALUES = ["lazily negative", "lazily conjugate", "quantized", "sparse",
 @pytest.mark.parametrize("role", kinds.ROLES[:4])
 def test_no_address_is_taken_of_what_has_none(kind, role):
     columns = given_to_kernels(kind, role)
-    assert _memory.addresses(columns[kinds.ROLES.index(role)]) is None
+    assert memory.addresses(columns[kinds.ROLES.index(role)]) is None
     group = SETAdam([torch.nn.Parameter(torch.ones(3))]).param_groups[0]
-    assert not _fused.serves({**group, "fused": True}, *(column[0] for column in columns[:4]))
+    assert CPUKernel.why_not({**group, "fused": True}, [column[0] for column in columns[:4]]) is not None
     with pytest.raises((TypeError, RuntimeError, ValueError)):
-        _triton.step_layers(group, *columns)
+        launches.step_layers(group, columns)
     with pytest.raises(TypeError, match="own the memory of their values"):
-        _fused._on_cpu(group, "float32", *columns)
+        CPUKernel.step(group, Columns(*columns))
 
 
 @pytest.mark.parametrize("kind", ["plain", "a parameter", "subclass", "turned", "with gaps", "channels last", "offset"])
 def test_addresses_of_what_has_memory(kind):
     x = kinds.KINDS[kind](torch.rand(kinds.SHAPE))
-    assert _memory.addresses([x]) == [x.data_ptr()]
+    assert memory.addresses([x]) == [x.data_ptr()]
 
 
 def test_an_array_of_many_numbers_is_not_printed():

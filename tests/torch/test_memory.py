@@ -53,11 +53,11 @@ def peak(dtype, shapes, **options):
 )
 def test_blocks_allocate_a_few_blocks(monkeypatch, dtype, options, blocks):
     """The denominator; a gradient of our own; both the gradient and the parameter of 16 bits widened."""
-    monkeypatch.setattr("setadam_torch._blocks.BLOCK", 2048)
-    monkeypatch.setattr("setadam_torch._blocks.SMALL", 0)
+    monkeypatch.setattr("setadam_torch.paths.blocks.BLOCK", 2048)
+    monkeypatch.setattr("setadam_torch.paths.blocks.SMALL", 0)
     shapes = [(20000, 11), (2048, 3)]
     words = peak(dtype, shapes, **options) * sum(torch.Size(s).numel() for s in shapes)
-    sums = 3 + 3 + 2 * 3  # words a block: three, then in one tensor, then in double
+    sums = 2 * (3 + 1 + 3)  # a block, in double: three; its scale; and to merge them a ratio, its square, a product
     assert words < blocks * 2048 + sums * 220000 / 2048 + 128
 
 

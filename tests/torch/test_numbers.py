@@ -140,7 +140,7 @@ def test_zero_gradients_leave_zero_moments_and_finite_parameters():
 
 
 def test_a_layer_of_many_blocks(monkeypatch):
-    monkeypatch.setattr("setadam_torch._blocks.BLOCK", 7)
+    monkeypatch.setattr("setadam_torch.paths.blocks.BLOCK", 7)
     for dtype in (np.float64, np.float32, ml_dtypes.bfloat16):
         for scale in (1e-17, 1.0, 1e12):  # Σv² of v as it is would underflow, would not, would overflow
             params, grads, states = layers([(8, 7), (3, 5), (1,)], dtype, 0, scale)

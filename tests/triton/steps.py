@@ -1,4 +1,4 @@
-"""`_triton.step_layers` on any device: for the conformance kit, and under GradScaler."""
+"""`launches.step_layers` on any device: for the conformance kit, and under GradScaler."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from setadam_conformance.protocol import LayerState, Native
-from setadam_torch import _triton
-from setadam_torch.conformance import TorchSingle, _put, _states
+from setadam_torch.conformance.adapters import TorchSingle, put, states_of
+from setadam_torch.paths.triton import launches
 
 
 class TritonSteps(TorchSingle):
@@ -26,8 +26,8 @@ class TritonSteps(TorchSingle):
         hp: Mapping[str, Any],
         layer_axes: Sequence[tuple[int, ...] | None],
     ) -> tuple[list[Native], list[LayerState]]:
-        optimizer = self._optimizer(params, hp, layer_axes)
-        _put(optimizer, params, grads, states)
+        optimizer = self.optimizer(params, hp, layer_axes)
+        put(optimizer, params, grads, states)
         for param in params:
             optimizer.state[param]["step"] = optimizer.state[param]["step"].to(self._device)
         work = []
@@ -36,8 +36,8 @@ class TritonSteps(TorchSingle):
             optimizer._init_group(group, *columns)
             work.append((group, columns))
         for group, columns in work:
-            _triton.step_layers(group, *([x.detach() for x in xs] for xs in columns))
-        return list(params), _states(optimizer, params)
+            launches.step_layers(group, [[x.detach() for x in xs] for xs in columns])
+        return list(params), states_of(optimizer, params)
 
 
 class Scaled(torch.optim.Optimizer):
@@ -54,7 +54,7 @@ class Scaled(torch.optim.Optimizer):
         columns = params, [p.grad for p in params], *self.columns[2:]
         scale, found = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
         with torch.no_grad():
-            _triton.step_layers(self.group, *columns, grad_scale=scale, found_inf=found)
+            launches.step_layers(self.group, columns, grad_scale=scale, found_inf=found)
 
 
 def check_grad_scaler(group, columns):
@@ -68,7 +68,7 @@ def check_grad_scaler(group, columns):
         p.grad = 1024 * g
     scaler.step(optimizer)
     scaler.update()
-    _triton.step_layers(group, *expected)
+    launches.step_layers(group, expected)
     for _ in range(2):
         for xs, ys in zip([params, *state], [expected[0], *expected[2:]], strict=True):
             assert all(torch.equal(x, y) for x, y in zip(xs, ys, strict=True))

@@ -12,8 +12,7 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
-from setadam_torch import _triton
-from setadam_torch import _triton_kernels as kernels
+from setadam_torch.paths.triton import kernels, launches
 
 HOPPER = GPUTarget("cuda", 90, 32)
 DTYPES = ["float64", "float32", "bfloat16", "float16"]
@@ -30,8 +29,8 @@ def own_cache(tmp_path_factory):
         yield
 
 
-def compiled(name, dtype, given=(), warps=4, lanes=_triton.LANES, **options):
-    """A kernel as `_triton` launches it, with these of its optional arguments."""
+def compiled(name, dtype, given=(), warps=4, lanes=launches.LANES, **options):
+    """A kernel as `launches` launches it, with these of its optional arguments."""
     fn = getattr(kernels, f"{name}_kernel")
     compute = "float64" if dtype == "float64" else "float32"
     constants = {"PARAM": kernels.DTYPES[dtype], "COMPUTE": kernels.DTYPES[compute], "CHUNK": 4096, "LANES": lanes}
@@ -44,7 +43,7 @@ def compiled(name, dtype, given=(), warps=4, lanes=_triton.LANES, **options):
     source = ASTSource(
         fn, signature, {arg: constants[arg] for arg, kind in signature.items() if kind == "constexpr"}, aligned
     )
-    return triton.compile(source, target=HOPPER, options={"num_warps": warps, **_triton.CONTRACT}).asm["ptx"]
+    return triton.compile(source, target=HOPPER, options={"num_warps": warps, **launches.CONTRACT}).asm["ptx"]
 
 
 def registers(ptx, tmp_path):

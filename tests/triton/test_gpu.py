@@ -9,7 +9,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from setadam_conformance.cases import strategies
 from setadam_conformance.judging.bench import Bench
-from setadam_torch import SETAdam, _triton
+from setadam_torch import SETAdam
+from setadam_torch.paths.triton import launches
 
 pytestmark = pytest.mark.gpu
 SHAPES = st.sampled_from([(1,), (), (0,), (511,), (4096,), (4097,), (64, 200), (3, 5), (100_003,)])
@@ -59,7 +60,7 @@ def test_the_same_bits_each_time():
     runs = [copies(columns) for _ in range(5)]
     for run in runs:
         for _ in range(3):
-            _triton.step_layers(group, *run)
+            launches.step_layers(group, run)
     assert all(same(runs[0], run) for run in runs)
 
 
@@ -67,35 +68,35 @@ def test_nothing_waits_for_the_device():
     """Not even the first step, which makes the plan."""
     group, columns = layers((300, 5), (7,))
     other = copies(columns)
-    _triton.step_layers(group, *other)  # compiles
+    launches.step_layers(group, other)  # compiles
     lr = torch.tensor(1e-3, device="cuda")
-    _triton.step_layers({**group, "lr": lr}, *other)
+    launches.step_layers({**group, "lr": lr}, other)
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
         for _ in range(3):
-            _triton.step_layers(group, *columns)
-            _triton.step_layers({**group, "lr": lr}, *columns)
+            launches.step_layers(group, columns)
+            launches.step_layers({**group, "lr": lr}, columns)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
 
 def test_a_step_allocates_nothing():
     group, columns = layers((300, 5), (7,), (1 << 20,))
-    _triton.step_layers(group, *columns)
+    launches.step_layers(group, columns)
     before = torch.cuda.memory_stats()["allocation.all.allocated"]
     for _ in range(3):
-        _triton.step_layers(group, *columns)
+        launches.step_layers(group, columns)
     assert torch.cuda.memory_stats()["allocation.all.allocated"] == before
 
 
 @pytest.mark.parametrize("count", [1, 500])
 def test_three_launches_for_any_number_of_layers(count):
     group, columns = layers(*[(300,)] * count)
-    _triton.step_layers(group, *columns)
+    launches.step_layers(group, columns)
     torch.cuda.synchronize()
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
-        _triton.step_layers(group, *columns)
+        launches.step_layers(group, columns)
         torch.cuda.synchronize()
     on_device = [e.name for e in seen.events() if e.device_type == torch.autograd.DeviceType.CUDA]
     assert on_device == ["moments_kernel", "coefficients_kernel", "descend_kernel"]
@@ -112,19 +113,19 @@ def test_a_cuda_graph_holds_the_step(fresh_grads):
     aside.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(aside):
         for _ in range(2):
-            _triton.step_layers(group, *columns)
+            launches.step_layers(group, columns)
     torch.cuda.current_stream().wait_stream(aside)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         grads = [g * 1 for g in columns[1]] if fresh_grads else columns[1]
-        _triton.step_layers(group, columns[0], grads, *columns[2:])
+        launches.step_layers(group, [columns[0], grads, *columns[2:]])
     for k in range(3, 6):
         lr.fill_(1e-2 * k)
         graph.replay()
-        _triton.step_layers({**group, "lr": 1e-2}, *layers((999,))[1])  # other work in between
+        launches.step_layers({**group, "lr": 1e-2}, layers((999,))[1])  # other work in between
     for k in (1, 1, 3, 4, 5):
         lr.fill_(1e-2 * k)
-        _triton.step_layers(group, *eager)
+        launches.step_layers(group, eager)
     assert same(columns, eager)
 
 
@@ -139,7 +140,7 @@ def test_offsets_beyond_32_bits():
     g = torch.ones(d, device="cuda", dtype=torch.bfloat16)
     p, m, v = torch.zeros_like(g), *(torch.zeros(d, device="cuda") for _ in "mv")
     group = SETAdam([torch.zeros(1)], lr=1.0).param_groups[0]
-    _triton.step_layers(group, [p], [g], [m], [v], [torch.zeros((), dtype=torch.float64, device="cuda")])
+    launches.step_layers(group, [[p], [g], [m], [v], [torch.zeros((), dtype=torch.float64, device="cuda")]])
     assert (m == m[0]).all()
     assert (p == p[0]).all()  # constant gradients: γ = 1, w = √(1 + ε), θ = -η / (1 - τ)
     assert p[-1].item() == -2

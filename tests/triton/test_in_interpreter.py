@@ -19,7 +19,8 @@ from setadam_conformance.running.backends import Source
 from setadam_conformance.running.plan import PROFILES, plan
 from setadam_conformance.running.runner import run_cell
 from setadam_core.parts import Parts, combine
-from setadam_torch import SETAdam, _triton, _triton_tables
+from setadam_torch import SETAdam
+from setadam_torch.paths.triton import launches, tables
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, where a GPU is silent
 DTYPES = ["float64", "float32", "bfloat16", "float16"]
@@ -28,26 +29,26 @@ DTYPES = ["float64", "float32", "bfloat16", "float16"]
 @pytest.fixture
 def small_chunks(monkeypatch):
     """Chunks of 32 coordinates, 16 at a time."""
-    monkeypatch.setattr(_triton, "LANES", 16)
-    monkeypatch.setattr(_triton_tables, "_CHUNK", 32)
-    _triton_tables._plans.clear()
+    monkeypatch.setattr(launches, "LANES", 16)
+    monkeypatch.setattr(tables, "_CHUNK", 32)
+    tables._plans.clear()
     yield
-    _triton_tables._plans.clear()
+    tables._plans.clear()
 
 
 @pytest.fixture(scope="module")
 def small_chunks_everywhere():
     """The same, for all examples of a Hypothesis test."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_triton, "LANES", 16)
-        patch.setattr(_triton_tables, "_CHUNK", 32)
-        _triton_tables._plans.clear()
+        patch.setattr(launches, "LANES", 16)
+        patch.setattr(tables, "_CHUNK", 32)
+        tables._plans.clear()
         yield
-    _triton_tables._plans.clear()
+    tables._plans.clear()
 
 
 @pytest.fixture
-def launches(monkeypatch):
+def counted(monkeypatch):
     """The names of the kernels launched."""
     names = []
     original = interpreter.InterpretedFunction.run
@@ -107,10 +108,10 @@ def test_gamma_is_free_of_scale_over_chunks(small_chunks, dtype, scale):
     scale = scale**8 if dtype == torch.float64 else scale
     group, columns = layers((100,), (33,), dtype=dtype, betas=(0.9, 0.5), eps=1e-30 if scale == 1 else 1e-37)
     columns[3] = [torch.zeros_like(v) for v in columns[3]]
-    one = _triton.moments(group, *copies(columns))
+    one = launches.moments(group, copies(columns))
     gamma, _ = combine(Parts(*(x[None] for x in one)), torch.tensor([100.0, 33.0]), 2)
     columns[1] = [scale * g for g in columns[1]]
-    other = _triton.moments(group, *columns)
+    other = launches.moments(group, columns)
     scaled, _ = combine(Parts(*(x[None] for x in other)), torch.tensor([100.0, 33.0]), 2)
     torch.testing.assert_close(scaled, gamma, rtol=1e-6, atol=0)
 
@@ -120,50 +121,50 @@ def test_unaligned_tensors_are_as_good_as_aligned_ones(small_chunks, dtype):
     group, columns = layers((100,), (70,), dtype=dtype, weight_decay=0.1)
     shifted = [[torch.cat([x[:1], x])[1:] if x.ndim else x.clone() for x in xs] for xs in columns]
     assert any(x.data_ptr() % 16 for xs in shifted[:4] for x in xs)
-    _triton.step_layers(group, *columns)
-    _triton.step_layers(group, *shifted)
+    launches.step_layers(group, columns)
+    launches.step_layers(group, shifted)
     assert bits(columns) == bits(shifted)
 
 
 @pytest.mark.parametrize("count", [1, 40])
-def test_three_launches_for_any_number_of_layers(launches, count):
+def test_three_launches_for_any_number_of_layers(counted, count):
     group, columns = layers(*[(3,)] * count)
-    _triton.step_layers(group, *columns)
-    assert launches == ["moments_kernel", "coefficients_kernel", "descend_kernel"]
-    _triton.moments(group, *columns)
-    _triton.descend(group, columns[0], *columns[2:], *torch.ones(2, count, dtype=torch.float64))
-    assert launches[3:] == ["moments_kernel", "parts_kernel", "coefficients_kernel", "descend_kernel"]
+    launches.step_layers(group, columns)
+    assert counted == ["moments_kernel", "coefficients_kernel", "descend_kernel"]
+    launches.moments(group, columns)
+    launches.descend(group, columns, *torch.ones(2, count, dtype=torch.float64))
+    assert counted[3:] == ["moments_kernel", "parts_kernel", "coefficients_kernel", "descend_kernel"]
 
 
-def test_each_dtype_has_its_launches(launches):
+def test_each_dtype_has_its_launches(counted):
     group, columns = layers((3,), (4,))
     wide, others = layers((5,), dtype=torch.float64)
     mixed = [a[:1] + b + a[1:] for a, b in zip(columns, others, strict=True)]
     expected, alone = copies(columns), copies(others)
-    _triton.step_layers(group, *mixed)
-    assert len(launches) == 6
-    _triton.step_layers(group, *expected)
-    _triton.step_layers(wide, *alone)
+    launches.step_layers(group, mixed)
+    assert len(counted) == 6
+    launches.step_layers(group, expected)
+    launches.step_layers(wide, alone)
     assert bits(mixed) == bits([a[:1] + b + a[1:] for a, b in zip(expected, alone, strict=True)])
 
 
-def test_nothing_to_do(launches):
+def test_nothing_to_do(counted):
     group, _ = layers((3,))
-    _triton.step_layers(group, [], [], [], [], [])
-    assert launches == []
+    launches.step_layers(group, [[], [], [], [], []])
+    assert counted == []
 
 
 def test_the_order_in_which_chunks_run_does_not_matter(small_chunks, monkeypatch):
     group, columns = layers((150,), (33,), (5,))
     backwards = copies(columns)
-    _triton.step_layers(group, *columns)
+    launches.step_layers(group, columns)
     place = interpreter.InterpreterBuilder.set_grid_idx
     monkeypatch.setattr(
         interpreter.InterpreterBuilder,
         "set_grid_idx",
         lambda self, x, y, z: place(self, self.grid_dim[0] - 1 - x, y, z),
     )
-    _triton.step_layers(group, *backwards)
+    launches.step_layers(group, backwards)
     assert bits(columns) == bits(backwards)
 
 
@@ -171,9 +172,9 @@ def test_each_tensor_has_its_own_step_count():
     """Two layers in one call, at steps 7 and 8, are as two calls; the counts are on the device and count."""
     group, columns = layers((20,), (30,))
     apart = copies(columns)
-    _triton.step_layers(group, *columns)
+    launches.step_layers(group, columns)
     for i in range(2):
-        _triton.step_layers(group, *[xs[i : i + 1] for xs in apart])
+        launches.step_layers(group, [xs[i : i + 1] for xs in apart])
     assert [t.item() for t in columns[4]] == [7, 8]
     assert bits(columns) == bits(apart)
 
@@ -184,15 +185,15 @@ def test_empty_tensors_count_their_steps(shape, axes):
     """Alone and among others; a stack has as many layers as there are places, none or with nothing in them."""
     for shapes in ([(2, 3), shape], [shape]):
         group, columns = layers(*shapes, layer_axes=axes)
-        _triton.step_layers(group, *columns)
+        launches.step_layers(group, columns)
         assert columns[4][-1].item() == 6 + len(shapes)
         assert columns[0][0].isfinite().all()
-        _triton.step_layers(group, *columns, found_inf=torch.ones(1))
-        parts = _triton.moments(group, *columns, found_inf=torch.zeros(1))
+        launches.step_layers(group, columns, found_inf=torch.ones(1))
+        parts = launches.moments(group, columns, found_inf=torch.zeros(1))
         assert columns[4][-1].item() == 7 + len(shapes)
         expected = sum(1 if axes is None else math.prod(s[:-1]) for s in shapes)
         assert parts.high.shape == (expected,)
-        _triton.descend(group, columns[0], *columns[2:], *torch.ones(2, expected, dtype=torch.float64))
+        launches.descend(group, columns, *torch.ones(2, expected, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("axes", [(1, 2), (2,), (), (0, 2), (0,)])
@@ -204,8 +205,8 @@ def test_layer_axes(small_chunks, axes, dtype):
     others = [axis for axis in range(3) if axis not in axes]
     slices = [[x.clone() for x in columns[i][0].permute(*others, *axes).flatten(0, len(others) - 1)] for i in range(4)]
     slices.append([columns[4][0].clone() for _ in slices[0]])
-    _triton.step_layers(group, *columns)
-    _triton.step_layers(alone, *slices)
+    launches.step_layers(group, columns)
+    launches.step_layers(alone, slices)
     for xs, ys in zip(columns[:4], slices, strict=False):
         assert torch.equal(xs[0].permute(*others, *axes).flatten(0, len(others) - 1), torch.stack(ys))
     assert columns[4][0] == 7
@@ -227,8 +228,8 @@ def test_memory_layouts(lay_out):
                     for i, xs in enumerate(columns)]  # fmt: skip
         pointers = [[x.data_ptr() for x in xs] for xs in laid_out]
         plain = copies(columns)
-        _triton.step_layers(group, *plain)
-        _triton.step_layers(group, *laid_out)
+        launches.step_layers(group, plain)
+        launches.step_layers(group, laid_out)
         # The sums run in the order of memory, so γ may differ by roundings in double.
         for xs, ys in zip(laid_out, plain, strict=True):
             torch.testing.assert_close(xs, ys, rtol=1e-6, atol=1e-9)
@@ -239,7 +240,7 @@ def test_gradients_are_not_written():
     for options in ({"maximize": True, "weight_decay": 0.1}, {"layer_axes": (0,)}):
         group, columns = layers((3, 4), **options)
         before = columns[1][0].clone()
-        _triton.step_layers(group, *columns)
+        launches.step_layers(group, columns)
         assert torch.equal(columns[1][0], before)
 
 
@@ -250,8 +251,8 @@ def test_grad_scale_unscales_gradients_in_place(dtype, options):
     group, columns = layers((5, 6), (4, 3), dtype=dtype, **options)
     scaled = copies(columns)
     scaled[1] = [8 * g for g in scaled[1]]
-    _triton.step_layers(group, *columns)
-    _triton.step_layers(group, *scaled, grad_scale=torch.tensor(8.0), found_inf=torch.zeros(()))
+    launches.step_layers(group, columns)
+    launches.step_layers(group, scaled, grad_scale=torch.tensor(8.0), found_inf=torch.zeros(()))
     assert bits(columns) == bits(scaled)
 
 
@@ -265,9 +266,9 @@ def test_found_inf_changes_nothing(options):
     columns[1][0][0, 0] = math.inf
     before = bits(columns)
     found, scale = torch.ones(1), torch.tensor(8.0)
-    _triton.step_layers(group, *columns, grad_scale=scale, found_inf=found)
-    _triton.moments(group, *columns, grad_scale=scale, found_inf=found)
-    _triton.descend(group, columns[0], *columns[2:], *torch.ones(2, 8, dtype=torch.float64), found_inf=found)
+    launches.step_layers(group, columns, grad_scale=scale, found_inf=found)
+    launches.moments(group, columns, grad_scale=scale, found_inf=found)
+    launches.descend(group, columns, *torch.ones(2, 8, dtype=torch.float64), found_inf=found)
     assert bits(columns) == before
 
 
@@ -279,7 +280,7 @@ def test_a_bad_gradient_makes_its_whole_layer_nan_and_no_other(small_chunks, dty
     columns[3] = [torch.zeros_like(v) for v in columns[3]]
     columns[1][0].zero_()
     columns[1][0][37] = bad
-    _triton.step_layers(group, *columns)
+    launches.step_layers(group, columns)
     assert columns[0][0].isnan().all()
     assert columns[0][1].isfinite().all()
 
@@ -289,8 +290,8 @@ def test_lr_may_be_a_tensor(dtype):
     """Under the interpreter the device is the CPU; float64, so that it says the same as the number."""
     group, columns = layers((9,), weight_decay=0.1, decoupled_weight_decay=True, dtype=dtype, lr=3e-3)
     other = copies(columns)
-    _triton.step_layers(group, *columns)
-    _triton.step_layers({**group, "lr": torch.tensor(3e-3, dtype=torch.float64)}, *other)
+    launches.step_layers(group, columns)
+    launches.step_layers({**group, "lr": torch.tensor(3e-3, dtype=torch.float64)}, other)
     assert bits(columns) == bits(other)
 
 
@@ -299,7 +300,7 @@ def test_autograd_notices_that_a_parameter_has_changed():
     weight = columns[0][0].requires_grad_()
     loss = (weight * weight).sum()
     with torch.no_grad():
-        _triton.step_layers(group, *columns)
+        launches.step_layers(group, columns)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
 
@@ -310,12 +311,12 @@ def test_layers_spread_over_processes(small_chunks, power):
     group, columns = layers((100,), (40,), cos_power=power)
     halves = [[[x[:40].clone(), x[40:].clone()] if x.ndim else [x.clone(), x.clone()] for x in xs] for xs in columns]
     ranks = [[[layer[rank] for layer in xs] for xs in halves] for rank in range(2)]  # the second has 60 and 0
-    parts = [_triton.moments(group, *rank) for rank in ranks]
+    parts = [launches.moments(group, rank) for rank in ranks]
     together = Parts(*(torch.stack(xs) for xs in zip(*parts, strict=True)))
     gammas, lows = combine(together, torch.tensor([100.0, 40.0]), power)
     for rank in ranks:
-        _triton.descend(group, rank[0], *rank[2:], gammas, lows)
-    _triton.step_layers(group, *columns)
+        launches.descend(group, rank, gammas, lows)
+    launches.step_layers(group, columns)
     for i in range(2):
         for j in range(4):
             joined = torch.cat([rank[j][i] for rank in ranks])
@@ -325,14 +326,14 @@ def test_layers_spread_over_processes(small_chunks, power):
 
 def test_parts_of_a_layer_without_coordinates():
     group, columns = layers((0,))
-    assert [x.item() for x in _triton.moments(group, *columns)] == [0, 0, 0, math.inf]
+    assert [x.item() for x in launches.moments(group, columns)] == [0, 0, 0, math.inf]
 
 
 def test_one_call_of_a_phase_is_for_one_dtype():
     group, columns = layers((3,))
     _, others = layers((3,), dtype=torch.float64)
     with pytest.raises(ValueError, match="one device and dtype"):
-        _triton.moments(group, *[a + b for a, b in zip(columns, others, strict=True)])
+        launches.moments(group, [a + b for a, b in zip(columns, others, strict=True)])
 
 
 @pytest.mark.parametrize(
@@ -351,7 +352,7 @@ def test_memory_of_another_kind_is_refused(column, wrong, words):
     spoilt = [list(xs) for xs in columns]
     spoilt[column][1] = wrong
     with pytest.raises(ValueError, match=words):
-        _triton.step_layers(group, *spoilt)
+        launches.step_layers(group, spoilt)
     assert bits(columns) == before
 
 
@@ -359,51 +360,51 @@ class TestPlans:
     @pytest.fixture(autouse=True)
     def made(self, monkeypatch):
         """How many plans were made."""
-        for kept in (_triton_tables._plans, _triton_tables._of_graphs):
+        for kept in (tables._plans, tables._of_graphs):
             kept.clear()
         count = []
-        make = _triton_tables._make
-        monkeypatch.setattr(_triton_tables, "_make", lambda *args: count.append(1) or make(*args))
+        make = tables._make
+        monkeypatch.setattr(tables, "_make", lambda *args: count.append(1) or make(*args))
         return count
 
     def test_the_same_tensors_share_a_plan(self, made):
         group, columns = layers((3,), (7,))
         for _ in range(3):
-            _triton.step_layers(group, *columns)
+            launches.step_layers(group, columns)
         assert len(made) == 1
-        _triton.step_layers({**group, "lr": 0.5, "maximize": True}, *columns)
+        launches.step_layers({**group, "lr": 0.5, "maximize": True}, columns)
         assert len(made) == 1
         fresh = [g.clone() for g in columns[1]]
-        _triton.step_layers(group, columns[0], fresh, *columns[2:])
+        launches.step_layers(group, [columns[0], fresh, *columns[2:]])
         assert len(made) == 2
 
     def test_the_oldest_plans_are_dropped(self, made, monkeypatch):
-        monkeypatch.setattr(_triton_tables, "_KEPT", 2)
+        monkeypatch.setattr(tables, "_KEPT", 2)
         sets = [layers((3,)) for _ in range(3)]
         for i in (0, 1, 0, 2, 0, 1):
-            _triton.step_layers(sets[i][0], *sets[i][1])
+            launches.step_layers(sets[i][0], sets[i][1])
         assert len(made) == 4  # the second made twice
-        assert len(_triton_tables._plans) == 2
+        assert len(tables._plans) == 2
 
     def test_a_graph_keeps_its_plans(self, made, monkeypatch):
         """A plan made during a capture is filled in by replays alone, so nobody else may find it."""
         group, columns = layers((3,))
         fresh = [g.clone() for g in columns[1]]
-        _triton.step_layers(group, *columns)
-        monkeypatch.setattr(_triton_tables, "_capturing", lambda device: True)
-        _triton.step_layers(group, *columns)
-        _triton.step_layers(group, columns[0], fresh, *columns[2:])
-        assert (len(made), len(_triton_tables._plans), len(_triton_tables._of_graphs)) == (2, 1, 2)
-        monkeypatch.setattr(_triton_tables, "_capturing", lambda device: False)
-        _triton.step_layers(group, columns[0], fresh, *columns[2:])
+        launches.step_layers(group, columns)
+        monkeypatch.setattr(tables, "_capturing", lambda device: True)
+        launches.step_layers(group, columns)
+        launches.step_layers(group, [columns[0], fresh, *columns[2:]])
+        assert (len(made), len(tables._plans), len(tables._of_graphs)) == (2, 1, 2)
+        monkeypatch.setattr(tables, "_capturing", lambda device: False)
+        launches.step_layers(group, [columns[0], fresh, *columns[2:]])
         assert len(made) == 3
 
     def test_addresses_and_offsets_need_64_bits(self):
         """A stack of three layers of 2³¹ + 1 coordinates, far up in memory."""
         p = torch.empty(3 * (2**31 + 1), dtype=torch.bfloat16, device="meta")
         m = torch.empty_like(p, dtype=torch.float32)
-        columns = _triton_tables.Columns([p], [p], [m], [m], [p], [3])
-        table, owner, most = _triton_tables.lay_out(columns, [2**47, 2**46, 2**45, 2**44, 8], [p.numel()], 1 << 14)
+        columns = tables.Dense([p], [p], [m], [m], [p], [3])
+        table, owner, most = tables.lay_out(columns, [2**47, 2**46, 2**45, 2**44, 8], [p.numel()], 1 << 14)
         size = 2**31 + 1
         assert table.tolist() == [
             [2**47, 2**47 + 2 * size, 2**47 + 4 * size],
@@ -418,8 +419,8 @@ class TestPlans:
         assert (np.bincount(owner).tolist(), most) == ([2**17 + 1] * 3, 2**17 + 1)
 
     def test_pinned_memory_set_aside_is_handed_out_once(self, monkeypatch):
-        monkeypatch.setattr(_triton_tables, "_set_aside", [torch.arange(10)])
-        assert (_triton_tables._take(4).tolist(), _triton_tables._take(6).tolist()) == (
+        monkeypatch.setattr(tables, "_set_aside", [torch.arange(10)])
+        assert (tables._take(4).tolist(), tables._take(6).tolist()) == (
             [0, 1, 2, 3],
             [4, 5, 6, 7, 8, 9],
         )

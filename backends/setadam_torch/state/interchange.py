@@ -7,7 +7,8 @@ import torch
 
 from setadam_core.interchange import Form, check_names, check_state, pack, unpack
 from setadam_core.spec import State
-from setadam_torch._layers import Tensor, compute_dtype, moment_dtype, real, step_device
+from setadam_torch.checks.options import step_device
+from setadam_torch.checks.tensors import Tensor, compute_dtype, dtype_name, moment_dtype, real
 
 
 def to_neutral(optimizer: Any, names: Sequence[str] | None = None) -> Form:
@@ -53,7 +54,7 @@ def load_neutral(optimizer: Any, form: Mapping[str, Any], names: Sequence[str] |
     targets = _named(optimizer, names)
     check_names(states, targets)
     for name, (param, _) in targets.items():
-        check_state(name, states[name], real(param).shape, str(compute_dtype(param)).removeprefix("torch."))
+        check_state(name, states[name], real(param).shape, dtype_name(compute_dtype(param)))
     loaded = {param: _entry(param, states[name], group) for name, (param, group) in targets.items()}
     optimizer.state.update(loaded)
 

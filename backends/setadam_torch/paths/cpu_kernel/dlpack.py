@@ -14,8 +14,8 @@ import torch
 
 from setadam_core.layers import COMPUTE_DTYPE
 from setadam_numpy import kernel
-from setadam_torch import _dlpack_loop
-from setadam_torch._layers import Tensors
+from setadam_torch.checks.tensors import Tensors
+from setadam_torch.paths.cpu_kernel import dlpack_loop
 
 VERSION = 1  # DLPack's major version
 
@@ -50,7 +50,7 @@ def locate(dtype: Any, params: Tensors, grads: Tensors, states: list[Any]) -> Lo
     wanted = np.array([stored, stored, computed, computed, _CODES["float64"]])
     table, sizes = np.empty((5, len(params)), np.int64), np.empty(len(params), np.int64)
     lists = np.array([id(params), id(grads), id(states)])
-    if not _dlpack_loop.locate(describe, id(_IS_NEG), id(False), lists, _NAMES, _TYPES, wanted, table, sizes):
+    if not dlpack_loop.locate(describe, id(_IS_NEG), id(False), lists, _NAMES, _TYPES, wanted, table, sizes):
         return None
     return Located(kernel.Layers(table[:4], sizes, name), table[4])
 

@@ -1,4 +1,6 @@
-"""SETAdam: groups, state, checkpoints, and the choice of a path. The arithmetic is elsewhere."""
+"""The face: SETAdam with its groups, options and state. It checks all that a step is given before anything changes, and
+hands the work on: to the path of each layer, by way of the processes that share it.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -7,30 +9,36 @@ import torch
 from torch.optim import Optimizer
 
 from setadam_core.layers import check_layer_axes
-from setadam_torch import _at_once, _bulk, _checkpoint, _fused, _memory, _mesh, _scaler, _sharded
-from setadam_torch._blocks import blocks
-from setadam_torch._blocks import serves as blocks_serve
-from setadam_torch._foreach import foreach
-from setadam_torch._layers import (
-    STATE,
+from setadam_torch import scaler
+from setadam_torch.checks import in_bulk
+from setadam_torch.checks.mesh import is_dtensor, waited
+from setadam_torch.checks.options import (
     Group,
     Tensor,
-    Tensors,
     check_group,
+    check_spelling,
+    refuse_amsgrad,
+    step_device,
+    with_plain_betas,
+    without_amsgrad,
+)
+from setadam_torch.checks.params import (
+    STATE,
     check_moments,
     check_param,
     check_representable,
     check_whole,
     is_new,
-    moment_dtype,
     named,
     parameter_name,
-    step_device,
-    with_plain_betas,
 )
-from setadam_torch._mesh import is_dtensor
-from setadam_torch._names import check_spelling, refuse_amsgrad, without_amsgrad
-from setadam_torch._single import single
+from setadam_torch.checks.tensors import Tensors, moment_dtype
+from setadam_torch.paths.choice import by_path, why_no_kernel
+from setadam_torch.paths.columns import Columns
+from setadam_torch.paths.cpu_kernel import at_once
+from setadam_torch.sharding.step import step as step_shards
+from setadam_torch.state import checkpoints
+from setadam_torch.state.statistics import statistics
 
 
 class SETAdam(Optimizer):  # type: ignore[misc]  # torch is untyped where it is not installed
@@ -151,41 +159,30 @@ class SETAdam(Optimizer):  # type: ignore[misc]  # torch is untyped where it is 
         return loss
 
     def _update(self) -> None:
-        compiling, scaler = torch.compiler.is_compiling(), self._scaler()
-        unscaled = all(x is None for x in scaler)
-        if not compiling and unscaled and _at_once.step(self.param_groups, self.state):
+        compiling, scaled = torch.compiler.is_compiling(), scaler.left_on(self)
+        if not compiling and scaled is None and at_once.step(self.param_groups, self.state):
             return
-        work: list[Any] = []
+        work: list[tuple[Group, Columns]] = []
         if compiling:
             for group in self.param_groups:
-                columns: Any = [[], [], [], [], []]
+                columns = Columns([], [], [], [], [])
                 self._init_group(group, *columns)
                 work.append((group, columns))
         else:
             checked = [self._checked(group) for group in self.param_groups]  # all, before anything is updated
             for group, (params, grads) in zip(self.param_groups, checked, strict=True):
-                work.append((group, self._columns(group, params, list(map(_mesh.waited, grads)))))
-        for group, columns in _sharded.step(work):
-            if compiling:
-                _scaler.without_reading(foreach, group, columns, *scaler)
+                work.append((group, self._columns(group, params, list(map(waited, grads)))))
+        for group, columns in step_shards(work):
+            if scaled is not None:
+                scaler.step(group, columns, scaled)
                 continue
-            here, elsewhere = (columns, []) if unscaled else _scaler.on_cpu(columns, *scaler)
-            for path, part in _by_path(group, here).items():
-                path(group, *part)
-            for path, part in _by_path(group, elsewhere).items() if elsewhere else ():
-                if path is _fused.fused:
-                    _fused.fused(group, *part, **dict(zip(_scaler.NAMES, scaler, strict=True)))
-                else:
-                    _scaler.without_reading(path, group, part, *scaler)
-
-    def _scaler(self) -> tuple[Tensor | None, Tensor | None]:
-        """What torch.amp.GradScaler hands over, see `_scaler`."""
-        return getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
+            for path, part in by_path(group, columns).items():
+                path.step(group, part)
 
     @property
     def _step_supports_amp_scaling(self) -> bool:
-        """Tells torch.amp.GradScaler to leave scaling and skipping to `step`, by attributes of its own. It keeps
-        them itself where there are DTensors, of which a process does not see all.
+        """Tells torch.amp.GradScaler to leave scaling and skipping to `step`, by its two attributes. The
+        scaler does both itself where there are DTensors, of which a process sees a part.
         """
         fused = all(group["fused"] for group in self.param_groups)
         return fused and not any(is_dtensor(param) for group in self.param_groups for param in group["params"])
@@ -210,15 +207,15 @@ class SETAdam(Optimizer):  # type: ignore[misc]  # torch is untyped where it is 
         found = [(param, grad) for param in group["params"] if (grad := param.grad) is not None]
         params, grads = [param for param, _ in found], [grad for _, grad in found]
         states = [self.state.get(param, {}) for param in params]
-        if _bulk.pass_all_checks(group, params, grads, states):
+        if in_bulk.pass_all_checks(group, params, grads, states):
             _check_kernel(params[0], group)
         else:
             self._check_each(group)
         check_representable(params, hp)
         return params, grads
 
-    def _columns(self, group: Group, params: Tensors, grads: Tensors) -> list[Tensors]:
-        """Parameters, gradients and their states, which are made where there is none yet."""
+    def _columns(self, group: Group, params: Tensors, grads: Tensors) -> Columns:
+        """Parameters, gradients and their states. A state that is not there yet is made."""
         states = [self.state[param] for param in params]
         for param, state in zip(params, states, strict=True):
             if is_new(state):
@@ -226,7 +223,7 @@ class SETAdam(Optimizer):  # type: ignore[misc]  # torch is untyped where it is 
                 state["step"] = torch.zeros((), dtype=torch.float64, device=step_device(param, group))
                 state["exp_avg"] = torch.zeros_like(param, **zeros)
                 state["exp_avg_sq"] = torch.zeros_like(param, **zeros)
-        return [params, grads, *([state[key] for state in states] for key in STATE)]
+        return Columns(params, grads, *([state[key] for state in states] for key in STATE))
 
     def _check_each(self, group: Group) -> None:
         """Raise, by the parameter's name, what is wrong with it, its gradient or its state."""
@@ -246,14 +243,14 @@ class SETAdam(Optimizer):  # type: ignore[misc]  # torch is untyped where it is 
         """Load a state_dict of SETAdam, or of torch.optim.Adam or AdamW to switch in the middle of a
         run. Moments keep float32 for 16-bit parameters. A state that does not fit changes nothing.
         """
-        hook = self.register_load_state_dict_pre_hook(_checkpoint.keep_dtypes)
+        hook = self.register_load_state_dict_pre_hook(checkpoints.keep_dtypes)
         try:
             super().load_state_dict(state_dict)
         finally:
             hook.remove()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        _checkpoint.complete(state, self.__dict__.get("param_groups"), self.__dict__.get("defaults"))
+        checkpoints.complete(state, self.__dict__.get("param_groups"), self.__dict__.get("defaults"))
         super().__setstate__(state)
 
     def layer_statistics(self) -> dict[str, dict[str, Any]]:
@@ -277,41 +274,11 @@ class SETAdam(Optimizer):  # type: ignore[misc]  # torch is untyped where it is 
             for i, param in enumerate(group["params"])
             if param.numel() > 0 and self.state.get(param) and self.state[param]["step"] > 0
         ]
-        return dict(zip((name for name, _ in asked), _sharded.statistics([x for _, x in asked]), strict=True))
-
-
-def _by_path(group: Group, columns: Any) -> dict[Any, Any]:
-    """The layers of a group sorted by the implementation that updates them. All have one signature:
-    group, params, grads, exp_avgs, exp_avg_sqs, steps.
-    """
-    asked = not _fused.wanted(group) and (group["differentiable"] or group["foreach"] is not None)
-    if asked and not (group["foreach"] and not _memory.hold_values(*columns)):
-        return {foreach if group["foreach"] else single: columns}
-    if not asked and _bulk.take_one_path(group, *columns[:4]):
-        return {_path(group, [x[0] for x in columns[:4]]): columns}
-    by_path: dict[Any, Any] = {}
-    for layer in zip(*columns, strict=True):
-        path = _path(group, layer[:4])
-        for column, x in zip(by_path.setdefault(path, [[], [], [], [], []]), layer, strict=True):
-            column.append(x)
-    return by_path
-
-
-def _path(group: Group, tensors: Any) -> Any:
-    """The implementation for one layer, given θ, g, m, v, where neither single tensors nor autograd were asked for.
-    Of tensors without memory of their values, single operations are all that can be relied on.
-    """
-    if not _memory.hold_values(tensors):
-        return single
-    if _fused.wanted(group) and _fused.serves(group, *tensors):
-        return _fused.fused
-    if not group["foreach"] and blocks_serve(group, *tensors):
-        return blocks
-    return foreach
+        return dict(zip((name for name, _ in asked), statistics([x for _, x in asked]), strict=True))
 
 
 def _check_kernel(param: Tensor, group: Group) -> None:
     if not group["fused"] or param.device.type == "meta":  # which device it will be on is not known yet
         return
-    if (reason := _fused.why_not(param.device.type, param.dtype)) is not None:
+    if (reason := why_no_kernel(param.device.type, param.dtype)) is not None:
         raise RuntimeError(f"fused=True cannot be had: {reason}")

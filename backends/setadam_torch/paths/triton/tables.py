@@ -1,4 +1,4 @@
-"""Where the layers of a step lie in memory, as the kernels of `_triton` read it, and their scratch memory.
+"""Where the layers of a step lie in memory, as the kernels read it, and their scratch memory.
 
 A plan depends on addresses and sizes alone, so plans are found again by these: a step over the same
 tensors copies nothing to the device and allocates nothing. In a training loop the allocator gives the
@@ -16,10 +16,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from setadam_torch import _memory
-from setadam_torch._layers import Tensor, compute_dtype
+from setadam_torch.checks import memory
+from setadam_torch.checks.tensors import Tensor, Tensors, compute_dtype
 
-Tensors = list[Tensor]
 PARTS, COEFFICIENTS = 4, 4  # rows of what the kernels keep of chunks and of layers
 # Coordinates in a chunk: few, to keep every multiprocessor busy with small layers; more in large sets,
 # so that a layer's chunks are soon put together.
@@ -44,8 +43,8 @@ class Plan(NamedTuple):
     coefficients: Tensor  # float64, COEFFICIENTS × layers
 
 
-class Columns(NamedTuple):
-    """Contiguous real tensors of one device and dtype, a column for each role, and layers in each."""
+class Dense(NamedTuple):
+    """Contiguous real tensors of one device and dtype, a column for each role, and how many layers each tensor has."""
 
     params: Tensors
     grads: Tensors
@@ -60,10 +59,10 @@ _of_graphs: list[Any] = []  # plans and pinned memory that captured graphs refer
 _set_aside: list[Tensor] = []  # at most one piece of pinned memory
 
 
-def plan_of(columns: Columns) -> Plan:
+def plan_of(columns: Dense) -> Plan:
     """The plan for these tensors, from among those made before if it is there."""
     device = columns.params[0].device
-    addresses = _memory.addresses([x for tensors in columns[:5] for x in tensors])
+    addresses = memory.addresses([x for tensors in columns[:5] for x in tensors])
     if addresses is None:
         _check(columns)  # says more of a tensor on another device
         raise TypeError("the kernels take tensors that own the memory of their values alone")
@@ -85,7 +84,7 @@ def plan_of(columns: Columns) -> Plan:
     return found
 
 
-def _make(columns: Columns, addresses: list[int], sizes: list[int], capturing: bool) -> Plan:
+def _make(columns: Dense, addresses: list[int], sizes: list[int], capturing: bool) -> Plan:
     _check(columns)
     chunk = _CHUNK if sum(sizes) < _LARGE else _LARGE_CHUNK
     table, owner, most = lay_out(columns, addresses, sizes, chunk)
@@ -106,7 +105,7 @@ def _make(columns: Columns, addresses: list[int], sizes: list[int], capturing: b
     )
 
 
-def lay_out(columns: Columns, addresses: list[int], sizes: list[int], chunk: int) -> tuple[Int64s, Int64s, int]:
+def lay_out(columns: Dense, addresses: list[int], sizes: list[int], chunk: int) -> tuple[Int64s, Int64s, int]:
     """The table, (columns, layers), the layer of each chunk, and the largest number of chunks of a layer."""
     counts = np.array(columns.counts, np.int64)
     tensor = np.repeat(np.arange(counts.size), counts)  # of each layer
@@ -129,7 +128,7 @@ def _capturing(device: Any) -> bool:
     return device.type == "cuda" and bool(torch.cuda.is_current_stream_capturing())
 
 
-def _check(columns: Columns) -> None:
+def _check(columns: Dense) -> None:
     """Refuse what the kernels would read as memory of another kind."""
     first = columns.params[0]
     dtypes = first.dtype, first.dtype, compute_dtype(first), compute_dtype(first), torch.float64

@@ -1,4 +1,4 @@
-"""Two processes between which `setadam_torch.conformance` spreads parameters, as DTensors over gloo."""
+"""Two processes between which `default` spreads parameters, as DTensors over gloo."""
 
 import functools
 import multiprocessing
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from setadam_conformance.protocol import LayerState, NumPyArray
+from setadam_torch.conformance.adapters import OwnChoice
 
 RANKS = 2
 LAYOUTS = ("rows", "columns", "replicas")
@@ -75,9 +76,7 @@ def _step(
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
-    from setadam_torch.conformance import TorchDefault
-
-    adapter, mesh = TorchDefault(), init_device_mesh("cpu", (RANKS,))
+    adapter, mesh = OwnChoice(), init_device_mesh("cpu", (RANKS,))
 
     def spread(x: NumPyArray, like: NumPyArray) -> Any:
         """Moments, whose complex numbers are pairs, by the shape of their parameter."""
@@ -92,7 +91,7 @@ def _step(
         return adapter.to_numpy(torch.view_as_real(full) if real and full.is_complex() else full)
 
     own = [spread(p, p) for p in params]
-    optimizer = adapter._optimizer(own, hp, layer_axes)
+    optimizer = adapter.optimizer(own, hp, layer_axes)
     for param, p, grad, state in zip(own, params, grads, states, strict=True):
         param.grad = spread(grad, p)
         step = torch.tensor(float(state.t), dtype=torch.float64)

@@ -5,7 +5,9 @@ from typing import Any
 
 import torch
 
-from setadam_torch._layers import STATE, Group, Tensor, check_moments, is_new, moment_dtype, named, step_device
+from setadam_torch.checks.options import Group, step_device
+from setadam_torch.checks.params import STATE, check_moments, is_new, named
+from setadam_torch.checks.tensors import Tensor, moment_dtype
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _IMPLEMENTATION = ("foreach", "fused", "capturable", "differentiable")

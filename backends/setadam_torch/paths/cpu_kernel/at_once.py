@@ -1,7 +1,7 @@
-"""The usual step on the CPU: everything is as it should be, and the kernel is given addresses.
+"""The usual step on the CPU: the checks and the addresses of all layers at once, then one call of the kernel.
 
-That it is so is found out for all layers at once, in a fraction of the time that Python takes to look at each.
-Where something is otherwise, or in doubt, nothing is done here, and the general way finds out what it is.
+The checks take a fraction of the time that Python needs to look at each layer. Where one fails or is in doubt,
+nothing is done here, and the general way finds out why.
 """
 
 from collections.abc import Iterable, Mapping
@@ -10,13 +10,16 @@ from typing import Any
 import torch
 
 from setadam_numpy import kernel
-from setadam_torch import _fused, _mesh
-from setadam_torch._layers import Group, Tensor, Tensors, check_group, check_representable
+from setadam_torch.checks import mesh
+from setadam_torch.checks.options import Group, check_group, leaves_choice_to_kernel
+from setadam_torch.checks.params import check_representable
+from setadam_torch.checks.tensors import Tensor, Tensors
+from setadam_torch.paths.cpu_kernel.path import CPUKernel
 
 
 def step(groups: Iterable[Group], state: Mapping[Tensor, Any]) -> bool:
     """Update all groups, or none and return False. Raises what is wrong with an option. While it runs, no other
-    thread may put other tensors into a state.
+    thread may replace the tensors of a state.
     """
     work = []
     for group in groups:
@@ -31,16 +34,16 @@ def step(groups: Iterable[Group], state: Mapping[Tensor, Any]) -> bool:
         check_representable(params[:1], hp)
         work.append((params, hp, located))
     for params, hp, located in work:
-        torch.autograd.graph.increment_version(params)  # autograd does not see what is written by address
+        torch.autograd.graph.increment_version(params)  # autograd does not see writes by address
         kernel.step(located.layers, kernel.count_up(located.counts), hp, threads=torch.get_num_threads())
     return True
 
 
 def _located(group: Group, params: Tensors, grads: Tensors, states: list[Any]) -> Any:
-    if not params or not params[0].is_cpu or not _fused.wanted(group) or group["layer_axes"] is not None:
+    if not params or not params[0].is_cpu or not leaves_choice_to_kernel(group) or group["layer_axes"] is not None:
         return None
-    if _fused.why_not("cpu", params[0].dtype) is not None or not _mesh.are_unmarked(params):
+    if CPUKernel.missing(params[0].dtype) is not None or not mesh.are_unmarked(params):
         return None
-    from setadam_torch import _dlpack  # needs Numba
+    from setadam_torch.paths.cpu_kernel import dlpack  # needs Numba
 
-    return _dlpack.locate(params[0].dtype, params, grads, states)
+    return dlpack.locate(params[0].dtype, params, grads, states)

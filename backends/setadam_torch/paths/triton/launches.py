@@ -1,90 +1,67 @@
-"""The CUDA path: all layers of a group in three launches, by kernels written in Triton.
+"""The launches: all layers of a group in three, by kernels written in Triton.
 
 One pass over memory updates the moments and gathers what γ and min w need, a second updates θ: 9 words
 of traffic a coordinate, where a fused Adam has 7. Between them a small kernel puts each layer's chunks
 together. Nothing waits for the device, step counts live on it, and a step over tensors that were seen
 before allocates nothing, so a CUDA graph can hold it. No result depends on the order in which chunks
 happen to run.
-
-The two phases can be called apart, by whoever has to combine the statistics of layers that are spread
-over processes in between.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from importlib.util import find_spec
 from typing import Any
 
 import torch
 
 from setadam_core.layers import check_layer_axes
 from setadam_core.parts import Parts
-from setadam_torch import _memory
-from setadam_torch._layers import Group, Tensor, compute_dtype, hyperparameters, real
-from setadam_torch._triton_tables import Columns, Plan, Tensors, plan_of
+from setadam_torch.checks import memory
+from setadam_torch.checks.options import Group, hyperparameters
+from setadam_torch.checks.tensors import Tensor, Tensors, compute_dtype, real
+from setadam_torch.paths.columns import Columns, by_device_and_dtype
+from setadam_torch.paths.parts import layer_count
+from setadam_torch.paths.triton.tables import Dense, Plan, plan_of
 
 LANES = 512  # coordinates at a time: 4 for each of 128 threads, one 16-byte word each of float32
 CONTRACT = {"enable_fp_fusion": True}  # Triton's own default changes from version to version
 
 
-def why_not() -> str | None:
-    """What is missing for this path, or None."""
-    if find_spec("triton") is None:
-        return "it needs Triton, which PyTorch's CUDA builds bring along: pip install triton"
-    return None
-
-
 def step_layers(
-    group: Group,
-    params: Tensors,
-    grads: Tensors,
-    exp_avgs: Tensors,
-    exp_avg_sqs: Tensors,
-    steps: Tensors,
-    *,
-    grad_scale: Tensor | None = None,
-    found_inf: Tensor | None = None,
+    group: Group, columns: Sequence[Tensors], *, grad_scale: Tensor | None = None, found_inf: Tensor | None = None
 ) -> None:
     """One step of many tensors, in place: three launches for each device and dtype.
 
-    group: options as of SETAdam. An lr that is a Tensor on a device is read there.
-
-    params, grads, exp_avgs, exp_avg_sqs: strided tensors of any shape, checked by the caller. What is not
-    dense, or has layer_axes that are not the trailing ones, is worked on in a copy.
-
-    steps: 0-d float64 tensors on the parameters' device, one for each; counted up here.
-
-    grad_scale, found_inf: one-element float32 tensors on a device, as of torch.amp.GradScaler. Gradients
-    are divided by grad_scale, in place too: after a scaler's step they are unscaled on all of torch's
-    paths. Without it they are never written. Nothing changes, step counts included, where found_inf
-    is not 0.
+    Parameters
+    ----------
+    group :
+        Options as of SETAdam. An lr that is a Tensor on a device is read there.
+    columns :
+        Parameters, gradients, first and second moments, and step counts, see `Columns`. Strided tensors of any
+        shape, checked by the caller; a tensor that is not dense, or whose layer_axes are not the trailing ones, is
+        copied and copied back. Step counts are 0-d float64 tensors on the parameters' device.
+    grad_scale, found_inf :
+        One-element float32 tensors on a device, as of torch.amp.GradScaler. Gradients are divided by grad_scale,
+        in place: after a scaler's step they are unscaled on all of torch's paths. Without it they are never
+        written. Nothing changes, step counts included, where found_inf is not 0.
 
     Raises
     ------
     ValueError : sizes, devices, or a dtype of steps that do not fit. Nothing has been updated then.
     """
-    for columns in _by_device_and_dtype(params, grads, exp_avgs, exp_avg_sqs, steps):
-        with _contiguous(group, columns, writes_grads=grad_scale is not None) as (dense, plan):
+    for part in by_device_and_dtype(Columns(*columns)):
+        with _contiguous(group, part, writes_grads=grad_scale is not None) as (dense, plan):
             kernels = _Kernels(group, dense, plan, found_inf)
             kernels.moments(grad_scale)
             kernels.coefficients(None, None)
             kernels.descend()
-    torch.autograd.graph.increment_version(params)  # autograd does not see what is written by address
+    torch.autograd.graph.increment_version(columns[0])  # autograd does not see writes by address
 
 
 def moments(
-    group: Group,
-    params: Tensors,
-    grads: Tensors,
-    exp_avgs: Tensors,
-    exp_avg_sqs: Tensors,
-    steps: Tensors,
-    *,
-    grad_scale: Tensor | None = None,
-    found_inf: Tensor | None = None,
+    group: Group, columns: Sequence[Tensors], *, grad_scale: Tensor | None = None, found_inf: Tensor | None = None
 ) -> Parts:
-    """The first phase of `step_layers`, for tensors of one device and dtype: moments and step counts.
+    """The first pass of `step_layers`, for tensors of one device and dtype: moments and step counts.
 
     Returns
     -------
@@ -92,45 +69,36 @@ def moments(
         of a tensor with layer_axes follow one another. The next step of these tensors overwrites
         them. They mean nothing where found_inf is not 0.
     """
-    columns = _of_one_kind(params, grads, exp_avgs, exp_avg_sqs, steps)
-    with _contiguous(group, columns, writes_grads=grad_scale is not None) as (dense, plan):
+    with _contiguous(group, _of_one_kind(columns), writes_grads=grad_scale is not None) as (dense, plan):
         kernels = _Kernels(group, dense, plan, found_inf)
         kernels.moments(grad_scale)
         return kernels.parts()
 
 
 def descend(
-    group: Group,
-    params: Tensors,
-    exp_avgs: Tensors,
-    exp_avg_sqs: Tensors,
-    steps: Tensors,
-    gammas: Tensor,
-    lows: Tensor,
-    *,
-    found_inf: Tensor | None = None,
+    group: Group, columns: Sequence[Tensors], gammas: Tensor, lows: Tensor, *, found_inf: Tensor | None = None
 ) -> None:
-    """The second phase: θ of the same tensors, given γ and min v of each whole layer.
+    """The second pass: θ of the same tensors, given γ and min v of each whole layer. No gradient is read.
 
-    gammas, lows: contiguous float64 tensors of shape (layers,) on the device, as
-    `setadam_core.parts.combine` makes them of the Parts of all processes.
+    gammas, lows : contiguous float64 tensors of shape (layers,) on the device, as
+        `setadam_core.parts.combine` makes them of the Parts of all processes.
     """
-    columns = _of_one_kind(params, params, exp_avgs, exp_avg_sqs, steps)  # no gradient is read
-    with _contiguous(group, columns, writes_grads=False) as (dense, plan):
+    kind = _of_one_kind(columns)._replace(grads=columns[0])
+    with _contiguous(group, kind, writes_grads=False) as (dense, plan):
         kernels = _Kernels(group, dense, plan, found_inf)
         kernels.coefficients(gammas, lows)
         kernels.descend()
-    torch.autograd.graph.increment_version(params)
+    torch.autograd.graph.increment_version(columns[0])
 
 
 class _Kernels:
     """The launches for one plan, and the arguments that they share."""
 
-    def __init__(self, group: Group, columns: Columns, plan: Plan, found_inf: Tensor | None) -> None:
-        from setadam_torch import _triton_kernels  # imports Triton, which other paths do without
+    def __init__(self, group: Group, columns: Dense, plan: Plan, found_inf: Tensor | None) -> None:
+        from setadam_torch.paths.triton import kernels  # imports Triton, which other paths do without
 
         param = columns.params[0]
-        self._source, self._plan, self._device = _triton_kernels, plan, param.device
+        self._source, self._plan, self._device = kernels, plan, param.device
         self._uncounted = [t for t, layers in zip(columns.steps, columns.counts, strict=True) if layers == 0]
         self._hp = hyperparameters(group)
         self._found_inf = _on(param.device, "found_inf", found_inf)
@@ -231,35 +199,22 @@ class _Kernels:
         return torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext()
 
 
-def _by_device_and_dtype(*columns: Tensors) -> list[list[Tensors]]:
-    """The same columns, apart for each device and dtype of the first: a kernel knows one of each."""
-    first = columns[0]
-    if len({(x.device, x.dtype) for x in first}) == 1:
-        return [list(columns)]
-    parts: dict[Any, list[Tensors]] = {}
-    for row in zip(*columns, strict=True):
-        part = parts.setdefault((row[0].device, row[0].dtype), [[] for _ in columns])
-        for column, x in zip(part, row, strict=True):
-            column.append(x)
-    return list(parts.values())
-
-
-def _of_one_kind(*columns: Tensors) -> list[Tensors]:
-    parts = _by_device_and_dtype(*columns)
-    if len(parts) != 1:
-        raise ValueError(f"params must be tensors of one device and dtype, got {len(parts)} kinds")
-    return parts[0]
+def _of_one_kind(columns: Sequence[Tensors]) -> Columns:
+    kinds = by_device_and_dtype(Columns(*columns))
+    if len(kinds) != 1:
+        raise ValueError(f"params must be tensors of one device and dtype, got {len(kinds)} kinds")
+    return kinds[0]
 
 
 @contextmanager
-def _contiguous(group: Group, columns: list[Tensors], *, writes_grads: bool) -> Iterator[tuple[Columns, Plan]]:
+def _contiguous(group: Group, columns: Columns, *, writes_grads: bool) -> Iterator[tuple[Dense, Plan]]:
     """The tensors as contiguous real ones, of which the layers are contiguous parts, and their plan.
     They share memory with the tensors given where that is laid out so, else the copies are copied back.
     """
-    main, steps = columns[:4], columns[4]
+    main, steps = list(columns[:4]), columns.steps
     axes, counts, copies = group["layer_axes"], [1] * len(steps), []
     if axes is not None or main[0][0].is_complex() or not all(x.is_contiguous() for xs in main for x in xs):
-        counts = [_layer_count(param, axes) for param in main[0]]
+        counts = [layer_count(param, axes) for param in main[0]]
         orders = [_memory_order(param, axes) for param in main[0]]
         views = [[real(x).permute(order) for x, order in zip(xs, orders, strict=True)] for xs in main]
         main = [[view.contiguous() for view in xs] for xs in views]
@@ -270,7 +225,7 @@ def _contiguous(group: Group, columns: list[Tensors], *, writes_grads: bool) -> 
             for view, copy in zip(views[i], main[i], strict=True)
             if copy is not view  # what is contiguous already is returned itself
         ]
-    dense = Columns(main[0], main[1], main[2], main[3], steps, counts)
+    dense = Dense(main[0], main[1], main[2], main[3], steps, counts)
     yield dense, plan_of(dense)
     for view, copy in copies:
         view.copy_(copy)
@@ -285,20 +240,12 @@ def _memory_order(param: Tensor, layer_axes: Any) -> list[int]:
     return [axis for axis in range(x.ndim) if axis not in inner] + list(inner)
 
 
-def _layer_count(param: Tensor, layer_axes: Any) -> int:
-    """How many layers a tensor holds: 0, if it is a stack of none; a layer may have no coordinates."""
-    if layer_axes is None:
-        return 1
-    inner = check_layer_axes(layer_axes, param.ndim)
-    return math.prod(n for axis, n in enumerate(param.shape) if axis not in inner)
-
-
 def _on(device: Any, name: str, x: Tensor | None) -> Tensor | None:
     """A tensor of one number where the kernels read it, by its address. TypeError if it has none."""
     if x is None:
         return None
     x = x.to(device, non_blocking=True)
-    if not _memory.hold_values([x]):
+    if not memory.hold_values([x]):
         raise TypeError(f"{name} must own the memory of its value, got a {type(x).__name__}")
     return x
 

@@ -1,9 +1,8 @@
-"""Questions about many tensors at once.
+"""The checks of `params`, asked of all tensors at once.
 
-Python reads an attribute of a tensor in 50 ns; to check one layer after the other takes some µs, more than
-the kernel needs for a small layer. So one attribute at a time is read of all tensors, which answers for
-almost every step that all is well. Only where the answer is no is each layer checked, by `_layers`, and what
-is wrong named.
+Python reads an attribute of a tensor in 50 ns. To check one layer after the other takes some µs, more than
+the kernel needs for a small layer. So one attribute at a time is read of all tensors, and almost every step
+passes. Where one does not, `params` checks each layer and names what is wrong.
 """
 
 from itertools import chain
@@ -12,8 +11,10 @@ from typing import Any
 
 import torch
 
-from setadam_torch import _memory, _mesh
-from setadam_torch._layers import STATE, Group, Tensors, moment_dtype, serves_dtype, step_device
+from setadam_torch.checks import memory, mesh
+from setadam_torch.checks.options import Group, step_device
+from setadam_torch.checks.params import STATE
+from setadam_torch.checks.tensors import Tensors, has_compute_dtype, moment_dtype
 
 _dtype, _device, _is_cpu, _layout, _shape = map(attrgetter, ("dtype", "device", "is_cpu", "layout", "shape"))
 
@@ -30,8 +31,8 @@ def pass_all_checks(group: Group, params: Tensors, grads: Tensors, states: list[
     counts = [state["step"] for state in states]
     first, outer = params[0], params + grads
     return bool(
-        _mesh.are_plain(params, grads, moments, counts)
-        and serves_dtype(first)
+        mesh.are_plain(params, grads, moments, counts)
+        and has_compute_dtype(first)
         and set(map(_layout, outer + moments)) == {torch.strided}
         and set(map(_dtype, outer)) == {first.dtype}
         and set(map(_dtype, moments)) == {moment_dtype(first)}
@@ -41,10 +42,10 @@ def pass_all_checks(group: Group, params: Tensors, grads: Tensors, states: list[
         and set(map(_shape, counts)) == {torch.Size()}
         and set(map(_dtype, counts)) == {torch.float64}
         and set(map(_device, counts)) == {step_device(first, group)}
-        and _memory.are_allocated(outer + moments + counts)
+        and memory.are_allocated(outer + moments + counts)
         and not (first.is_complex() and any(map(torch.Tensor.is_conj, moments)))
         and (torch.is_inference_mode_enabled() or not any(map(torch.Tensor.is_inference, params + moments + counts)))
-        and not any(map(_memory.overlaps_itself, params + moments))
+        and not any(map(memory.overlaps_itself, params + moments))
     )
 
 
@@ -60,8 +61,8 @@ def _share_device(tensors: Tensors) -> bool:
 
 
 def take_one_path(group: Group, params: Tensors, grads: Tensors, *moments: Tensors) -> bool:
-    """Whether what is said of the first layer's place in memory holds for all: real tensors of one dtype and
-    device in C's order, whose memory holds the values that they stand for.
+    """Whether the path that serves the first layer serves all: real tensors of one dtype and device, contiguous,
+    whose memory holds their values.
     """
     return bool(
         params
@@ -69,5 +70,5 @@ def take_one_path(group: Group, params: Tensors, grads: Tensors, *moments: Tenso
         and not params[0].is_complex()
         and are_alike(params)
         and all(map(torch.Tensor.is_contiguous, chain(params, grads, *moments)))
-        and _memory.hold_values(params, grads, *moments)
+        and memory.hold_values(params, grads, *moments)
     )

@@ -1,0 +1,164 @@
+"""SETAdam as its options choose a path: the adapters that need nothing but this process."""
+
+import copy
+import io
+import pickle
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import torch
+
+from setadam_conformance.protocol import Capabilities, LayerState, Native, NumPyArray
+from setadam_torch import SETAdam
+from setadam_torch.checks.tensors import real
+from setadam_torch.paths.choice import by_path, why_no_kernel
+from setadam_torch.paths.protocol import two_passes
+
+DTYPES = ("float64", "float32", "bfloat16", "float16")
+RELOADS = ("state_dict", "pickle", "deepcopy", "torch.save")
+
+
+class TorchSingle:
+    """SETAdam with foreach=False; the base of the other paths."""
+
+    name = "torch:single"
+    framework = "torch"
+    capabilities = Capabilities(dtypes=DTYPES, devices=("cpu", "cuda"), in_place=True, reloads=RELOADS)
+    _foreach: bool | None = False
+    _fused: bool | None = False
+
+    def __init__(self, device: str = "cpu") -> None:
+        if device not in self.capabilities.devices or (device == "cuda" and not torch.cuda.is_available()):
+            raise RuntimeError(f"{self.name} has no device {device!r}")
+        self._device = torch.device(device)
+
+    def from_numpy(self, x: NumPyArray) -> Native:
+        x = np.array(x, order="K")
+        if x.dtype == ml_dtypes.bfloat16:
+            return torch.from_numpy(x.view(np.uint16)).view(torch.bfloat16).to(self._device)
+        return torch.from_numpy(x).to(self._device)
+
+    def to_numpy(self, x: Native) -> NumPyArray:
+        x = x.detach().cpu()
+        if x.dtype == torch.bfloat16:
+            return x.view(torch.uint16).numpy().view(ml_dtypes.bfloat16)  # type: ignore[no-any-return]
+        return x.numpy()  # type: ignore[no-any-return]
+
+    def step(
+        self,
+        params: Sequence[Native],
+        grads: Sequence[Native],
+        states: Sequence[LayerState],
+        hp: Mapping[str, Any],
+        layer_axes: Sequence[tuple[int, ...] | None],
+    ) -> tuple[list[Native], list[LayerState]]:
+        optimizer = self.optimizer(params, hp, layer_axes)
+        put(optimizer, params, grads, states)
+        optimizer.step()
+        return list(params), states_of(optimizer, params)
+
+    def reload(
+        self, how: str, params: Sequence[Native], states: Sequence[LayerState], hp: Mapping[str, Any]
+    ) -> list[LayerState]:
+        axes = [None] * len(params)
+        optimizer = self.optimizer(params, hp, axes)
+        put(optimizer, params, [None] * len(params), states)
+        if how == "pickle":
+            other = pickle.loads(pickle.dumps(optimizer))
+        elif how == "deepcopy":
+            other = copy.deepcopy(optimizer)
+        else:
+            state_dict = optimizer.state_dict()
+            if how == "torch.save":
+                file = io.BytesIO()
+                torch.save(state_dict, file)
+                file.seek(0)
+                state_dict = torch.load(file, weights_only=True)
+            elif how != "state_dict":
+                raise ValueError(f"how must be one of {RELOADS}, got {how!r}")
+            other = self.optimizer([p.clone() for p in params], hp, axes)
+            other.load_state_dict(state_dict)
+        return states_of(other, [p for group in other.param_groups for p in group["params"]])
+
+    def optimizer(self, params: Sequence[Native], hp: Mapping[str, Any], layer_axes: Sequence[Any]) -> Any:
+        options = dict(hp)
+        if "beta1" in options or "beta2" in options:
+            options["betas"] = (options.pop("beta1", 0.9), options.pop("beta2", 0.999))
+        groups = [{"params": [p], "layer_axes": a} for p, a in zip(params, layer_axes, strict=True)]
+        if len(set(layer_axes)) == 1:  # the layers of one group go through foreach together
+            groups = [{"params": list(params), "layer_axes": layer_axes[0]}]
+        return SETAdam(groups, foreach=self._foreach, fused=self._fused, **options)
+
+
+class TorchForeach(TorchSingle):
+    """SETAdam with foreach=True."""
+
+    name = "torch:foreach"
+    _foreach = True
+
+
+class TorchFused(TorchSingle):
+    """SETAdam with fused=True."""
+
+    name = "torch:fused"
+    _foreach = None
+    _fused = True
+
+    def __init__(self, device: str = "cpu") -> None:
+        super().__init__(device)
+        if (reason := why_no_kernel(device, torch.float32)) is not None:
+            raise ImportError(reason)
+
+
+class TorchBlocks(TorchSingle):
+    """SETAdam with fused=False: what the default is on a CPU without Numba."""
+
+    name = "torch:blocks"
+    _foreach = None
+
+
+class OwnChoice(TorchSingle):
+    """SETAdam with its own choice of a path, as users make it; the base of adapters that do more."""
+
+    _foreach = None
+    _fused = None
+
+
+class TorchTwoPasses(OwnChoice):
+    """The two passes of each path, as a sharded step takes them, also where a whole step would be one call."""
+
+    name = "torch:two-passes"
+    capabilities = replace(TorchSingle.capabilities, reloads=())
+
+    def step(
+        self,
+        params: Sequence[Native],
+        grads: Sequence[Native],
+        states: Sequence[LayerState],
+        hp: Mapping[str, Any],
+        layer_axes: Sequence[tuple[int, ...] | None],
+    ) -> tuple[list[Native], list[LayerState]]:
+        optimizer = self.optimizer(params, hp, layer_axes)
+        put(optimizer, params, grads, states)
+        checked = [(group, optimizer._checked(group)) for group in optimizer.param_groups]
+        for group, found in checked:
+            for path, columns in by_path(group, optimizer._columns(group, *found)).items():
+                two_passes(path, group, columns)
+        return list(params), states_of(optimizer, params)
+
+
+def put(optimizer: Any, params: Sequence[Native], grads: Sequence[Native], states: Sequence[LayerState]) -> None:
+    """Make the given tensors the optimizer's own gradients and state."""
+    for param, grad, state in zip(params, grads, states, strict=True):
+        param.grad = grad
+        m, v = (torch.view_as_complex(x) if param.is_complex() else x for x in (state.m, state.v))
+        step = torch.tensor(float(state.t), dtype=torch.float64)
+        optimizer.state[param] = {"step": step, "exp_avg": m, "exp_avg_sq": v}
+
+
+def states_of(optimizer: Any, params: Sequence[Native]) -> list[LayerState]:
+    entries = [optimizer.state[p] for p in params]
+    return [LayerState(real(s["exp_avg"]), real(s["exp_avg_sq"]), int(s["step"])) for s in entries]

@@ -1,0 +1,1 @@
+"""What outlives a step: checkpoints, the neutral form of other frameworks, and statistics. Nothing here steps."""
