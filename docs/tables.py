@@ -177,7 +177,7 @@ def correction_by_step() -> str:
         power = float(np.float32(1) - np.float32(beta) ** np.float32(t))
         rounded = float(np.float32(exact))
         rows.append([str(t), *(f"{abs(x - exact) / exact:.0e}" for x in (rounded, power))])
-    return table(["t", "`setadam_core`, rounded to float32", "1 - float32(β2)ᵗ"], rows)
+    return table(["t", "`setadam_core`, rounded to float32", "1 - float32(β₂)ᵗ"], rows)
 
 
 BLOCKS: dict[str, Callable[[], str]] = {

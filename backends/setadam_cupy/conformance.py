@@ -1,4 +1,4 @@
-"""The paths of SETAdam for the conformance kit: the specification on CuPy arrays, and the kernels."""
+"""Adapters of SETAdam's paths for the conformance kit: the specification on CuPy arrays, and the kernels."""
 
 from dataclasses import replace
 from typing import Any
@@ -37,8 +37,9 @@ class CuPyFused(InPlaceAdapter):
 
 
 class CuPyPlain(CuPyFused):
-    """SETAdam with fused=False: `setadam_core.step`, on CuPy's own kernels. CuPy compiles them with -ftz=true, and
-    in its sums a thread adds up a share of the layer that grows with it.
+    """SETAdam with fused=False: `setadam_core.step` on CuPy's own kernels.
+
+    CuPy compiles them with -ftz=true. In its sums, the part that one thread adds up grows with the layer.
     """
 
     name = "cupy:plain"

@@ -1,4 +1,4 @@
-"""The paths of SETAdam for the conformance kit: plain NumPy, and the compiled kernel where it is there."""
+"""Adapters of SETAdam's paths for the conformance kit: plain NumPy, and the compiled kernel if it is installed."""
 
 import numpy as np
 
@@ -31,7 +31,7 @@ class NumPyPlain(InPlaceAdapter):
 
 
 class NumPyFused(NumPyPlain):
-    """SETAdam with fused=True: the compiled kernel, where an array's layers have no gaps in memory."""
+    """SETAdam with fused=True: the compiled kernel, for arrays whose layers have no gaps in memory."""
 
     name = "numpy:fused"
     fused = True

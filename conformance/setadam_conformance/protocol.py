@@ -1,8 +1,8 @@
-"""What a backend must offer to be judged: a name, what it can do, bits in, bits out, and a step.
+"""What a backend must offer to be judged: a name, its claims, exact conversions from and to NumPy, and a step.
 
-An adapter is any class with the attributes of `Adapter`; nothing has to be inherited. The kit makes an
-instance for each device that it checks, and hands every array over as NumPy, bit for bit (bfloat16 as
-`ml_dtypes.bfloat16`), so that no Python float is in between.
+An adapter is any class with the attributes of `Adapter`; there is nothing to inherit. The kit makes one instance for
+each device that it checks. It passes every array as NumPy, bit for bit (bfloat16 as `ml_dtypes.bfloat16`), and never as
+Python floats.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ import numpy.typing as npt
 NumPyArray = npt.NDArray[Any]
 Native = Any  # the backend's own array
 
-# What an implementation may leave out. Examples that need an option it lacks are not made for it.
+# What an implementation may leave out. It gets no examples that need an option which it does not claim.
 OPTIONS = frozenset(
     {
         "weight_decay",  # coupled: λθ is added to the gradient
@@ -31,12 +31,14 @@ OPTIONS = frozenset(
 
 
 class ProtocolError(Exception):
-    """The adapter itself broke the protocol: nothing can be said of the implementation behind it."""
+    """The adapter broke the protocol, so there is no verdict on the implementation behind it."""
 
 
 class LayerState(NamedTuple):
-    """State of one layer. m and v: real, in the compute dtype (float32 for 16-bit parameters), of the
-    parameter's shape s, or s + (2,) where it is complex. t: the number of steps taken.
+    """State of one layer.
+
+    m and v: real, in the compute dtype (float32 for 16-bit parameters). They have the parameter's shape s, or s + (2,)
+    if it is complex. t: the number of steps taken.
     """
 
     m: Any
@@ -46,58 +48,58 @@ class LayerState(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Capabilities:
-    """What an implementation claims. Each claim widens or narrows what it is judged by."""
+    """What an implementation claims. Claims decide which examples it gets, and how wide its bound is."""
 
-    # Dtypes of parameters, of float16, bfloat16, float32, float64. Complex goes by OPTIONS.
+    # Dtypes of parameters: some of float16, bfloat16, float32, float64. Complex dtypes are an option.
     dtypes: tuple[str, ...]
     devices: tuple[str, ...] = ("cpu",)
     options: frozenset[str] = OPTIONS
-    # In which order Σ runs over a contiguous layer: "pairwise" is any order whose longest chain of
-    # additions grows as log d (trees, blocks, lanes, wider accumulators); "any" has chains up to d.
+    # The order of sums over a contiguous layer. "pairwise": any order whose longest chain of additions grows as log d
+    # (trees, blocks, lanes, wider accumulators). "any": chains of up to d additions.
     reduction: Literal["pairwise", "any"] = "pairwise"
-    # Results and inputs below the smallest normal number may be read as zero.
+    # Results and inputs below the smallest normal number may be replaced by zero.
     flushes_subnormals: bool = False
-    # A compiler may compute m and v once more, contracted otherwise, for the parameter's update.
+    # A compiler may compute m and v a second time for the parameter's update, with other contractions.
     recomputes_moments: bool = False
     # The bias corrections are formed in the compute dtype from a step count that is an array.
     traced_t: bool = False
     # The same call gives the same bits.
     deterministic: bool = True
-    # Each new set of shapes, dtype and hyperparameters costs a compilation: the kit keeps to a few of them.
+    # Each new set of shapes, dtype and hyperparameters needs a compilation, so the kit uses only a few.
     compiles: bool = False
-    # What a step costs, compilations and all, in steps of the NumPy specification: the kit makes so many times
-    # fewer examples. With `compiles`, 10 or more says that one compilation takes seconds: then most is tried
-    # in one dtype, where its graphs are used again.
+    # The time of a step including compilations, in steps of the NumPy specification. The number of examples is divided
+    # by it. With `compiles`, 10 or more means that one compilation takes seconds; then most properties are tried in one
+    # dtype, so that graphs are reused.
     cost: int = 1
-    # `step` writes the parameters and state that it is given, and returns them.
+    # `step` updates the given parameters and state in place, and returns them.
     in_place: bool = False
-    # Ways in which a state can leave and re-enter the optimizer in mid-run, for `Adapter.reload`.
+    # Ways to save and load a state during a run, for `Reloading.reload`.
     reloads: tuple[str, ...] = ()
-    # Ways in which layers can be spread over devices or processes, for `Sharding.step_sharded`.
+    # Ways to shard layers over devices or processes, for `Sharding.step_sharded`.
     layouts: tuple[str, ...] = ()
 
     @property
     def is_slow(self) -> bool:
-        """A step, or a compilation, takes so long that profiles spare it."""
+        """True if a step or a compilation takes so long that profiles use fewer of them."""
         return self.cost >= 10
 
 
 @runtime_checkable
 class Adapter(Protocol):
-    """The protocol. `name` tells paths of one framework apart: "torch:foreach", "jax:jit"."""
+    """The protocol. `name` distinguishes the paths of a framework: "torch:foreach", "jax:jit"."""
 
     name: str
-    framework: str  # what `--backend torch` selects by
+    framework: str  # the name for `--backend torch`
     capabilities: Capabilities
 
     def __init__(self, device: str = "cpu") -> None:
-        """Raise ImportError (not installed) or RuntimeError (no such device): then it is skipped."""
+        """Raise ImportError (not installed) or RuntimeError (no such device): then the backend is skipped."""
 
     def from_numpy(self, x: NumPyArray) -> Native:
-        """The same bits, shape and dtype as a native array on the adapter's device, in fresh memory."""
+        """A native array on the adapter's device, in new memory, with the same bits, shape and dtype."""
 
     def to_numpy(self, x: Native) -> NumPyArray:
-        """The same bits back."""
+        """The array as NumPy, with the same bits."""
 
     def step(
         self,
@@ -109,13 +111,13 @@ class Adapter(Protocol):
     ) -> tuple[list[Native], list[LayerState]]:
         """One step of all layers from the given state, in one call of the optimizer.
 
-        hp: the fields of `setadam_core.Hyperparameters`, unchecked. All states have the same t.
-        An argument that the implementation must refuse raises whatever its users would see.
+        hp: the fields of `setadam_core.Hyperparameters`, unchecked. All states have the same t. Invalid arguments raise
+        the exception that the implementation's users would see.
         """
 
 
 class Reloading(Protocol):
-    """Optional: how a state survives in mid-run, for each name in `Capabilities.reloads`."""
+    """Optional: saving and loading a state during a run, for each name in `Capabilities.reloads`."""
 
     def reload(
         self,
@@ -124,14 +126,14 @@ class Reloading(Protocol):
         states: Sequence[LayerState],
         hp: Mapping[str, Any],
     ) -> list[LayerState]:
-        """Put the states into an optimizer, send it through `how` ("state_dict", "pickle", "deepcopy",
-        "npz", …) into another optimizer, and return the states as that one has them.
+        """Put the states into an optimizer, transfer them through `how` ("state_dict", "pickle", "deepcopy", "npz", …)
+        to another optimizer, and return the states of that one.
         """
 
 
 class Sharding(Protocol):
-    """Optional: a step whose arrays are spread over devices or processes, in each way of
-    `Capabilities.layouts`, whose names ("rows", …) are the adapter's own.
+    """Optional: a step with arrays sharded over devices or processes, for each name in `Capabilities.layouts`. The
+    adapter chooses the names ("rows", …).
     """
 
     def step_sharded(
@@ -143,6 +145,6 @@ class Sharding(Protocol):
         hp: Mapping[str, Any],
         layer_axes: Sequence[tuple[int, ...] | None],
     ) -> tuple[list[Native], list[LayerState]]:
-        """As `Adapter.step`, of whole arrays and giving whole arrays back. An array that a layout cannot cut
-        stays whole on every device.
+        """Like `Adapter.step`: takes and returns whole arrays. An array that a layout cannot divide is replicated on
+        every device.
         """

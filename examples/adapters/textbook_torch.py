@@ -1,4 +1,4 @@
-"""A complete adapter for a class that knows nothing of the kit: --backend textbook_torch:TextbookTorch."""
+"""A complete adapter for a class that does not know the kit: --backend textbook_torch:TextbookTorch."""
 
 import torch
 from textbook_torch_optimizer import TextbookSETAdam

@@ -1,4 +1,4 @@
-"""SET-Adam as one would write it from the paper (arXiv 2302.01029, algorithm 1): plain torch, one loop."""
+"""SET-Adam written from the paper (arXiv 2302.01029, algorithm 1): plain torch, one loop."""
 
 import math
 from collections.abc import Callable
@@ -10,8 +10,8 @@ import torch
 class TextbookSETAdam(torch.optim.Optimizer):
     """The paper's algorithm for real float32 and float64 parameters; one tensor is one layer.
 
-    Two things are not as printed there, and without them it does not conform: γ is taken of v / max v
-    (`_gamma`), and 1 - βᵗ by expm1 (`_one_minus_power`).
+    Two things differ from the printed algorithm, and are needed to conform: γ is computed from v / max v (`_gamma`),
+    and 1 - βᵗ with expm1 (`_one_minus_power`).
     """
 
     def __init__(
@@ -63,23 +63,27 @@ class TextbookSETAdam(torch.optim.Optimizer):
 
 
 def _gamma(v: torch.Tensor) -> torch.Tensor:
-    """γ = (Σv)² / (d Σv²) does not change when v is divided by its maximum, but its range does: Σv² of
-    float32 gradients of size 1e-10 is 0, and of size 1e10 infinite. An all-zero v has any γ.
+    """γ = (Σv)² / (d Σv²), from v divided by its maximum.
+
+    The division does not change γ, but keeps its sums in range: for float32 gradients of size 1e-10, Σv² is 0, and for
+    size 1e10 it is infinite. If v is all zero, γ may have any value.
     """
     largest = v.max()
     r = v / torch.where(largest > 0, largest, 1)
     s1, s2 = r.sum(), (r * r).sum()
     gamma = s1 / v.numel() * (s1 / torch.where(largest == 0, 1, s2))
-    return gamma.clamp(max=1)  # rounding can pass 1, by less than the bound: for γ's own sake
+    return gamma.clamp(max=1)  # rounding can exceed 1, though by less than the bound
 
 
 def naive_gamma(v: torch.Tensor) -> torch.Tensor:
-    """The formula as it is printed, for comparison: what docs/conformance.md says of it is tested."""
+    """The formula as printed, for comparison: the tests check what docs/conformance.md says about it."""
     return v.sum() ** 2 / (v.numel() * (v * v).sum())
 
 
 def _one_minus_power(beta: float, t: int) -> float:
-    """1 - βᵗ. The plain 1 - β**t is good enough for float32, but in the first steps of float64 it loses
-    as many bits as β has leading ones.
+    """1 - βᵗ without cancellation.
+
+    The plain 1 - β**t is accurate enough for float32. In the first steps of float64, it loses as many bits as β has
+    leading ones.
     """
     return 1.0 if beta == 0 else -math.expm1(t * math.log(beta))

@@ -1,6 +1,6 @@
 /* SET-Adam (arXiv 2302.01029) in C99, and the line protocol of setadam-conformance around it.
  *
- * `step` is the optimizer. float32 layers are computed in double and rounded once, on their way out. */
+ * `step` is the optimizer. float32 layers are computed in double and rounded once, at the end. */
 #include <float.h>
 #include <math.h>
 #include <stdio.h>
@@ -12,7 +12,7 @@ typedef struct {
     int decoupled_weight_decay, maximize, eps_inside_sqrt;
 } Hyperparameters;
 
-/* Halving keeps the longest chain of additions at 8 + log2 n: the declared "pairwise". */
+/* By halving, the longest chain of additions is 8 + log2 n, as the claim "pairwise" requires. */
 static double sum(const double *r, size_t n, int squared)
 {
     double total = 0;
@@ -21,7 +21,7 @@ static double sum(const double *r, size_t n, int squared)
     return total;
 }
 
-/* gamma = cos^power of the angle between v and (1, ..., 1), of v / max v: v * v would under- or overflow. */
+/* gamma = cos^power of the angle between v and (1, ..., 1), from v / max v: v * v would underflow or overflow. */
 static double down_scaling(const double *v, double *r, size_t n, double power)
 {
     double largest = 0, s1, gamma;
@@ -30,7 +30,7 @@ static double down_scaling(const double *v, double *r, size_t n, double power)
     for (size_t i = 0; i < n; i++) r[i] = v[i] / largest;
     s1 = sum(r, n, 0);
     gamma = (s1 / (double)n) * (s1 / sum(r, n, 1));
-    gamma = gamma > 1 ? 1 : gamma; /* as rounding can pass 1; a NaN stays */
+    gamma = gamma > 1 ? 1 : gamma; /* rounding can exceed 1; NaN stays NaN */
     return power == 2 ? gamma : pow(gamma, power / 2);
 }
 
@@ -78,7 +78,7 @@ static int is(const char *p, const char *text) { return strncmp(p, text, strlen(
 /* Numbers are strings for strtod, which reads C99's hexadecimal, "nan", "inf" and "-inf". */
 static double number(const char *p) { return *p == '"' ? strtod(p + 1, NULL) : NAN; }
 
-static double *numbers(const char *p, size_t n) /* NULL if there are not exactly n */
+static double *numbers(const char *p, size_t n) /* NULL unless there are exactly n */
 {
     double *x = malloc((n + 1) * sizeof *x);
     size_t i = 0;
@@ -105,7 +105,7 @@ typedef struct {
     double *x[5]; /* the four above, and work space */
 } Layer;
 
-static int read_layer(const char *p, Layer *layer) /* p is its shape; false if it does not fit together */
+static int read_layer(const char *p, Layer *layer) /* p is its shape; false if its arrays do not match it */
 {
     char *end = (char *)p;
     int fits = 1;
@@ -149,7 +149,7 @@ static const char *reply(const char *line, long seq) /* why it refuses, or NULL 
     if (!single && !is(find(line, "dtype"), "\"float64\"")) return "dtype must be float32 or float64";
     if ((wrong = read_settings(line, single, &hp))) return wrong;
     if (t < 0) return "t must be at least 0";
-    for (p = first; p; p = strstr(p + 1, "\"shape\":")) { /* all is checked before anything is computed */
+    for (p = first; p; p = strstr(p + 1, "\"shape\":")) { /* check all layers before computing any */
         int fits = read_layer(find(p, "shape"), &layer);
         free_layer(&layer);
         if (!is(find(p, "axes"), "null")) return "axes are not supported: a layer is a whole array";

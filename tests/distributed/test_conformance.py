@@ -1,4 +1,4 @@
-"""The kit's property `sharded` is claimed by both backends, and holds."""
+"""Both backends claim layouts, and satisfy the kit's property `sharded`."""
 
 from importlib import import_module
 

@@ -130,7 +130,7 @@ def test_bounds_widen_with_what_is_claimed():
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_bound_is_neither_false_nor_slack(dtype, spec, verdicts):
-    """docs/bound.md, "What the tests hold it to": the specification over the whole default profile."""
+    """docs/bound.md, "What the tests check": the specification over the whole default profile."""
     cells = verdicts(spec, dtype, profile="default")
     assert {cell.status for cell in cells.values()} == {"pass"}
     ratio = {stage: max(c.stages[stage].ratio for c in cells.values() if c.stages) for stage in STAGES}
