@@ -3,6 +3,7 @@
 #   make conformance BACKENDS="numpy jax"     install and check these alone (torch's Linux build is large)
 #   make conformance BACKENDS=cupy ARGS="--device cuda:0"   on a GPU
 #   make test                                 the project's own tests
+#   make test-heavy                           the tests that take long, which make test leaves out
 #   make docs                                 the documentation, into site/; warnings are errors
 #   make figures                              its pictures and tables anew, from the code
 #   make bench ARGS="--write NAME"            every path against its peers, into benchmarks/results/
@@ -24,7 +25,7 @@ FOR_DOCS := $(call stamp,docs jax torch)
 FOR_TESTS := $(call stamp,dev fast $(FRAMEWORKS) $(addprefix test,$(FRAMEWORKS)))
 
 .DEFAULT_GOAL := help
-.PHONY: help conformance test docs figures lint format clean study bench
+.PHONY: help conformance test test-heavy docs figures lint format clean study bench
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -40,7 +41,10 @@ conformance: $(FOR_CONFORMANCE)
 	$(BIN)/setadam-conformance run $(foreach name,$(BACKENDS),--backend $(name)) --report reports/conformance $(ARGS)
 
 test: $(FOR_TESTS)
-	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not heavy" $(ARGS)
+
+test-heavy: $(FOR_TESTS)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m heavy $(ARGS)
 
 docs: $(FOR_DOCS)
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -b html docs site
