@@ -1,4 +1,14 @@
-"""What the JAX tests share: one small tree, and the specification run in float64 as its reference."""
+"""What the JAX tests share: one small tree, the specification run in float64 as its reference, and compiled programs.
+
+Three quarters of these tests' time is XLA's, for programs that are mostly the same from test to test and from run to
+run. So they are kept in pytest's cache: for each worker by itself, as JAX writes such files without a lock, and for
+each processor, as they are machine code.
+"""
+
+import hashlib
+import os
+import platform
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -31,6 +41,34 @@ class Reference:
                 axes = layer_axes(k) if layer_axes else None
                 wide[k], states[k] = step(wide[k], grad, states[k], checked, layer_axes=axes)
         return wide, {k: s.m for k, s in states.items()}, {k: s.v for k, s in states.items()}
+
+
+def processor():
+    """What this machine's code may use, as a short name."""
+    listed = Path("/proc/cpuinfo")
+    features = (
+        [x for x in listed.read_text().splitlines() if x.startswith(("flags", "Features"))] if listed.exists() else []
+    )
+    return hashlib.sha256(repr((platform.machine(), platform.processor(), features[:1])).encode()).hexdigest()[:12]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled_programs(pytestconfig, tmp_path_factory):
+    """The folder where compiled programs are kept."""
+    name = f"jax-{processor()}-{os.environ.get('PYTEST_XDIST_WORKER', 'alone')}"
+    kept = pytestconfig.pluginmanager.hasplugin("cacheprovider")
+    folder = pytestconfig.cache.mkdir(name) if kept else tmp_path_factory.mktemp(name)
+    settings = {
+        "jax_compilation_cache_dir": str(folder),
+        "jax_persistent_cache_min_compile_time_secs": 0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: getattr(jax.config, name) for name in settings}
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    yield folder
+    for name, value in before.items():
+        jax.config.update(name, value)
 
 
 @pytest.fixture(autouse=True)

@@ -62,21 +62,29 @@ def tree(**more):
 
 
 def two_steps(name, jit=True):
-    """Parameters and statistics after a step with a gradient, and one where it is zero."""
+    """Parameters, statistics and second moments after a step with a gradient, and one where it is zero."""
     factory, arguments = OPTIMIZERS[name]
     optimizer, params = factory(**arguments), tree(**LARGE if name == "stacks" and jit else {})
     if name == "injected":
         del params["z"]  # optax itself asks for one dtype of all parameters
 
-    def step(params, state, grads):
+    def step(carry, grads):
+        params, state = carry
         updates, state = optimizer.update(grads, state, params)
-        return optax.apply_updates(params, updates), state
+        return (optax.apply_updates(params, updates), state), None
 
-    step, init, statistics = (jax.jit(f) if jit else f for f in (step, optimizer.init, layer_statistics))
-    state = init(params)
+    def compiled(params):  # one program: most of the time is its compilation
+        gradients = jax.tree.map(lambda p: jnp.stack([p, jnp.zeros_like(p)]), params)
+        (params, state), _ = jax.lax.scan(step, (params, optimizer.init(params)), gradients)
+        return params, layer_statistics(state, params), optax.tree.get(state, "nu")
+
+    if jit:
+        return jax.jit(compiled)(params)
+    carry = params, optimizer.init(params)
     for grads in (params, jax.tree.map(jnp.zeros_like, params)):
-        params, state = step(params, state, grads)
-    return params, statistics(state, params)
+        carry, _ = step(carry, grads)
+    params, state = carry
+    return params, layer_statistics(state, params), optax.tree.get(state, "nu")
 
 
 @functools.cache
