@@ -105,7 +105,7 @@ def power_of_ten(x: float) -> str:
     return f"1e{round(np.log10(x))}"
 
 
-# Where libraries put ε: the denominator from v̂ = v/(1-β2ᵗ) and 1-β2ᵗ.
+# Where libraries put ε: the denominator from v̂ = v/(1-β₂ᵗ) and 1-β₂ᵗ.
 PLACEMENTS: dict[str, Callable[[Any, float, float], Any]] = {
     "√v̂ + ε": lambda v_hat, bc, eps: np.sqrt(v_hat) + eps,
     "√v + ε, corrected afterwards": lambda v_hat, bc, eps: (np.sqrt(v_hat * bc) + eps) / np.sqrt(bc),
@@ -170,7 +170,7 @@ def gamma_by_scale() -> str:
 
 
 def correction_by_step() -> str:
-    """The relative error of 1-β2ᵗ in float32, by step and by form."""
+    """The relative error of 1-β₂ᵗ in float32, by step and by form."""
     beta, rows = 0.999, []
     for t in (1, 10, 100, 1000, 10_000):
         exact = -math.expm1(t * math.log(beta))

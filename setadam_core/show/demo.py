@@ -33,18 +33,18 @@ _NUMBER_WIDTH = 12
 
 def rows(now: Trace, hp: Hyperparameters) -> list[tuple[str, str, str, Floats]]:
     """The lines of the algorithm: operation, symbol, formula, and its values, one or one a coordinate."""
-    root = "√(γv/(1-β2ᵗ) + ε)" if hp.eps_inside_sqrt else "√(γv/(1-β2ᵗ)) + ε"
+    root = "√(γv/(1-β₂ᵗ) + ε)" if hp.eps_inside_sqrt else "√(γv/(1-β₂ᵗ)) + ε"
     return [
         ("", "g", "gradient", now.g),
-        ("", "m", "β1 m + (1-β1) g", now.m),
-        ("", "v", "β2 v + (1-β2) g²", now.v),
+        ("", "m", "β₁ m + (1-β₁) g", now.m),
+        ("", "v", "β₂ v + (1-β₂) g²", now.v),
         ("S", "γ", _cosine(hp.cos_power), now.gamma),
         ("", "γv", "", now.v_scaled),
         ("E", "w", root, now.w),
         ("", "min w", "", now.w_min),
         ("T", "w̃", "w - τ min w", now.w_shifted),
         ("", "1/w̃", "stepsize", now.stepsize),
-        ("", "q", "η/(1-β1ᵗ) m / w̃", now.update),
+        ("", "q", "η/(1-β₁ᵗ) m / w̃", now.update),
         ("", "θ", "θ - q", now.param),
     ]
 
