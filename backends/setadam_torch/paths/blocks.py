@@ -16,7 +16,7 @@ from setadam_core.parts import Parts, merge
 from setadam_core.spec import bias_correction
 from setadam_torch.checks import memory
 from setadam_torch.checks.options import Group, asks_for_single, learning_rate
-from setadam_torch.checks.tensors import Tensor, Tensors, layer_of, real
+from setadam_torch.checks.tensors import Tensor, Tensors, real
 from setadam_torch.paths.columns import Columns, columns_of, rows_of
 from setadam_torch.paths.counts import count_up
 from setadam_torch.paths.foreach import take_root, update_moments, update_params
@@ -80,7 +80,7 @@ class Blocks(Path):
 
     def descend(self, gammas: Tensor, lows: Tensor) -> None:
         group, (beta1, beta2) = self.group, self.group["betas"]
-        lr, layer = float(learning_rate(group)), layer_of(self.columns.params[0], None)
+        lr, layer = float(learning_rate(group)), self.layers[0]
         corrections1, corrections2 = ([bias_correction(b, t, layer) for t in self._counts] for b in (beta1, beta2))
         scale = gammas / torch.tensor(corrections2, dtype=torch.float64, device="cpu")
         least = scale * lows

@@ -11,7 +11,6 @@ the parameter widened, and are updated in two halves, so that it comes to the sa
 larger part of the group.
 """
 
-import math
 from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
@@ -23,7 +22,7 @@ from setadam_core.parts import Parts
 from setadam_core.spec import bias_correction
 from setadam_torch.checks import memory
 from setadam_torch.checks.options import Group, asks_for_single, learning_rate
-from setadam_torch.checks.tensors import Tensor, Tensors, compute_dtype, layer_of, real, shape_of_layers
+from setadam_torch.checks.tensors import Tensor, Tensors, compute_dtype, real, shape_of_layers
 from setadam_torch.paths.columns import Columns, by_device_and_dtype, columns_of, rows_of
 from setadam_torch.paths.counts import advance, stay_tensors
 from setadam_torch.paths.parts import parts_of
@@ -57,7 +56,7 @@ class Foreach(Path):
         *tensors, steps = self.columns
         advance(steps)
         update_moments(self.group, *tensors)
-        return _parts([real(v) for v in self.columns.exp_avg_sqs], self._layers(), self.group["cos_power"])
+        return _parts([real(v) for v in self.columns.exp_avg_sqs], self.layers, self.group["cos_power"])
 
     def descend(self, gammas: Tensor, lows: Tensor) -> None:
         group, (params, _, ms, vs, _) = self.group, self.columns
@@ -87,22 +86,18 @@ class Foreach(Path):
 
     def _bias_corrections(self, beta: float) -> Any:
         """1 - βᵗ for each parameter, formed in double: numbers, or 0-d tensors on the steps' device."""
-        steps, layer = self.columns.steps, self._layers()[0]
+        steps, layer = self.columns.steps, self.layers[0]
         if not stay_tensors(self.group, steps):
             return [bias_correction(beta, t.item(), layer) for t in steps]
         counts = torch.stack([t.reshape(()).to(torch.float64) for t in steps])
         log_beta = torch.log(torch.ones_like(counts[0]) * beta)  # a β that changes stays an input of a compiled graph
         return list(-torch.expm1(counts * log_beta))
 
-    def _layers(self) -> list[Layer]:
-        return [layer_of(param, self.group["layer_axes"]) for param in self.columns.params]
-
     def _by_parameter(self, numbers: Tensor) -> Tensors:
         """A number for each layer, as a view for each parameter that meets its layers."""
         vs = [real(v) for v in self.columns.exp_avg_sqs]
-        shapes = [shape_of_layers(v, layer) for v, layer in zip(vs, self._layers(), strict=True)]
-        widths = [math.prod(shape) for shape in shapes]
-        return [x.view(shape) for x, shape in zip(numbers.split(widths), shapes, strict=True)]
+        each = zip(numbers.split(self.widths), vs, self.layers, strict=True)
+        return [x.view(shape_of_layers(v, layer)) for x, v, layer in each]
 
 
 def _halves(columns: Columns) -> list[Columns]:
@@ -189,25 +184,39 @@ def _parts(vs: Tensors, layers: list[Layer], power: float) -> Parts:
     """Of each layer. In double no float32 v² under- or overflows. So the scale is 1, and Σv, Σv² and min v can share
     one pass, where a scale of max v needs two passes and a temporary.
     """
-    whole = all(len(layer.axes) == v.ndim for v, layer in zip(vs, layers, strict=True))
-    in_double = vs[0].dtype == torch.float32
-    if vs[0].is_cuda and whole and in_double and not torch.compiler.is_compiling():  # elsewhere lists are not faster
-        low = -torch.stack(torch._foreach_max(torch._foreach_neg(vs)))  # there is no foreach minimum
-        if power == 0:
-            return _unscaled(torch.ones_like(low), torch.ones_like(low), low)
-        s1, s2 = (torch.stack(torch._foreach_norm(vs, n, dtype=torch.float64)) for n in (1, 2))
-        return _unscaled(s1, s2.square(), low)
-    of_one = _parts_in_double if in_double else parts_of
-    return Parts(*torch.cat([of_one(v, layer) for v, layer in zip(vs, layers, strict=True)], dim=1))
+    if vs[0].dtype != torch.float32:
+        return Parts(*torch.cat([parts_of(v, layer) for v, layer in zip(vs, layers, strict=True)], dim=1))
+    if power == 0:  # γ is 1, whatever v is
+        low = torch.cat(_minima(vs, layers)).double()
+        return Parts(torch.ones_like(low), torch.ones_like(low), torch.ones_like(low), low)
+    s1, norm = (torch.cat(x) for x in _norms(vs, layers))
+    low = torch.cat(_minima(vs, layers)).double()
+    return Parts(torch.where(s1 == 0, 0.0, torch.ones_like(s1)), s1, norm.square(), low)
 
 
-def _parts_in_double(v: Tensor, layer: Layer) -> Tensor:
-    if not layer.axes:  # each coordinate is a layer, and torch would sum over all axes
-        return parts_of(v, layer)
-    s1 = v.sum(layer.axes, keepdim=True, dtype=torch.float64)
-    s2 = torch.linalg.vector_norm(v, 2, layer.axes, keepdim=True, dtype=torch.float64).square()
-    return torch.stack(_unscaled(s1, s2, layer.min(v))).reshape(4, -1)
+def _minima(vs: Tensors, layers: list[Layer]) -> Tensors:
+    if _lists_are_faster(vs, layers):  # there is no foreach minimum
+        return [-torch.stack(torch._foreach_max(torch._foreach_neg(vs)))]
+    return [layer.min(v).reshape(-1) for v, layer in zip(vs, layers, strict=True)]
 
 
-def _unscaled(s1: Tensor, s2: Tensor, low: Tensor) -> Parts:
-    return Parts(torch.where(s1 == 0, 0.0, torch.ones_like(s1)), s1, s2, low.double())
+def _norms(vs: Tensors, layers: list[Layer]) -> tuple[Tensors, Tensors]:
+    """Σv and √Σv² of each layer, in double."""
+    if _lists_are_faster(vs, layers):
+        s1, norms = ([torch.stack(torch._foreach_norm(vs, n, dtype=torch.float64))] for n in (1, 2))
+        return s1, norms
+    if not layers[0].axes:  # each coordinate is a layer, and has the direction of (1); torch would sum over all axes
+        directions = [(v / torch.where(v == 0, 1, v)).double().reshape(-1) for v in vs]
+        return directions, directions
+    each = list(zip(vs, layers, strict=True))
+    s1 = [v.sum(layer.axes, dtype=torch.float64).reshape(-1) for v, layer in each]
+    norms = [torch.linalg.vector_norm(v, 2, layer.axes, dtype=torch.float64).reshape(-1) for v, layer in each]
+    return s1, norms
+
+
+def _lists_are_faster(vs: Tensors, layers: list[Layer]) -> bool:
+    """Whether to reduce all layers by one foreach operation: on a device, uncompiled. No foreach operation reduces
+    along axes.
+    """
+    whole = all([len(layer.axes) == v.ndim for v, layer in zip(vs, layers, strict=True)])  # noqa: C419
+    return vs[0].is_cuda and whole and not torch.compiler.is_compiling()

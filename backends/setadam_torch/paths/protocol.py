@@ -9,14 +9,16 @@ for all paths. A path that can do a whole step faster in one call overrides `Pat
 two forms to the same bound.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+from setadam_core.layers import Layer
 from setadam_core.parts import Parts, combine
 from setadam_torch.checks.options import Group
-from setadam_torch.checks.tensors import Tensor, layer_of
+from setadam_torch.checks.tensors import Tensor, layer_of, real, shape_of_layers
 from setadam_torch.paths.columns import Columns, by_device_and_dtype, without_empty
-from setadam_torch.paths.parts import each_layer, layer_count
+from setadam_torch.paths.parts import each_layer
 
 
 class Path:
@@ -31,6 +33,22 @@ class Path:
 
     def __init__(self, group: Group, columns: Columns) -> None:
         self.group, self.columns = group, columns
+        self._layers: list[Layer] = []
+
+    @property
+    def layers(self) -> list[Layer]:
+        """The layers of each parameter."""
+        if not self._layers:
+            axes = self.group["layer_axes"]
+            self._layers = [layer_of(param, axes) for param in self.columns.params]
+        return self._layers
+
+    @property
+    def widths(self) -> list[int]:
+        """How many layers each parameter stacks."""
+        if self.group["layer_axes"] is None:
+            return [1] * len(self.columns.params)
+        return [math.prod(shape_of_layers(real(x), y)) for x, y in zip(self.columns.params, self.layers, strict=True)]
 
     @classmethod
     def missing(cls, dtype: Any) -> str | None:
@@ -77,9 +95,7 @@ class Path:
 def two_passes(path: type[Path], group: Group, columns: Columns) -> None:
     """One step of whole layers, pass by pass, in place. A portion descends while it may still be in the cache."""
     for begun in path.begin(group, without_empty(columns)):
-        parts, axes = begun.moments(), group["layer_axes"]
-        layers = [layer_of(param, axes) for param in begun.columns.params]
-        widths = [layer_count(param, axes) for param in begun.columns.params]
-        sizes = each_layer([layer.size for layer in layers], widths, parts.high)
+        parts, layers = begun.moments(), begun.layers
+        sizes = each_layer([layer.size for layer in layers], begun.widths, parts.high)
         whole = Parts(*(x[None] for x in parts))
         begun.descend(*combine(whole, sizes, group["cos_power"], layers[0].xp))

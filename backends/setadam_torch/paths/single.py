@@ -10,10 +10,10 @@ from setadam_core import State, step, trace
 from setadam_core.parts import Parts, denominator
 from setadam_core.spec import bias_correction
 from setadam_torch.checks.options import Group, hyperparameters
-from setadam_torch.checks.tensors import Tensor, layer_of, real, shape_of_layers
+from setadam_torch.checks.tensors import Tensor, real, shape_of_layers
 from setadam_torch.paths.columns import Columns, rows_of
 from setadam_torch.paths.counts import stay_tensors
-from setadam_torch.paths.parts import layer_count, parts_of
+from setadam_torch.paths.parts import parts_of
 from setadam_torch.paths.protocol import Path
 
 
@@ -28,21 +28,19 @@ class Single(Path):
 
     def moments(self) -> Parts:
         hp, parts = hyperparameters(self.group), []
-        for param, grad, m, v, t in rows_of(self.columns):
+        for (param, grad, m, v, t), layer in zip(rows_of(self.columns), self.layers, strict=True):
             state = State(real(m), real(v), _count(self.group, t))
             new = trace(param, grad, state, hp, layer_axes=self.group["layer_axes"])
             real(m).copy_(new.m)
             real(v).copy_(new.v)
             t += 1
-            parts.append(parts_of(new.v, layer_of(param, self.group["layer_axes"])))
+            parts.append(parts_of(new.v, layer))
         return Parts(*torch.cat(parts, dim=1))
 
     def descend(self, gammas: Tensor, lows: Tensor) -> None:
-        hp, axes = hyperparameters(self.group), self.group["layer_axes"]
-        widths = [layer_count(param, axes) for param in self.columns.params]
-        known = zip(gammas.split(widths), lows.split(widths), strict=True)
-        for (param, _, m, v, t), pair in zip(rows_of(self.columns), known, strict=True):
-            layer, m, v, t = layer_of(param, axes), real(m), real(v), _count(self.group, t)
+        hp, known = hyperparameters(self.group), zip(gammas.split(self.widths), lows.split(self.widths), strict=True)
+        for (param, _, m, v, t), layer, pair in zip(rows_of(self.columns), self.layers, known, strict=True):
+            m, v, t = real(m), real(v), _count(self.group, t)
             gamma, low = (x.to(layer.dtype).view(shape_of_layers(v, layer)) for x in pair)
             w, _ = denominator(v, gamma, low, t, layer, hp)
             theta, c = real(param).to(layer.dtype), layer.coefficient

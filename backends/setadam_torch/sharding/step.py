@@ -17,7 +17,7 @@ from setadam_torch.checks.tensors import Tensor, real
 from setadam_torch.paths.choice import by_path
 from setadam_torch.paths.columns import Columns, columns_of, rows_of
 from setadam_torch.paths.counts import advance
-from setadam_torch.paths.parts import layer_count, parts_of
+from setadam_torch.paths.parts import parts_of
 from setadam_torch.paths.protocol import Path
 from setadam_torch.sharding.exchange import combined, layer_of_part
 
@@ -75,8 +75,7 @@ def _update(shards: list[_Shard]) -> None:
     begun = _begun(shards)
     for portion, of in begun:
         parts = torch.stack(list(portion.moments()))
-        widths = [layer_count(param, portion.group["layer_axes"]) for param in portion.columns.params]
-        for shard, own in zip(of, parts.split(widths, dim=1), strict=True):
+        for shard, own in zip(of, parts.split(portion.widths, dim=1), strict=True):
             shard.parts = own
     of_all = combined(
         [shard.parts for shard in shards],

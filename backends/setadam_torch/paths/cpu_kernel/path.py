@@ -25,7 +25,7 @@ class CPUKernel(Path):
 
     def __init__(self, group: Group, columns: Columns) -> None:
         super().__init__(group, columns)
-        self._layers, self._slices = _located(group, columns)
+        self._table, self._slices = _located(group, columns)
 
     @classmethod
     def missing(cls, dtype: Any) -> str | None:
@@ -51,14 +51,14 @@ class CPUKernel(Path):
 
     def moments(self) -> Parts:
         self._counts = self._each(_counted(self.columns.steps))
-        parts = kernel.moments(self._layers, hyperparameters(self.group), threads=torch.get_num_threads())
+        parts = kernel.moments(self._table, hyperparameters(self.group), threads=torch.get_num_threads())
         return Parts(*map(torch.from_numpy, parts))
 
     def descend(self, gammas: Tensor, lows: Tensor) -> None:
         torch.autograd.graph.increment_version(self.columns.params)  # autograd does not see writes by address
         known = gammas.numpy(), lows.numpy()
         hp, threads = hyperparameters(self.group), torch.get_num_threads()
-        kernel.descend(self._layers, self._counts, hp, *known, threads=threads)
+        kernel.descend(self._table, self._counts, hp, *known, threads=threads)
 
     @classmethod
     def step(cls, group: Group, columns: Columns) -> None:
@@ -68,7 +68,7 @@ class CPUKernel(Path):
             begun = cls(group, part)
             torch.autograd.graph.increment_version(part.params)
             counts = begun._each(_counted(part.steps))
-            kernel.step(begun._layers, counts, hp, threads=torch.get_num_threads())
+            kernel.step(begun._table, counts, hp, threads=torch.get_num_threads())
 
     def _each(self, counts: Any) -> Any:
         """The numbers of parameters as numbers of layers."""
