@@ -205,13 +205,17 @@ def _norms(vs: Tensors, layers: list[Layer]) -> tuple[Tensors, Tensors]:
     if _lists_are_faster(vs, layers):
         s1, norms = ([torch.stack(torch._foreach_norm(vs, n, dtype=torch.float64))] for n in (1, 2))
         return s1, norms
-    if not layers[0].axes:  # each coordinate is a layer, and has the direction of (1); torch would sum over all axes
-        directions = [(v / torch.where(v == 0, 1, v)).double().reshape(-1) for v in vs]
-        return directions, directions
-    each = list(zip(vs, layers, strict=True))
-    s1 = [v.sum(layer.axes, dtype=torch.float64).reshape(-1) for v, layer in each]
-    norms = [torch.linalg.vector_norm(v, 2, layer.axes, dtype=torch.float64).reshape(-1) for v, layer in each]
-    return s1, norms
+    each = [_norms_of(v, layer) for v, layer in zip(vs, layers, strict=True)]
+    return [s1 for s1, _ in each], [norm for _, norm in each]
+
+
+def _norms_of(v: Tensor, layer: Layer) -> tuple[Tensor, Tensor]:
+    if not layer.axes:  # each coordinate is a layer, which has the direction of 1; torch would sum over all axes
+        direction = (v / torch.where(v == 0, 1, v)).double().reshape(-1)
+        return direction, direction
+    s1 = v.sum(layer.axes, dtype=torch.float64)
+    norm = torch.linalg.vector_norm(v, 2, layer.axes, dtype=torch.float64)
+    return s1.reshape(-1), norm.reshape(-1)
 
 
 def _lists_are_faster(vs: Tensors, layers: list[Layer]) -> bool:
