@@ -17,6 +17,9 @@ if (reason := why_no_kernel("cpu", torch.float32)) is not None:
 
 from setadam_torch.paths.cpu_kernel import dlpack
 
+if not dlpack.is_tested():
+    pytest.skip("on this Python or torch the loop is off", allow_module_level=True)
+
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 SHAPES = [(), (1,), (7,), (3, 1, 5), (0,), (2, 0, 3), (64, 65)]
 
@@ -257,3 +260,20 @@ def test_another_version_of_dlpack_is_not_asked(monkeypatch):
         assert not taken_at_once(optimizer)
     finally:
         dlpack._describe.cache_clear()
+
+
+@pytest.mark.parametrize("other", [("python", ()), ("torch", ())])
+def test_untested_versions_take_the_general_way(monkeypatch, other):
+    monkeypatch.setitem(dlpack.TESTED, *other)
+    dlpack._describe.cache_clear()
+    try:
+        _, optimizer = made()
+        assert not taken_at_once(optimizer)
+        optimizer.step()
+    finally:
+        dlpack._describe.cache_clear()
+
+
+def test_a_build_without_the_gil_takes_the_general_way(monkeypatch):
+    monkeypatch.setattr(sys, "_is_gil_enabled", lambda: False, raising=False)
+    assert not dlpack.is_tested()

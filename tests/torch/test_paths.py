@@ -93,3 +93,20 @@ def test_a_new_path_is_a_class_and_a_line(monkeypatch):
     optimizer.step()
     assert begun == [1]
     assert torch.equal(params[0], params[1])
+
+
+@pytest.mark.parametrize("layer_axes", [None, ()])
+def test_scalars_and_single_coordinates_beside_other_layers(layer_axes):
+    """γ of a layer of one coordinate is exactly 1."""
+    twins = []
+    for foreach in (True, False):
+        torch.manual_seed(0)
+        params = [torch.nn.Parameter(torch.randn(shape)) for shape in ((), (5, 3), (1, 1))]
+        optimizer = SETAdam(params, lr=0.1, foreach=foreach, layer_axes=layer_axes)
+        for _ in range(3):
+            for p in params:
+                p.grad = torch.randn_like(p)
+            optimizer.step()
+        twins.append(params)
+    # γ, in double or float32: at most 20u of it, which lr · 3 steps · m/w < 3 carry into θ
+    torch.testing.assert_close(*twins, rtol=0, atol=0.1 * 3 * 3 * 20 * 2**-24)

@@ -1,11 +1,15 @@
-"""Where the layers of a step lie in memory, found out in one compiled loop.
+"""Where the layers of a step lie in memory, found in one compiled loop.
 
 Python reads an attribute of a tensor in 50 to 100 ns, and a step needs some twenty of each layer: more than
-the kernel takes for a small one. DLPack's exchange API describes a tensor, whole, in as long. The loop asks
-it about all tensors of a step, and answers for almost every step that all is well. Needs Numba.
+the kernel takes for a small layer. DLPack's exchange API describes a whole tensor in the same time. The loop
+asks it about all tensors of a step. Needs Numba.
+
+The loop relies on C functions of Python and torch, so it runs only on the versions that it was tested on
+(`is_tested`). Elsewhere `setadam_torch.checks.in_bulk` does its work, in more time.
 """
 
 import ctypes
+import sys
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -24,7 +28,7 @@ _CODES = {  # of dtypes: code, bits and lanes
     for name, code, bits in (("float64", 2, 64), ("float32", 2, 32), ("float16", 2, 16), ("bfloat16", 4, 16))
 }
 
-# For the loop an object is its address; that they are here keeps them alive.
+# To the loop an object is its address. These are kept alive here.
 _PLAIN = torch.Tensor, torch.nn.Parameter
 _OF_STATE = "exp_avg", "exp_avg_sq", "step"
 _IS_NEG = torch.Tensor.is_neg
@@ -41,7 +45,7 @@ class Located(NamedTuple):
 def locate(dtype: Any, params: Tensors, grads: Tensors, states: list[Any]) -> Located | None:
     """Where the layers lie, if parameters and gradients have the dtype, moments its compute dtype, and step
     counts float64; if all are torch's own tensors in C's order on the CPU, those of a layer of one shape, and
-    their memory holds the values that they stand for. Otherwise, or where in doubt, None.
+    their memory holds their values. Otherwise, or where in doubt, None.
     """
     describe, name = _describe(), str(dtype).removeprefix("torch.")
     if describe is None or name not in _CODES:
@@ -63,9 +67,26 @@ class _ExchangeAPI(ctypes.Structure):
     ]
 
 
+TESTED = {"python": ((3, 11),), "torch": ((2, 13),)}
+
+
+def is_tested() -> bool:
+    """Whether the loop was tested on this Python and torch. Free-threaded builds are excluded: nothing would keep
+    lists and tensors as they are while the loop reads them.
+    """
+    if sys.implementation.name != "cpython" or not getattr(sys, "_is_gil_enabled", lambda: True)():
+        return False
+    torch_version = tuple(map(int, torch.__version__.split(".")[:2]))
+    return sys.version_info[:2] in TESTED["python"] and torch_version in TESTED["torch"]
+
+
 @lru_cache
 def _describe() -> int | None:
-    """The address of torch's ``dltensor_from_py_object_no_sync``; None where there is none of this version."""
+    """The address of torch's ``dltensor_from_py_object_no_sync``; None where it is absent, of another version, or
+    untested.
+    """
+    if not is_tested():
+        return None
     capsule = getattr(torch.Tensor, "__dlpack_c_exchange_api__", None)
     if capsule is None:
         return None
