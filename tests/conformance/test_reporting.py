@@ -213,7 +213,14 @@ def test_the_terminal_tells_failures_and_what_is_missing(run):
     console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     print_tables(run, console)
     text = console.export_text()
-    for said in ("one-step", Off.name, "first difference at param", "did not run here: pip install absent", "xpass", "lapsed"):
+    for said in (
+        "one-step",
+        Off.name,
+        "first difference at param",
+        "did not run here: pip install absent",
+        "xpass",
+        "lapsed",
+    ):
         assert said in text
     assert "does not conform" in text
 

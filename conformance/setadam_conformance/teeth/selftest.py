@@ -65,7 +65,7 @@ class SelftestResult:
 def try_fault(name: str, profile: str, brief: bool = False) -> dict[str, Shares]:
     """The shares of examples that reject a fault, by dtype and property.
 
-    brief: stop at the first rejection in each dtype. Its share then has no meaning.
+    brief: stop at the first rejection, in the first dtype that has one. Its share then has no meaning.
     """
     fault = FAULTS[name]
     found: dict[str, Shares] = {}
@@ -81,6 +81,8 @@ def try_fault(name: str, profile: str, brief: bool = False) -> dict[str, Shares]
                 if brief or dtype != order[0]:
                     break
         found[dtype] = shares
+        if brief and shares:
+            break
     return found
 
 
@@ -89,12 +91,21 @@ def _in_order(plans: tuple[Plan, ...]) -> list[Plan]:
     return sorted(plans, key=lambda cell: (cell.property != "one-step", cell.property in _DEAR))
 
 
-def try_variant(name: str, profile: str, layers: int) -> tuple[list[str], dict[str, dict[str, float]]]:
-    """What rejected a correct variant, and its worst error/bound by dtype and stage over this many layers."""
+def try_variant(
+    name: str, profile: str, layers: int, brief: bool = False
+) -> tuple[list[str], dict[str, dict[str, float]]]:
+    """What rejected a correct variant, and its worst error/bound by dtype and stage over this many layers.
+
+    brief: without the expensive properties, and in dtypes other than the first with sampled layers only.
+    """
     variant, wrongly, ratios = VARIANTS[name], [], {}
     for dtype in ALL_DTYPES:
         every = _in_order(cells(profile, dtype))
-        for cell in every[:1] if profile == "quick" and dtype != _FIRST[0] else every:
+        if profile == "quick" and dtype != _FIRST[0]:
+            every = [] if brief else every[:1]
+        elif brief:
+            every = [cell for cell in every if cell.property not in _DEAR]
+        for cell in every:
             count, message = rejected(variant.adapter(), cell)
             if count:
                 wrongly.append(f"{cell.property} {dtype}: {count} of {len(examples(cell))}: {message}")
@@ -124,12 +135,12 @@ def selftest(
     """Try every fault, variant and fault of the kit.
 
     progress: called with the number done and the total. parts: which of PARTS to try. layers: the number sampled for
-    each variant and dtype, in addition to the profile's examples. brief: no shares, see `try_fault`.
+    each variant and dtype, in addition to the profile's examples. brief: see `try_fault` and `try_variant`.
     """
     result = SelftestResult(profile, SAMPLED[profile] if layers is None else layers)
     tasks: dict[tuple[str, str], Task] = {}
     if "variants" in parts:
-        tasks |= {("variants", name): (try_variant, (name, profile, result.layers)) for name in VARIANTS}
+        tasks |= {("variants", name): (try_variant, (name, profile, result.layers, brief)) for name in VARIANTS}
     if "faults" in parts:
         tasks |= {("faults", name): (try_fault, (name, profile, brief)) for name in FAULTS}
     if "kit" in parts:

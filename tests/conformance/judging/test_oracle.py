@@ -128,7 +128,7 @@ def test_bounds_widen_with_what_is_claimed():
     compare()
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.heavy)])
 def test_bound_is_neither_false_nor_slack(dtype, spec, verdicts):
     """docs/bound.md, "What the tests check": the specification over the whole default profile."""
     cells = verdicts(spec, dtype, profile="default")

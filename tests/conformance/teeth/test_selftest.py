@@ -1,4 +1,4 @@
-"""The whole self-test at quick budgets: what `setadam-conformance selftest` runs, and what it says."""
+"""The self-test at quick budgets: what `setadam-conformance selftest` runs, and what it says."""
 
 from pathlib import Path
 
@@ -10,9 +10,15 @@ from setadam_conformance.teeth.selftest import SelftestResult, markdown, selftes
 DOCUMENTED = Path(__file__).parents[3] / "docs" / "teeth.md"
 
 
-@pytest.fixture(scope="module")
-def result():
-    return selftest("quick", brief=True)
+pytestmark = pytest.mark.xdist_group("selftest")  # one worker: each would run the fixture again
+
+
+@pytest.fixture(scope="module", params=[pytest.param("brief"), pytest.param("whole", marks=pytest.mark.heavy)])
+def result(request):
+    """The self-test in quick's examples: brief, in this process, or as the command runs it."""
+    if request.param == "brief":
+        return selftest("quick", jobs=1, layers=100, brief=True)
+    return selftest("quick")
 
 
 def test_every_fault_is_rejected(result):
