@@ -42,32 +42,32 @@ from setadam_torch.state.statistics import statistics
 
 
 class SETAdam(Optimizer):  # type: ignore[misc]  # torch is untyped where it is not installed
-    """SET-Adam (arXiv 2302.01029): Adam whose adaptive stepsizes are held in a smaller range, layer by
-    layer. A layer is one parameter tensor, or with ``layer_axes`` one slice of it.
+    """SET-Adam (arXiv 2302.01029): Adam with a smaller range of adaptive stepsizes in each layer.
+
+    A layer is one parameter tensor, or with ``layer_axes`` one slice of it.
 
     Parameters
     ----------
     params : tensors, named tensors ``(name, tensor)``, or groups of them with their own options.
     lr : stepsize η ≥ 0, a number or a Tensor of one element. A compiled step recompiles once when a number changes.
-    betas : decay rates (β1, β2) of the moments, in [0, 1): any sequence of two numbers.
-    eps : ε > 0, in units of the gradient *squared*: it stands under the root, so that 1e-8 is about
+    betas : decay rates (β₁, β₂) of the moments, in [0, 1): any sequence of two numbers.
+    eps : ε > 0, in units of the gradient *squared*: it is added under the root, so that 1e-8 is about
         Adam's 1e-4.
-    tau : τ in [0, 1): the share of a layer's smallest denominator that is taken off.
+    tau : τ in [0, 1): the share of a layer's smallest denominator that is subtracted from all its denominators.
     weight_decay, decoupled_weight_decay : λ, added to the gradient as λθ (as Adam), or shrinking θ by
         1 - ηλ (as AdamW).
     maximize : ascend.
-    foreach : multi-tensor operations (True), one tensor after the other (False), or by device (None).
-    fused : one call of a kernel for all layers (True, an error where there is none; layers with gaps in memory,
-        and tensors without memory of their own, take the other paths), where there is one for the CPU (None),
-        or not (False). The kernel is Numba's on the CPU (extra ``fast``), Triton's on CUDA devices. Never with
-        foreach.
+    foreach : True for multi-tensor operations, False for one tensor after the other, None to choose by device.
+    fused : True for one call of a kernel for all layers, None for the kernel on the CPU if it is there, False for
+        none. The kernel is Numba's on the CPU (extra ``fast``), Triton's on CUDA devices. Layers with gaps in memory,
+        and tensors without memory of their own, take the other paths. Not with foreach.
     capturable : keep ``step`` on the parameter's device, so that a CUDA graph can hold the step.
-    differentiable : let autograd run through the step (never with foreach).
+    differentiable : let autograd run through the step. Not with foreach.
     layer_axes : the axes that make one layer of each parameter of the group, None for all: (1, 2) for
         experts stacked along axis 0.
-    cos_power : n in γ = cosⁿ∠(v, 1); the paper's is 2, 0 switches down-scaling off.
-    eps_inside_sqrt : False adds ε after the root, as Adam.
-    amsgrad : must be False, and is there for callers that spell out what torch.optim.Adam takes.
+    cos_power : n in γ = cosⁿ∠(v, 1). The paper's is 2; 0 switches down-scaling off.
+    eps_inside_sqrt : False adds ε after the root, as Adam does.
+    amsgrad : must be False. Callers that spell out the options of torch.optim.Adam pass it.
 
     Raises
     ------
@@ -76,11 +76,10 @@ class SETAdam(Optimizer):  # type: ignore[misc]  # torch is untyped where it is 
 
     Notes
     -----
-    State, as that of torch.optim.Adam: ``exp_avg`` and ``exp_avg_sq`` (float32 for float16 and
+    The state has the names of torch.optim.Adam's: ``exp_avg`` and ``exp_avg_sq`` (float32 for float16 and
     bfloat16 parameters, whose arithmetic is float32 and which are rounded once), and ``step``, a 0-d
-    float64 tensor (float32 cannot count past 2²⁴). A state_dict of torch.optim.Adam or AdamW loads:
-    the options it lacks keep this optimizer's values, but its ``eps`` comes with it, and means
-    something else here (see eps).
+    float64 tensor (float32 cannot count past 2²⁴). A state_dict of torch.optim.Adam or AdamW loads. Options that it
+    lacks keep this optimizer's values. ``eps`` is the exception: it is loaded too, and means something else here.
     """
 
     def __init__(
@@ -104,7 +103,7 @@ class SETAdam(Optimizer):  # type: ignore[misc]  # torch is untyped where it is 
         amsgrad: bool = False,
     ) -> None:
         refuse_amsgrad(amsgrad)
-        # All in the groups and nothing on self: pickle and deepcopy drop other attributes.
+        # All options are in the groups and none on self: pickle and deepcopy drop other attributes.
         defaults = {
             "lr": lr,
             "betas": betas,

@@ -1,7 +1,7 @@
 """What torch.amp.GradScaler asks of an optimizer that unscales and skips by itself, as `fused=True` says it does.
 
-The scaler then leaves two one-element tensors as attributes while `step` runs: grad_scale, by which gradients are to be
-divided, in place, as on all of torch's paths; and found_inf: where it is not 0, nothing may change. Triton's kernels
+The scaler then sets two one-element tensors as attributes while `step` runs: grad_scale, by which gradients are to be
+divided, in place, as on all of torch's paths; and found_inf: if it is not 0, nothing may change. Triton's kernels
 read them on the device. For all other paths they are obeyed here.
 """
 

@@ -1,9 +1,9 @@
 """Whether a tensor owns memory that holds its values, and at which address. No other file takes an address.
 
-A kernel writes to the address that it is given, whatever lies there. Many tensors have none of their own: the address
-of a wrapper subclass, of a fake, meta or functional tensor is 0, and so is that of freed memory. Others stand for
-values that are not in their memory: negated or conjugated lazily, quantized, nested. Such tensors are left to paths
-that use nothing but the tensor's own operations.
+A kernel writes to the address that it is given, whatever lies there. Many tensors have no address of their own: that
+of a wrapper subclass, of a fake, meta or functional tensor is 0, and so is that of freed memory. Others hold in memory
+something else than their values: lazily negated or conjugated, quantized and nested tensors. All these are left to
+paths that use only the tensor's own operations.
 """
 
 import sys
@@ -30,13 +30,13 @@ def _dispatches(kind: type) -> bool:
 
 def dispatches(*columns: Iterable[Tensor]) -> bool:
     """Whether the class of one of the tensors computes operations in its own way (``__torch_dispatch__``), as wrapper
-    subclasses do. Such a class may know single operations only, and no list of tensors.
+    subclasses do. Such a class may not support operations on lists of tensors.
     """
     return any(map(_dispatches, set(map(type, chain(*columns)))))
 
 
 def as_plain(x: Tensor) -> Tensor:
-    """A few numbers as a tensor of torch's own class. Waits for a device where the class is another."""
+    """A few numbers as a tensor of torch's own class. Waits for a device if the class is another."""
     if not dispatches([x]):
         return x
     return torch.tensor([n.item() for n in x.reshape(-1)], dtype=x.dtype, device=x.device).reshape(x.shape)
@@ -53,8 +53,8 @@ def _is_fake(x: Tensor) -> bool:
 
 
 def check_as_traced(name: str, param: Tensor, x: Tensor) -> None:
-    """Raise TypeError for a fake tensor beside a parameter that is none, or the reverse, and for a functional tensor
-    beside a parameter that is none: torch's operations on both fail, some of them after they have written.
+    """Raise TypeError unless x and its parameter are both fake tensors or neither is, and for a functional tensor
+    beside another parameter. torch's operations on such pairs fail, some of them after they have written.
     """
     if _is_fake(param) != _is_fake(x):
         must = "be a fake tensor, as its parameter is" if _is_fake(param) else "not be a fake tensor"
@@ -64,7 +64,7 @@ def check_as_traced(name: str, param: Tensor, x: Tensor) -> None:
 
 
 def hold_values(*columns: Iterable[Tensor]) -> bool:
-    """Whether all tensors own strided memory, with or without gaps, that holds the values they stand for."""
+    """Whether all tensors own strided memory, with or without gaps, that holds their values."""
     return addresses(list(chain(*columns))) is not None
 
 
@@ -81,7 +81,7 @@ def addresses(tensors: Sequence[Tensor]) -> list[int] | None:
 
 
 def are_allocated(tensors: Sequence[Tensor]) -> bool:
-    """Whether all tensors, of torch's own classes and strided, have memory. What it holds is not asked."""
+    """Whether all tensors, of torch's own classes and strided, have memory. What it holds is not checked."""
     return _pointers(tensors) is not None
 
 
@@ -96,8 +96,8 @@ def _pointers(tensors: Sequence[Tensor]) -> list[int] | None:
 
 
 def check_allocated(name: str, x: Tensor) -> None:
-    """Raise RuntimeError if a tensor's memory has been freed, as wrappers do between two uses of a parameter; or if
-    it has outlived the functorch transform (vmap, grad) that made it.
+    """Raise RuntimeError if a tensor's memory has been freed, as wrappers do between two uses of a parameter, or if
+    the tensor has outlived the functorch transform (vmap, grad) that made it.
     """
     if dispatches([x]) or addresses([x]) is not None:
         return
@@ -110,7 +110,7 @@ def check_allocated(name: str, x: Tensor) -> None:
 
 
 def check_writable(name: str, x: Tensor) -> None:
-    """Raise RuntimeError if torch would refuse to write to a tensor, which must not happen within a step."""
+    """Raise RuntimeError if torch would refuse to write to a tensor: in the middle of a step that would be too late."""
     if x.is_inference() and not torch.is_inference_mode_enabled():
         raise RuntimeError(f"{name} was made in torch.inference_mode, outside of which it cannot be updated")
     if x._is_zerotensor():

@@ -1,6 +1,6 @@
-"""DTensors and device meshes: which processes hold parts of a layer, and what they can be asked.
+"""DTensors and device meshes: which processes hold parts of a layer, and what they must be.
 
-`torch.distributed.tensor` takes long to import, and where it has not been imported there is no DTensor.
+`torch.distributed.tensor` takes long to import. Until someone has imported it, there is no DTensor.
 """
 
 import functools
@@ -25,13 +25,13 @@ def is_dtensor(x: Tensor) -> bool:
 
 
 def any_dtensor(xs: list[Tensor]) -> bool:
-    """Whether one of them is, asked of each type once."""
+    """Whether one of the tensors is spread over processes. Looks at each type once."""
     module = sys.modules.get("torch.distributed.tensor")
     return module is not None and any(issubclass(kind, module.DTensor) for kind in set(map(type, xs)))
 
 
 def local_part(x: Tensor) -> Tensor:
-    """The part of a DTensor that is here, itself: what is written to it is the DTensor's."""
+    """The part of a DTensor that is here. It is not a copy: writing to it updates the DTensor."""
     return waited(x._local_tensor)  # that of a redistributed gradient is the result of a collective
 
 
@@ -42,7 +42,7 @@ def waited(x: Tensor) -> Tensor:
 
 
 class Holders(NamedTuple):
-    """The processes that between them hold a layer once: replicas are others."""
+    """The processes that together hold a layer once. Those with replicas of the same parts are not among them."""
 
     ranks: tuple[int, ...]
     mesh: Any
@@ -67,7 +67,7 @@ _groups: dict[tuple[int, ...], Any] = {}
 
 
 def _group_of(ranks: tuple[int, ...]) -> Any:
-    """A process group of these ranks, made once. Its members alone take part in making it."""
+    """A process group of these ranks, made once. Only its members take part in making it."""
     import torch.distributed as dist
 
     if len(ranks) == dist.get_world_size():
@@ -80,7 +80,7 @@ def _group_of(ranks: tuple[int, ...]) -> Any:
 
 
 def holders_of(param: Tensor, layer_axes: Any) -> Holders | None:
-    """Who holds parts of the same layers as this process; None where it holds whole layers, or nothing.
+    """Who holds parts of the same layers as this process; None if it holds whole layers, or nothing.
 
     A mesh dimension that cuts the parameter between layers (experts stacked along the axis, say) does not
     spread a layer, nor does one that replicates it.
@@ -103,12 +103,12 @@ def _ranks(mesh: Any, dims: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _axis(placement: Any) -> int | None:
-    """The axis that a placement cuts; None where it replicates. Strided shards are no subclass of Shard."""
+    """The axis that a placement cuts; None if it replicates. Strided shards are not a subclass of Shard."""
     return getattr(placement, "dim", None)
 
 
 def check(param: Tensor, differentiable: bool) -> None:
-    """Refuse a DTensor whose layers cannot be put together."""
+    """Refuse a DTensor whose layers cannot be combined from its parts."""
     for placement in param.placements:
         if placement.is_partial() or not (placement.is_replicate() or isinstance(_axis(placement), int)):
             raise TypeError(f"it must be placed by Shard and Replicate, got {placement}")
@@ -117,7 +117,7 @@ def check(param: Tensor, differentiable: bool) -> None:
 
 
 def check_gradient(param: Tensor, grad: Tensor) -> None:
-    """Refuse a gradient that cannot be brought to where its parameter is."""
+    """Refuse a gradient that cannot be redistributed as its parameter is."""
     if is_dtensor(param) != is_dtensor(grad):
         what = "a DTensor" if is_dtensor(param) else "a plain tensor"
         raise TypeError(f"its gradient must be {what}, as it is itself, got {type(grad).__name__}")
@@ -126,7 +126,7 @@ def check_gradient(param: Tensor, grad: Tensor) -> None:
 
 
 def check_not_flattened(param: Tensor, together: list[Tensor]) -> None:
-    """Refuse a parameter into which a wrapper has flattened several layers, or cut one at any place.
+    """Refuse a parameter into which a wrapper has flattened several layers, or of which it has cut a layer anywhere.
 
     DeepSpeed's ZeRO 1 and 2 put one flat float32 copy of a slice of all parameters, which is no Parameter,
     in place of a group's parameters, and leave no other mark; ZeRO 3 marks what it partitions.
@@ -147,12 +147,12 @@ def check_not_flattened(param: Tensor, together: list[Tensor]) -> None:
 
 
 def are_plain(params: list[Tensor], *others: list[Tensor]) -> bool:
-    """Whether nothing here is a DTensor, or of another subclass, and no wrapper has flattened a parameter."""
+    """Whether all tensors are of torch's own classes, and no wrapper has flattened a parameter."""
     return set(map(type, chain(params, *others))) <= _PLAIN and are_unmarked(params)
 
 
 def are_unmarked(params: list[Tensor]) -> bool:
-    """Whether no wrapper has flattened a parameter. Where there is no process group, FSDP1 cannot have."""
+    """Whether no wrapper has flattened a parameter. Without a process group, FSDP1 cannot have."""
     if "deepspeed" in sys.modules:
         return False
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
@@ -160,7 +160,7 @@ def are_unmarked(params: list[Tensor]) -> bool:
 
 
 def check_placed_alike(param: Tensor, moment: Tensor, name: str) -> None:
-    """Refuse a moment, from outside, of which this process does not hold the part that it needs."""
+    """Refuse a moment from outside of which this process does not hold the part of its parameter."""
     if is_dtensor(param) == is_dtensor(moment) and (
         not is_dtensor(param) or (moment.device_mesh == param.device_mesh and moment.placements == param.placements)
     ):

@@ -137,8 +137,8 @@ def update_moments(group: Group, params: Tensors, grads: Tensors, ms: Tensors, v
 
 
 def update_params(group: Group, params: Tensors, ms: Tensors, w: Tensors, lr: Any, rates: Any) -> None:
-    """Decay the parameters, where that is decoupled, and add rate · m / w: numbers, or 0-d tensors for lr and the
-    rate of each layer. w may be overwritten.
+    """Apply a decoupled weight decay, and add rate · m / w. lr and the rates of the layers are numbers or 0-d tensors.
+    w may be overwritten.
     """
     theta, decay = _in_compute_dtype(params, ms[0].dtype), group["weight_decay"]
     if decay and group["decoupled_weight_decay"]:
@@ -154,8 +154,8 @@ def update_params(group: Group, params: Tensors, ms: Tensors, w: Tensors, lr: An
 
 
 def _stored(dtype: Any, *columns: Tensors) -> Any:
-    """Columns of a number for each layer, which a compiled loop reads from memory. Otherwise Inductor forms
-    the numbers within the loop, with their divisions in double, anew for each vector of coordinates.
+    """Columns of per-layer numbers, which a compiled loop reads from memory. Otherwise Inductor computes them within
+    the loop, with their divisions in double, for each vector of coordinates again.
     """
     rows = [torch.broadcast_tensors(*row) for row in zip(*columns, strict=True)]
     return zip(*(torch.stack([x.to(dtype) for x in row]) for row in rows), strict=True)

@@ -14,7 +14,7 @@ _IMPLEMENTATION = ("foreach", "fused", "capturable", "differentiable")
 
 
 class _Kept:
-    """A tensor that torch's casting does not see, since it looks for tensors."""
+    """Hides a tensor from torch's casting, which looks for tensors."""
 
     def __init__(self, tensor: Tensor) -> None:
         self.tensor = tensor
@@ -30,10 +30,10 @@ def keep_dtypes(_: Any, state_dict: dict[str, Any]) -> dict[str, Any]:
 
 
 def complete(state: dict[str, Any], groups: list[Group] | None, defaults: Group | None) -> None:
-    """Make a loaded or unpickled state ours: the options that it lacks, moments in their dtype, `step`
-    where resuming needs it. Raises before the optimizer has changed.
+    """Complete a loaded or unpickled state: the options that it lacks, moments in their dtype, `step`
+    on the device where a step reads it. Raises before the optimizer has changed.
 
-    What was unpickled stays the same memory, shared with other processes where it was so before.
+    Unpickled tensors stay the same memory, shared with other processes if it was before.
     """
     defaults = state.get("defaults", defaults or {})
     for i, group in enumerate(state.get("param_groups", ())):
@@ -58,7 +58,7 @@ def complete(state: dict[str, Any], groups: list[Group] | None, defaults: Group 
 
 
 def _warn_of_losses(index: int, group: Group, own: Group) -> None:
-    """Say what a state_dict of Adam cannot tell, or brings along in vain."""
+    """Warn of what a state_dict of Adam leaves open, and of what is dropped."""
     if "decoupled_weight_decay" not in group and group.get("weight_decay") and not own["decoupled_weight_decay"]:
         warnings.warn(
             f"group {index} comes with weight_decay={group['weight_decay']} and does not say of which kind, as no "
@@ -80,5 +80,5 @@ def _complete_entry(param: Tensor, entry: dict[str, Any], group: Group) -> None:
             entry[name] = kept.to(device=param.device, dtype=moment_dtype(param), copy=True)
     if isinstance(step := entry.get("step"), _Kept):
         entry["step"] = step.tensor.to(device=step_device(param, group), dtype=torch.float64, copy=True)
-    elif step is not None:  # a number, as torch before 1.12 kept it; a tensor stays itself
+    elif step is not None:  # a number, as torch before 1.12 kept it; a tensor stays the same
         entry["step"] = torch.as_tensor(step, dtype=torch.float64, device=step_device(param, group))

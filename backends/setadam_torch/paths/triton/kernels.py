@@ -1,4 +1,4 @@
-"""The kernels behind `_triton`: one step of many layers of one dtype, in three launches.
+"""The kernels: one step of many layers of one dtype, in three launches.
 
     moments_kernel       new m and v of each chunk of coordinates, and Σv, Σv², max v, min v of the chunk
     coefficients_kernel  γ of each layer from its chunks, in a fixed order, and what each layer's update needs
@@ -7,8 +7,8 @@
 They restate `setadam_core.spec.trace` and `setadam_core.parts.combine`. Products and sums may be
 contracted; roots and divisions are correctly rounded, as the conformance kit's bound asks.
 
-A table of 64-bit integers says where everything lies: a column of one entry a layer for each of the
-names below, one after the other, as `_triton_tables` makes it. Addresses are those of contiguous memory.
+A table of 64-bit integers says where everything lies. It has a column for each of the names below, with an entry
+for each layer; the columns follow one another, as `tables` makes them. Addresses are those of contiguous memory.
 """
 
 # `and` evaluates both sides of a value on the device, and what follows an `if` is compiled even if that returns.

@@ -2,7 +2,7 @@
 
 One pass over memory updates the moments and gathers what γ and min w need, a second updates θ: 9 words
 of traffic a coordinate, where a fused Adam has 7. Between them a small kernel puts each layer's chunks
-together. Nothing waits for the device, step counts live on it, and a step over tensors that were seen
+together. Nothing waits for the device, step counts are kept on it, and a step over tensors that were seen
 before allocates nothing, so a CUDA graph can hold it. No result depends on the order in which chunks
 happen to run.
 """
@@ -107,14 +107,14 @@ class _Kernels:
         self._lr_here = _on(param.device, "lr", lr) if lr_here else None
         self._dtypes = {"PARAM": self._dtype(param.dtype), "COMPUTE": self._dtype(compute_dtype(param))}
         self._sizes: dict[str, int] = {"CHUNK": plan.chunk, "LANES": LANES, **CONTRACT}
-        # A layer's chunks are put together by one program: wide enough for the layer that has most.
+        # One program combines the chunks of a layer: wide enough for the layer that has most.
         wide = next((n for n in (32, 256) if n >= plan.most_chunks), 2048)
         warps = max(wide // 128, 1)
         self._wide: dict[str, int] = {"CHUNK": plan.chunk, "LANES": wide, "num_warps": warps, **CONTRACT}
 
     def moments(self, grad_scale: Tensor | None) -> None:
         hp, plan = self._hp, self._plan
-        for t in self._uncounted:  # a stack of no layers has none that counts its steps
+        for t in self._uncounted:  # in a stack of no layers, no layer counts the step
             t.add_(1 if self._found_inf is None else (self._found_inf == 0).sum())
         if plan.layers == 0:
             return
@@ -195,7 +195,7 @@ class _Kernels:
         return self._source.DTYPES[str(dtype).removeprefix("torch.")]
 
     def _on_device(self) -> Any:
-        """Triton launches on the current device; there is none to choose for its interpreter."""
+        """Triton launches on the current device. Its interpreter has none."""
         return torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext()
 
 
@@ -232,7 +232,7 @@ def _contiguous(group: Group, columns: Columns, *, writes_grads: bool) -> Iterat
 
 
 def _memory_order(param: Tensor, layer_axes: Any) -> list[int]:
-    """The axes of a real view with those of a layer last; as they lie in memory, if the layer is all of it."""
+    """The axes of a real view, those of a layer last; in the order of memory if the view is one layer."""
     x = real(param)
     if layer_axes is None:
         return sorted(range(x.ndim), key=lambda axis: -x.stride(axis))
@@ -241,7 +241,7 @@ def _memory_order(param: Tensor, layer_axes: Any) -> list[int]:
 
 
 def _on(device: Any, name: str, x: Tensor | None) -> Tensor | None:
-    """A tensor of one number where the kernels read it, by its address. TypeError if it has none."""
+    """A tensor of one number on the device, where the kernels read it by its address. TypeError if it has none."""
     if x is None:
         return None
     x = x.to(device, non_blocking=True)

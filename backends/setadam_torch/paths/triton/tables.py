@@ -1,13 +1,13 @@
 """Where the layers of a step lie in memory, as the kernels read it, and their scratch memory.
 
-A plan depends on addresses and sizes alone, so plans are found again by these: a step over the same
+A plan depends on addresses and sizes alone, and is looked up by them: a step over the same
 tensors copies nothing to the device and allocates nothing. In a training loop the allocator gives the
 gradients the same addresses again after a step or two.
 
 CUDA graphs: a plan that a graph was captured with is kept for good, since replays read it. If the
 gradients are new (as when `zero_grad` precedes the capture) the plan is made inside the capture. The
-copy of its table is then a part of the graph, from pinned memory that is set aside beforehand, as none
-can be allocated there; and nothing but the graph uses this plan, as the copy is only made in replays.
+copy of its table is then a part of the graph. It reads pinned memory that was set aside before, since none
+can be allocated during a capture. Only the graph uses such a plan, as its table is copied in replays alone.
 """
 
 from typing import Any, NamedTuple
@@ -160,7 +160,7 @@ def _to_device(numbers: Int64s, device: Any, capturing: bool) -> Tensor:
 
 
 def _take(size: int) -> Tensor:
-    """Pinned memory without an allocation, in as far as there is some set aside."""
+    """Pinned memory, without an allocation if enough is set aside."""
     if _set_aside and _set_aside[0].numel() >= size:
         pinned, _set_aside[0] = _set_aside[0][:size], _set_aside[0][size:]
         return pinned
