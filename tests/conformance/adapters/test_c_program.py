@@ -9,6 +9,7 @@ import pytest
 
 from setadam_conformance.adapters.command import CommandAdapter, RefusedError
 from setadam_conformance.cases.case import DEFAULTS
+from setadam_conformance.properties import PROPERTIES
 from setadam_conformance.protocol import OPTIONS, LayerState
 
 SOURCE = Path(__file__).parents[3] / "examples/c/setadam.c"
@@ -110,7 +111,18 @@ def test_refuses_what_it_does_not_support(program):
     assert program.step([x], [x], [state], DEFAULTS, [None])[1][0].t == 1  # and goes on
 
 
-def test_keeps_every_property_of_the_kit(program, verdicts):
+LONG = ("large-layer", "recorded-training")  # as text, 2²⁰ coordinates or 60 steps of a model take seconds
+
+
+@pytest.mark.parametrize(
+    "properties",
+    [
+        pytest.param(tuple(name for name in PROPERTIES if name not in LONG), id="short"),
+        pytest.param(LONG, id="long", marks=pytest.mark.heavy),
+    ],
+)
+def test_satisfies_every_property_of_the_kit(program, verdicts, properties):
     """What `run --backend cmd:./setadam` would say."""
-    cells = verdicts(program, max_examples=2)
+    cells = verdicts(program, max_examples=2, properties=properties)
+    assert cells
     assert {name: cell.failure or cell.reason for name, cell in cells.items() if cell.status != "pass"} == {}
