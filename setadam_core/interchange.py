@@ -1,20 +1,20 @@
-"""The neutral form of an optimizer's state: train in one framework, go on in another.
+"""The neutral form of an optimizer's state: train in one framework and continue in another.
 
-It is a flat dict of NumPy arrays in C's order, so `numpy.savez(file, **form)` and
-`safetensors.numpy.save_file(form, file)` keep it bit for bit, and what they load is the form again. (safetensors
-writes memory as it lies: of an array in another order it would keep the values, not their places.) Arrays of any
-order and byte order are read. For each parameter, by its name:
+The form is a flat dict of NumPy arrays in C order. `numpy.savez(file, **form)` and
+`safetensors.numpy.save_file(form, file)` save it bit for bit, and loading the file gives the form again. (safetensors
+writes memory without regard to strides, so the values of arrays in another order would be misplaced.) Arrays of any
+memory order and byte order can be loaded. For each parameter, by its name:
 
     <name>/exp_avg      first moment m, in the compute dtype (float32; float64 for float64 and complex128
     <name>/exp_avg_sq   second moment v      parameters), of the parameter's shape s, or s + (2,) if it is complex
     <name>/step         t, the steps taken: int64 of shape ()
 
-A name is the path of keys and indices, joined by dots: "layers.0.weight". The form may also hold options
-of groups, as state_dicts of the NumPy and CuPy optimizers do; every other reader leaves them out:
+A name is the path of keys and indices, joined by dots: "layers.0.weight". The form may also have the options of
+groups, as the state_dicts of the NumPy and CuPy optimizers do; other readers ignore them:
 
     param_groups/<i>/<option>    a number, a switch, or a row of numbers; an option that is None is absent
 
-Parameters travel as the frameworks' own users do that; hyperparameters, where there are no groups, are code.
+The form does not include the parameters. Without groups, it does not include the hyperparameters either.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -33,14 +33,15 @@ Options = dict[str, Any]
 _FIELDS = {"exp_avg": 0, "exp_avg_sq": 1, "step": 2}  # of State, by position
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _GROUPS = "param_groups/"
-_MOST_STEPS = 2**63 - 2  # so that int64 holds the next one too
+_MOST_STEPS = 2**63 - 2  # so that the next step still fits in an int64
 
 
 def pack(states: Mapping[str, State], groups: Sequence[Options] = ()) -> Form:
-    """The neutral form of states by parameter's name: copies in C's order, so that it does not change with them.
+    """The neutral form of states, given by parameter name. Its arrays are copies in C order.
 
-    m and v: NumPy arrays of any strides, as of `setadam_core.init`; t an int. groups: options by name, without
-    parameters. TypeError or ValueError for a moment that is no plain NumPy array, a t that is no count.
+    m and v: NumPy arrays of any strides, as `setadam_core.init` returns them; t an int. groups: options by name,
+    without parameters. TypeError or ValueError for a moment that is not a plain NumPy array, or a t that is not a
+    count.
     """
     form: Form = {}
     for name, state in states.items():
@@ -55,12 +56,12 @@ def pack(states: Mapping[str, State], groups: Sequence[Options] = ()) -> Form:
 
 
 def unpack(form: Mapping[str, Any]) -> tuple[dict[str, State], list[Options]]:
-    """States by name, and options of groups (numbers, bools and tuples again), of a neutral form.
+    """The states by name, and the options of groups (as numbers, bools and tuples), of a neutral form.
 
-    form: as from `pack`, or any mapping of that kind, such as what `numpy.load` returns of an npz file.
-    Its arrays may lie in any order, and are not copied unless to this machine's order of bytes. Raises TypeError or
-    ValueError for what is no mapping, a key that is of neither kind, a moment that is missing or no plain array, a
-    step that is no count.
+    form: from `pack`, or any mapping of that kind, such as `numpy.load` returns for an npz file. Its arrays may have
+    any memory order. They are copied only to change the byte order to this machine's. Raises TypeError or ValueError
+    for a form that is not a mapping, a key of neither kind, a moment that is missing or not a plain array, and a step
+    that is not a count.
     """
     if not isinstance(form, Mapping):
         raise TypeError(f"a neutral form must be a mapping of names to arrays, got {type(form).__name__}")
@@ -82,9 +83,9 @@ def unpack(form: Mapping[str, Any]) -> tuple[dict[str, State], list[Options]]:
 
 
 def check_state(name: str, state: State, shape: Sequence[int], dtype: str) -> None:
-    """Raise ValueError or TypeError unless the state's moments fit a parameter.
+    """Raise ValueError or TypeError unless the moments of a state have this shape and dtype.
 
-    shape, dtype: of its real view (s, or s + (2,) if it is complex) in its compute dtype.
+    shape: of the parameter's real view, s, or s + (2,) if it is complex. dtype: its compute dtype.
     """
     for field in _MOMENTS:
         x = state[_FIELDS[field]]
@@ -95,9 +96,9 @@ def check_state(name: str, state: State, shape: Sequence[int], dtype: str) -> No
 
 
 def check_step(name: str, value: Any) -> int:
-    """A count of steps as an int: of Python, or a whole number or 0-d array of any library.
+    """A step count as an int, from a Python int, or from a whole number or 0-d array of any library.
 
-    Raises ValueError for what is none, or more than an int64 holds.
+    Raises ValueError for anything else, and for a count that an int64 cannot represent.
     """
     try:
         count = -1 if isinstance(value, bool | np.bool_) else index(value)
@@ -116,7 +117,7 @@ def check_names(given: Iterable[str], params: Iterable[str]) -> None:
             raise KeyError(f"no state for param {name!r}, only for {_listed(given)}")
     for name in given:
         if name not in params:
-            raise KeyError(f"a state for {name!r}, which is no param: those are {_listed(params)}")
+            raise KeyError(f"there is no param {name!r} for this state, only {_listed(params)}")
 
 
 def _state(name: str, found: dict[str, Any]) -> State:
@@ -128,7 +129,7 @@ def _state(name: str, found: dict[str, Any]) -> State:
 
 
 def _moment(name: str, field: str, x: Any) -> np.ndarray[Any, Any]:
-    """An array in this machine's order of bytes."""
+    """An array in this machine's byte order."""
     x = as_array(x)
     if not isinstance(x, np.ndarray):
         raise ValueError(f"{field} of {name!r} must be a NumPy array, got {type(x).__name__}")

@@ -1,7 +1,7 @@
-"""What is known of a layer before anything is computed: its checks, dtypes, and reductions.
+"""Layers: the checks before a step, the dtypes of the arithmetic, and the reductions.
 
-A layer is what γ and the minimum are taken over: by default a whole parameter array; with
-``layer_axes``, each slice along the other axes.
+γ and the minimum are taken over a layer. A layer is by default a whole parameter array; with ``layer_axes``, it is
+each slice along the other axes.
 """
 
 import math
@@ -30,37 +30,39 @@ COMPUTE_DTYPE = {
 
 
 def dtype_name(x: Array) -> str:
-    """The dtype's bare name, which all namespaces share: ``torch.float32`` is ``float32``."""
+    """The dtype's name without its namespace: ``float32`` for ``torch.float32``."""
     return str(x.dtype).rpartition(".")[2]
 
 
 def compute_dtype_name(param: Array) -> str:
-    """The name of the dtype of the moments; TypeError for what is not floating-point."""
+    """The name of the dtype of the moments; TypeError if the parameter is not floating-point."""
     name = dtype_name(param)
     if name not in COMPUTE_DTYPE:
         raise TypeError(f"param must have one of the dtypes {', '.join(COMPUTE_DTYPE)}, got {name}")
     if name == "bfloat16" and _NUMPY_IS_OLD and isinstance(param, np.ndarray):
-        raise RuntimeError(f"bfloat16 needs NumPy 2.1.2 or later, got {np.__version__}: it ends the process in time")
+        raise RuntimeError(
+            f"bfloat16 needs NumPy 2.1.2 or later, got {np.__version__}, in which it crashes the process"
+        )
     return COMPUTE_DTYPE[name]
 
 
-# Before 2.1.2, each promotion of bfloat16 with a Python number takes one reference too many off a dtype of
-# NumPy's own, until that is freed and the process ends (numpy/numpy#27478).
+# Before 2.1.2, each promotion of bfloat16 with a Python number removes one reference too many from a dtype of
+# NumPy's own. In the end that dtype is freed, and the process crashes (numpy/numpy#27478).
 _NUMPY_IS_OLD = np.lib.NumpyVersion(np.__version__) < "2.1.2"
 
 
 def fields(state: Any) -> tuple[Array, Array, Any]:
-    """A State's m, v and t; TypeError for what is no State."""
+    """The m, v and t of a State; TypeError if it has none."""
     try:
         return state.m, state.v, state.t
     except AttributeError:
         size = f" of {len(state)}" if isinstance(state, tuple | list) else ""
         kind = f"{type(state).__name__}{size}"
-        raise TypeError(f"state must have m, v and t, as setadam_core.init makes it, got {kind}") from None
+        raise TypeError(f"state must have m, v and t, as setadam_core.init returns it, got {kind}") from None
 
 
 def as_array(x: Array) -> Array:
-    """The array itself; a NumPy scalar, which is what NumPy's 0-d arithmetic returns, as a 0-d array."""
+    """The array itself, or a 0-d array for a NumPy scalar, which NumPy's 0-d arithmetic returns."""
     return np.asarray(x) if isinstance(x, np.generic) else x
 
 
@@ -73,7 +75,7 @@ class Layer(NamedTuple):
     is_complex: bool
     axes: tuple[int, ...]  # of the real view
     size: int  # d, coordinates in one layer
-    across: Any = None  # where one layer is spread over processes: its sum, min, max and parts over all of them
+    across: Any = None  # if a layer is spread over processes: sum, min, max and number of parts over all of them
 
     def real(self, x: Array) -> Array:
         """X in the compute dtype; a complex x of shape s becomes real of shape s + (2,)."""
@@ -89,24 +91,24 @@ class Layer(NamedTuple):
         return pair[..., 0] + 1j * pair[..., 1]
 
     def coefficient(self, x: Scalar) -> Scalar:
-        """A coefficient on its way to arrays: a 0-d array rounded here, so that it does not widen what
-        it meets; a number as a Python float (NumPy's scalars would widen), rounded by the first operation.
+        """A coefficient that will be combined with arrays, in a form that does not widen them. A 0-d array is rounded
+        here. A number becomes a Python float (NumPy's scalars would widen), which the first operation rounds.
         """
         return self.xp.astype(x, self.dtype, copy=False) if is_array_scalar(x) else float(x)
 
     def sum(self, x: Array) -> Array:
         """Σ over each layer, keeping the axes."""
-        if self.axes:  # else every coordinate is a layer; namespaces disagree on axis=()
+        if self.axes:  # otherwise every coordinate is a layer; namespaces disagree on axis=()
             x = self.xp.sum(x, axis=self.axes, keepdims=True, dtype=x.dtype)
         return x if self.across is None else self.across.sum(x)
 
     def min(self, x: Array) -> Array:
-        """The smallest coordinate of each layer, keeping the axes; +∞ for a layer without any."""
+        """The smallest coordinate of each layer, keeping the axes; +∞ for a layer without coordinates."""
         least = self._extremum(self.xp.min, x, math.inf)
         return least if self.across is None else self.across.min(least)
 
     def max(self, x: Array) -> Array:
-        """The largest coordinate of each layer, keeping the axes; -∞ for a layer without any."""
+        """The largest coordinate of each layer, keeping the axes; -∞ for a layer without coordinates."""
         most = self._extremum(self.xp.max, x, -math.inf)
         return most if self.across is None else self.across.max(most)
 
@@ -129,13 +131,13 @@ def check_layer(
     layer_axes: Sequence[int] | None,
     across: Any = None,
 ) -> Layer:
-    """Check the arguments of a step against each other, before anything is computed.
+    """Check the arguments of a step against each other, and return the layer.
 
     Raises
     ------
-    TypeError : arrays of different namespaces, or of a subclass with arithmetic of its own; a dtype that does
-        not fit; hp or t of a wrong type.
-    ValueError : shapes or devices that do not fit, a negative t, an hp that the dtype cannot hold.
+    TypeError : arrays of different namespaces, or of a subclass with its own arithmetic; a wrong dtype; hp or t of
+        a wrong type.
+    ValueError : wrong shapes or devices, a negative t, an hp that the dtype cannot represent.
     """
     if not isinstance(hp, Hyperparameters):
         raise TypeError(f"hp must be a Hyperparameters, got {type(hp).__name__}")
@@ -177,13 +179,13 @@ def check_layer_axes(layer_axes: Sequence[int] | None, ndim: int) -> tuple[int, 
     if isinstance(layer_axes, tuple | list) and all(type(axis) is int for axis in layer_axes):
         axes = [axis for axis in range(ndim) if any(x in (axis, axis - ndim) for x in layer_axes)]
     if not isinstance(layer_axes, tuple | list) or len(axes) != len(layer_axes):
-        # Formatted here alone: to torch.compile the numbers may be symbols, which have no text.
+        # Formatted only here: under torch.compile the numbers may be symbols, which cannot be formatted.
         raise ValueError(f"layer_axes must be None or distinct axes of an array with {ndim} axes, got {layer_axes!r}")
     return tuple(axes)
 
 
 def _devices(x: Array) -> Any:
-    """Where x lies, as a set, since one array can be spread over devices; empty if it is traced."""
+    """The devices of x, as a set, since one array can be spread over several; empty if x is traced."""
     if device(x) is None:
         return set()
     return x.devices() if hasattr(x, "devices") else {device(x)}

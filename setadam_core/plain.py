@@ -1,4 +1,4 @@
-"""Which arrays are taken: those of one namespace that compute as its own do, whatever their class is called."""
+"""Which arrays are accepted: those of one namespace whose arithmetic is the namespace's own."""
 
 from collections.abc import Mapping
 from functools import lru_cache
@@ -12,7 +12,7 @@ Namespace = Any
 
 
 def namespace(arrays: Mapping[str, Array]) -> Namespace:
-    """The namespace that all arrays, by name, are plain arrays of; TypeError if there is none."""
+    """The one namespace of all arrays, given by name; TypeError if they have none, or if one is not a plain array."""
     try:
         xp = array_namespace(*arrays.values())
     except TypeError as error:
@@ -27,21 +27,21 @@ def namespace(arrays: Mapping[str, Array]) -> Namespace:
 
 
 def check_plain(name: str, x: Array) -> None:
-    """Raise TypeError for a subclass with arithmetic of its own: masks, matrices and units change what a formula
-    means, γ among others, and mostly without an error. A subclass that only adds to its base is plain.
+    """Raise TypeError for a subclass with its own arithmetic. Masks, matrices and units change the meaning of formulas,
+    that of γ among them, and mostly without an error. A subclass that leaves its base's arithmetic alone is plain.
     """
-    kind: Any = type(getattr(x, "_meta", x))  # dask's arrays are of its chunks' kind
+    kind: Any = type(getattr(x, "_meta", x))  # a dask array is what its chunks are
     if not _is_plain(kind):
-        raise TypeError(f"{name} must be a plain array, got {kind.__name__}, which has arithmetic of its own")
+        raise TypeError(f"{name} must be a plain array, got {kind.__name__}, which has its own arithmetic")
 
 
-# Classes that users derive others from, and where those would compute in another way. torch's own hook,
-# __torch_function__, is none of these: most classes that have it carry a name, or another layout of the same values.
+# The classes that users derive from, and the methods by which a subclass would change the arithmetic. torch's hook,
+# __torch_function__, is not among them: most classes that define it add a name, or another layout of the same values.
 _BASES = {("numpy", "ndarray"), ("torch", "Tensor"), ("cupy", "ndarray")}
 _OPERATORS = ("add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "rtruediv", "pow", "neg", "eq")
 _HOOKS = ("array_ufunc", "array_function")
 _ARITHMETIC = (*(f"__{name}__" for name in (*_HOOKS, *_OPERATORS)), "sum", "min", "max")
-_MASKED = ("torch.masked.maskedtensor.core", "MaskedTensor")  # known by its name alone
+_MASKED = ("torch.masked.maskedtensor.core", "MaskedTensor")  # recognized by its name
 
 
 @lru_cache

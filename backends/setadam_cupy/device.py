@@ -1,12 +1,12 @@
-"""CuPy, imported when the first optimizer is made, and a clear word where it or a device is missing."""
+"""Imports CuPy when the first optimizer is created. Errors say whether CuPy or a device is missing."""
 
 from typing import Any
 
 
 def cupy() -> Any:
-    """The module; ImportError where CuPy is not installed, RuntimeError where it finds no CUDA device.
+    """The module. ImportError if CuPy is not installed, RuntimeError if it finds no CUDA device.
 
-    CuPy itself imports without a device, and fails at the first array.
+    CuPy itself can be imported without a device, and fails when the first array is created.
     """
     try:
         import cupy

@@ -1,18 +1,18 @@
-// SET-Adam's step on a GPU in two kernels, each over all layers that a launch has been given.
+// SET-Adam's step on a GPU in two kernels, each over all layers of a launch.
 //
-// `moments` updates m and v and leaves γ and min v of every layer in `results`; `descend` updates θ. They
-// restate setadam_core.spec.trace. Every sum has a fixed order, so that a step is the same bit for bit.
-// Σv and Σv² of float layers are taken in double, where no square of a float under- or overflows; of double
-// layers, on the scale of the largest v so far. Either way γ depends on v's direction alone.
+// `moments` updates m and v and writes γ and min v of each layer to `results`; `descend` updates θ. They
+// restate setadam_core.spec.trace. Every sum has a fixed order, so a step is reproducible bit for bit.
+// Σv and Σv² of float layers are summed in double, where no square of a float under- or overflows; those of double
+// layers are summed relative to the largest v so far. Either way γ depends only on v's direction.
 //
-// S is the type that parameters and gradients are stored in, C the type of the moments and the arithmetic.
-// Compiled by NVRTC with its defaults (`_launch.module`): division and square root correctly rounded, subnormals
-// kept. That is read off the compiled code; it has not run on a GPU yet.
+// S is the storage type of parameters and gradients, C the type of the moments and the arithmetic.
+// NVRTC compiles this with its defaults (`launch.module`): division and square root are correctly rounded, and
+// subnormals are kept. The compiled code shows this; it has not run on a GPU yet.
 
 #ifndef THREADS
 #define THREADS 256  // in a block; a power of two
 #endif
-#define LAYERS 64  // entries of a launch: its arguments have to fit into 4 KB
+#define LAYERS 64  // entries of a launch, whose arguments must fit into 4 KB
 
 #ifndef __CUDACC__
 #error "kernels.cu is CUDA C++; to run it on a CPU, define what it uses of CUDA, and __CUDACC__"
@@ -21,8 +21,8 @@
 typedef long long i64;
 typedef unsigned long long address;
 
-// What one launch works on. Entry e has `count` layers of `size` coordinates, one after the other in memory,
-// each shared by `blocks[e]` blocks. Its blocks start at first[e], its layers at slot[e].
+// The layers of one launch. Entry e has layers of size[e] coordinates, one after the other in memory, and
+// blocks[e] blocks share each of them. Its blocks start at first[e], its layers at slot[e].
 struct Table {
     address theta[LAYERS], grad[LAYERS], m[LAYERS], v[LAYERS];
     i64 size[LAYERS];
@@ -30,16 +30,16 @@ struct Table {
     int entries, unused;
 };
 
-// The coefficients of one step, formed in double on the host; rounded once, here, to C.
+// The coefficients of one step, computed in double on the host, and rounded once, here, to C.
 struct Step {
     double beta1, rest1, beta2, rest2;  // rest = 1 - β
-    double bias2, rate;                 // 1 - β2ᵗ and η/(1 - β1ᵗ)
+    double bias2, rate;                 // 1 - β₂ᵗ and η/(1 - β₁ᵗ)
     double eps, tau, power;
     double decay, shrink;  // λ, if it is coupled, else 0; 1 - ηλ, if it is decoupled, else 1
     int maximize, eps_inside_sqrt;
 };
 
-// ---- 16-bit storage: by the conversion instructions, so that no header is needed
+// ---- 16-bit storage, by the conversion instructions, so that no header is needed
 
 struct Half {
     unsigned short bits;
@@ -63,7 +63,7 @@ __device__ void narrow(double x, double& to) { to = x; }
 __device__ float root(float x) { return sqrtf(x); }
 __device__ double root(double x) { return sqrt(x); }
 
-// ---- what γ and min v need to know of part of a layer: setadam_core.parts.Parts, but that `high` is a scale
+// ---- a part of a layer, for γ and min v: setadam_core.parts.Parts, except that `high` is only a scale
 
 struct Parts {
     double high, s1, s2, low;  // scale, Σ v/scale, Σ (v/scale)², min v
@@ -105,7 +105,7 @@ __device__ Parts merged(const Parts& a, const Parts& b) {
     return p;
 }
 
-// The sum over a block's threads, in thread 0, as a tree.
+// The sum over a block's threads, as a tree, in thread 0.
 __device__ Parts reduced(const Parts& mine, Parts* shared) {
     shared[threadIdx.x] = mine;
     __syncthreads();
@@ -116,7 +116,7 @@ __device__ Parts reduced(const Parts& mine, Parts* shared) {
     return shared[0];
 }
 
-// S: γ of a whole layer of d coordinates. 1 where v is all zero; NaN goes through.
+// S: γ of a whole layer of d coordinates. 1 if v is all zero; NaN propagates.
 __device__ double down_scaling(const Parts& p, i64 d, double power) {
     if (power == 0.0 || p.s2 == 0.0) return 1.0;
     double cos2 = (p.s1 / (double)d) * (p.s1 / p.s2);
@@ -124,7 +124,7 @@ __device__ double down_scaling(const Parts& p, i64 d, double power) {
     return power == 2.0 ? cos2 : pow(cos2, power / 2);
 }
 
-// ---- which part of which layer a block has
+// ---- which part of which layer a block processes
 
 struct Place {
     int entry, part, parts, slot;
@@ -177,7 +177,7 @@ __device__ void moments(const Table& table, const Step& step, Parts* parts, doub
     __syncthreads();
     if (!last) return;
 
-    // The block that is last to finish a layer puts its parts together, in their order.
+    // The last block to finish a layer merges its parts, in their order.
     __threadfence();
     mine = none();
     for (int i = threadIdx.x; i < at.parts; i += THREADS) {

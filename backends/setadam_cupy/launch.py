@@ -1,7 +1,7 @@
-"""Launching the kernels of kernels.cu: tables of up to 64 layers, and scratch that is allocated once.
+"""Launches the kernels of kernels.cu, with tables of up to 64 layers, and scratch memory that is allocated once.
 
-Tables and coefficients are arguments of the launch, by value. So nothing is copied to the device that the
-host would have to wait for, or must not overwrite yet.
+Tables and coefficients are launch arguments, passed by value. So the host never waits for a copy to the device, and
+has no buffer that it must not overwrite yet.
 """
 
 from collections.abc import Iterator
@@ -17,11 +17,11 @@ from setadam_core.spec import bias_correction
 
 THREADS = 256
 LAYERS = 64
-# Blocks that share a layer, and coordinates that are worth a block. A thread then has at least four.
+# The most blocks that share a layer, and the coordinates per block: a thread has at least four.
 MAX_BLOCKS = 1024
 PER_BLOCK = 4 * THREADS
 
-OPTIONS = ("--std=c++17", f"-DTHREADS={THREADS}")  # beside them CuPy says for which architecture
+OPTIONS = ("--std=c++17", f"-DTHREADS={THREADS}")  # CuPy adds the architecture
 
 # The structs of kernels.cu: 8-byte members first, so that C adds no padding.
 TABLE = np.dtype(
@@ -42,16 +42,17 @@ STEP = np.dtype(
 
 
 class Item(NamedTuple):
-    """Layers of one parameter, one after the other in memory."""
+    """The layers of one parameter, one after the other in memory."""
 
     arrays: list[Array]  # theta, grad, m, v, contiguous
     layers: int
 
 
 class Scratch:
-    """Device memory that steps use again, of one device. A step that finds it large enough allocates
-    nothing. Launches on one stream use it in turn; as with the parameters themselves, whoever changes streams
-    between steps has to order them.
+    """Memory of one device that all steps reuse. If it is large enough, a step allocates nothing.
+
+    Launches on one stream use it in turn. If you change streams between steps, you have to synchronize them, as for the
+    parameters themselves.
     """
 
     def __init__(self, xp: Any) -> None:
@@ -59,7 +60,7 @@ class Scratch:
         self._memory: dict[str, Array] = {}
 
     def get(self, name: str, size: int, dtype: Any) -> Array:
-        """At least ``size`` elements, zero when first made."""
+        """At least ``size`` elements, which are zero when first allocated."""
         key = f"{name}:{np.dtype(dtype)}"
         if key not in self._memory or self._memory[key].size < size:
             self._memory[key] = self._xp.zeros(size, dtype)
@@ -68,9 +69,9 @@ class Scratch:
 
 @lru_cache
 def module(xp: Any, device: int) -> Any:
-    """The kernels, compiled for a device, the current one.
+    """The kernels, compiled for a device, which is the current one.
 
-    Not by `cupy.RawModule`: it ends every list of options with -ftz=true, which flushes subnormals in float32.
+    `cupy.RawModule` is not used: it adds -ftz=true to all options, which flushes float32 subnormals.
     """
     source = files(__package__).joinpath("kernels.cu").read_text(encoding="utf-8")
     image, _ = xp.cuda.compiler.compile_using_nvrtc(source, OPTIONS)
@@ -82,9 +83,9 @@ def module(xp: Any, device: int) -> Any:
 def step_layers(
     xp: Any, device: int, scratch: Scratch, items: list[Item], dtype: str, t: int, hp: Hyperparameters
 ) -> None:
-    """One step of layers of one dtype and device, the current one, on its current stream.
+    """One step of layers of one dtype on one device, which is the current one, on its current stream.
 
-    dtype: of parameters and gradients, real. t counts this step. Nothing waits for the device.
+    dtype: the real dtype of parameters and gradients. t counts this step. Nothing waits for the device.
     """
     kernels = module(xp, device)
     moments, descend = (kernels.get_function(f"{name}_{dtype}") for name in ("moments", "descend"))
@@ -98,7 +99,7 @@ def step_layers(
 
 
 def coefficients(t: int, hp: Hyperparameters) -> Array:
-    """The struct Step, formed in double."""
+    """The struct Step, computed in double."""
     step = np.zeros(1, STEP)
     step["beta1"], step["rest1"], step["beta2"], step["rest2"] = hp.beta1, 1 - hp.beta1, hp.beta2, 1 - hp.beta2
     # A layer is needed for arrays alone, and these are numbers.
@@ -112,7 +113,7 @@ def coefficients(t: int, hp: Hyperparameters) -> Array:
 
 
 def tables(items: list[Item]) -> Iterator[tuple[Array, int, int]]:
-    """The struct Table of each launch, with its numbers of blocks and of layers."""
+    """The struct Table of each launch, with the number of blocks and the number of layers."""
     for start in range(0, len(items), LAYERS):
         table, blocks, slots = np.zeros(1, TABLE), 0, 0
         row = table[0]

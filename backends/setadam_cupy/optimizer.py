@@ -1,4 +1,4 @@
-"""SETAdam for CuPy: how its arrays lie in memory, and the choice between the kernels and the specification."""
+"""SETAdam for CuPy. The kernels compute the step, or with fused=False the specification."""
 
 from functools import cached_property
 from typing import Any
@@ -20,15 +20,15 @@ class SETAdam(InPlaceOptimizer):
 
     Notes
     -----
-    Arrays are float16, float32, float64, complex64 or complex128. ``fused=False`` computes by `setadam_core.step`,
-    operation by operation, with CuPy's own kernels, which read float32 subnormals as zero; those of this package
-    keep them. They are compiled in each process's first step on a device. Layers with gaps in memory, or that
-    ``layer_axes`` interleave there, are copied on their way. Nothing in ``step`` waits for the device. The kernels
-    run on each device's current stream, and after the first step allocate nothing.
+    Arrays are float16, float32, float64, complex64 or complex128. With ``fused=False``, `setadam_core.step` computes
+    the step by CuPy's own kernels, operation by operation; these read float32 subnormals as zero. The kernels of this
+    package keep subnormals. The first step of a process on a device compiles them. Layers with gaps in memory, and
+    layers that ``layer_axes`` interleave, are copied to scratch memory and back. Nothing in ``step`` waits for the
+    device. The kernels run on each device's current stream, and allocate nothing after the first step.
     """
 
     @cached_property
-    def _memory(self) -> CuPyMemory:  # type: ignore[override]  # asked for by the first optimizer, not by the import
+    def _memory(self) -> CuPyMemory:  # type: ignore[override]  # created with an optimizer, not by the import
         return CuPyMemory(cupy())
 
     @property
@@ -40,7 +40,7 @@ class SETAdam(InPlaceOptimizer):
         fused = [task for task in tasks if task.fused is not False]
         for device in {task.theta.device.id for task in fused}:
             with self._xp.cuda.Device(device):
-                launch.module(self._xp, device)  # compiled, or an error, before anything is written
+                launch.module(self._xp, device)  # compiles, or raises an error, before anything is written
         for task in plain:
             with task.theta.device:
                 self._by_specification(task)
@@ -62,7 +62,7 @@ class SETAdam(InPlaceOptimizer):
         launch.step_layers(self._xp, device, self._scratch_of(device), items, dtype, t, hp)
 
     def _staged(self, key: Any, arrays: list[Array], count: int) -> None:
-        """Arrays with gaps in memory, or whose layers are interleaved there: through contiguous scratch and back."""
+        """The step of arrays that have gaps in memory or interleaved layers, on a contiguous copy."""
         dense = []
         with self._xp.cuda.Device(key[0]):
             for name, x in zip(("theta", "grad", "m", "v"), arrays, strict=True):

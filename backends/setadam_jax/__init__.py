@@ -1,7 +1,8 @@
 """SET-Adam for JAX: an optax gradient transformation over `setadam_core`, which has the formulas.
 
-What this package adds to the specification is what tracing needs: pytrees, a traced step count that
-saturates, and hyperparameters that survive `optax.inject_hyperparams`.
+This package adds what tracing needs: pytrees, a traced step count that saturates, and hyperparameters that survive
+`optax.inject_hyperparams`. In this folder: `alias` (`set_adam`) over `transform` (the step of a tree) over `passes`
+(the step of a leaf), with `trees`, `spread` and `injectable` for what these need. Not in it: a second statement of γ.
 """
 
 try:

@@ -1,4 +1,4 @@
-"""`set_adam`: the optimizer, chained from `scale_by_set_adam` and optax's own parts."""
+"""`set_adam`: the optimizer, a chain of `scale_by_set_adam` and optax's own transformations."""
 
 from typing import Any
 
@@ -41,8 +41,8 @@ def set_adam(
 ) -> optax.GradientTransformationExtraArgs:
     """SET-Adam: Adam with a smaller range of adaptive stepsizes (arXiv 2302.01029, algorithm 1).
 
-    Mind ``eps``: it is added *under* the square root. The default 1e-8 acts as 1e-4 does in
-    `optax.adam`; with ``cos_power=0, tau=0`` this is ``optax.adam(eps=0, eps_root=eps)``.
+    ``eps`` is added *under* the square root, so the default 1e-8 is about 1e-4 in `optax.adam`. With
+    ``cos_power=0, tau=0`` this is ``optax.adam(eps=0, eps_root=eps)``.
 
     Parameters
     ----------
@@ -52,20 +52,19 @@ def set_adam(
         As in `scale_by_set_adam`.
     weight_decay :
         λ ≥ 0, or a schedule. Unless it is the number 0, `update` needs ``params``. Under
-        `optax.inject_hyperparams` it is among ``state.hyperparams`` if it was given, 0.0 included, and
-        `update` then needs ``params`` as with `optax.adamw`; left at its default it is not, and there is no decay
-        until one is put there.
+        `optax.inject_hyperparams` it is one of ``state.hyperparams`` if it was passed, even as 0.0, and `update` then
+        needs ``params`` as with `optax.adamw`. If it was not passed, there is no decay until you add one there.
     decoupled :
-        True, as in `optax.adamw`: λθ is added to the scaled update, so that θ shrinks by 1 - ηλ.
-        False: λθ is added to the gradient and goes through both moments (L2 regularization).
+        True, as in `optax.adamw`: λθ is added to the scaled update, so that θ is multiplied by 1 - ηλ.
+        False: λθ is added to the gradient and enters both moments (L2 regularization).
     mask :
         Which leaves decay: a tree of bools, or a function from the parameters to one.
     update_dtype :
         "compute" leaves updates in the compute dtype, float32 for 16-bit parameters: `optax.apply_updates`
         adds them in float32 and rounds the parameter once. None rounds each update, at the end, to the dtype of
-        its parameter, or of its gradient where `update` gets no ``params``. It is for what takes the two
-        dtypes to be one: ``p + u``, `equinox.apply_updates`, wrappers of optax that hold updates in their
-        state or choose between them and gradients. It costs one more rounding.
+        its parameter, or of its gradient if `update` gets no ``params``. Use it with code that expects the two
+        dtypes to be equal: ``p + u``, `equinox.apply_updates`, and wrappers of optax that keep updates in their
+        state or choose between updates and gradients. It is one more rounding.
 
     Returns
     -------
@@ -101,7 +100,7 @@ def set_adam(
     )
     if callable(weight_decay) or hp.decays:
         decay = _in_compute_dtype(optax.add_decayed_weights(weight_decay, mask))
-    else:  # with the same state, so that an injected weight decay may come later
+    else:  # with the same state, so that a weight decay can be injected later
         decay = optax.identity() if mask is None else optax.masked(optax.identity(), mask)
     descend = _in_compute_dtype(optax.scale_by_learning_rate(learning_rate))
     chain = optax.chain(*((adam, decay) if decoupled else (decay, adam)), descend)
@@ -109,7 +108,7 @@ def set_adam(
 
 
 def _rounding(inner: optax.GradientTransformationExtraArgs) -> optax.GradientTransformationExtraArgs:
-    """`inner`, its updates in the dtype of the parameters or gradients."""
+    """`inner`, with updates in the dtype of the parameters or gradients."""
 
     def update(updates: Tree, state: Any, params: Tree | None = None, **extra: Any) -> tuple[Tree, Any]:
         new, state = inner.update(updates, state, params, **extra)
@@ -119,10 +118,10 @@ def _rounding(inner: optax.GradientTransformationExtraArgs) -> optax.GradientTra
 
 
 def _in_compute_dtype(inner: optax.GradientTransformation) -> optax.GradientTransformation:
-    """`inner`, computing on updates and parameters in the compute dtype and returning that dtype.
+    """`inner`, with inputs and outputs in the compute dtype.
 
-    A 16-bit gradient or parameter is not rounded on the way, and a float64 hyperparameter
-    does not widen float32 updates.
+    So the result for a 16-bit gradient or parameter is not rounded in between, and a float64 hyperparameter does not
+    widen float32 updates.
     """
 
     def widen(x: Any) -> Any:

@@ -1,11 +1,10 @@
-"""What makes a factory safe under `optax.inject_hyperparams`, with nothing for its user to do.
+"""Makes a factory safe under `optax.inject_hyperparams`, without any help from its user.
 
-`inject_hyperparams` turns each number that it finds into an array of the parameters' dtype: with
-bfloat16 parameters b2 = 0.999 becomes 1 (google-deepmind/optax#1414). It takes each callable for
-a schedule, a function for ``layer_axes`` and ``jnp.bfloat16`` for ``mu_dtype`` too. But strong arrays it
-leaves as they are, and it learns the arguments from the factory's signature: so that is where
-numbers become strong arrays, and what is not a number is shielded from it. A weight decay left at its
-default is not among the arguments at all: as an array it could not be seen to be 0.
+`inject_hyperparams` converts each number to an array of the parameters' dtype: with bfloat16 parameters, b2 = 0.999
+becomes 1 (google-deepmind/optax#1414). It also treats each callable as a schedule, even a function for ``layer_axes``
+and ``jnp.bfloat16`` for ``mu_dtype``. But it leaves strong arrays as they are, and it reads the arguments from the
+factory's signature. So the signature here converts numbers to strong arrays, and wraps the other arguments to protect
+them. It omits a weight decay that was not passed, since an array cannot be checked for 0 while it is traced.
 """
 
 import functools
@@ -24,7 +23,7 @@ _MAY_BE_ABSENT = {"weight_decay"}
 
 
 class _Shielded(NamedTuple):
-    """Neither number nor callable to `inject_hyperparams`: it is handed on as it is."""
+    """A wrapper that `inject_hyperparams` treats neither as a number nor as a callable, and passes on."""
 
     value: Any
 
@@ -41,17 +40,19 @@ class _InjectableSignature(inspect.Signature):
                 bound.arguments[name] = _strong(value)
             elif name in _STATIC and value is not None:
                 bound.arguments[name] = _Shielded(value)
-        defaults = {name: p.default for name, p in self.parameters.items() if name not in given}  # or a partial's
+        defaults = {
+            name: p.default for name, p in self.parameters.items() if name not in given
+        }  # or the default of a partial
         absent = {k for k in _MAY_BE_ABSENT if isinstance(defaults.get(k), int | float) and defaults[k] == 0}
-        # `inject_hyperparams` applies defaults again, by the signature that the bound arguments are of.
+        # `inject_hyperparams` applies defaults again, from the signature of the bound arguments.
         rest = self.replace(parameters=[p for name, p in self.parameters.items() if name not in absent])
         return inspect.BoundArguments(rest, {k: x for k, x in bound.arguments.items() if k not in absent})
 
 
 def _strong(value: Any) -> Any:
-    """A number, or what a schedule gives, as a strong array; anything else as it is.
+    """A number as a strong array, a schedule as one of strong arrays, anything else unchanged.
 
-    In the widest float that JAX has now, since the step rounds it to its compute dtype.
+    The array has the widest float dtype that JAX has now; the step rounds it to its compute dtype.
     """
     if callable(value) and not isinstance(value, optax.schedules.StatefulSchedule):
 
@@ -66,13 +67,13 @@ def _strong(value: Any) -> Any:
 
 
 def injectable(factory: _Factory) -> _Factory:
-    """Give the factory a signature that `optax.inject_hyperparams` reads well."""
+    """Give the factory a signature that works with `optax.inject_hyperparams`."""
     factory.__signature__ = _InjectableSignature.from_callable(factory)  # type: ignore[attr-defined]
     return factory
 
 
 def unshielded(value: Any) -> Any:
-    """The argument as it was given."""
+    """The argument without its wrapper."""
     return value.value if isinstance(value, _Shielded) else value
 
 
@@ -80,7 +81,7 @@ def not_rounded(name: str, value: Any) -> None:
     """Raise TypeError for a 16-bit array, which cannot hold a hyperparameter: bfloat16(0.999) is 1."""
     if getattr(value, "dtype", None) in (jnp.bfloat16, jnp.float16):
         raise TypeError(
-            f"{name} must be a number or a float32 or float64 array, got {value.dtype}; optax.inject_hyperparams makes "
-            f"that of a number which is set in state.hyperparams: set jnp.float32(…), or make the optimizer by "
+            f"{name} must be a number or a float32 or float64 array, got {value.dtype}; optax.inject_hyperparams "
+            f"rounds numbers that are set in state.hyperparams: set jnp.float32(…), or create the optimizer by "
             f"inject_hyperparams(…, hyperparam_dtype=jnp.float32)"
         )

@@ -1,4 +1,4 @@
-"""Layers that are spread over mapped axes, as inside `jax.shard_map`: their reductions are collectives."""
+"""Layers that are spread over mapped axes, as inside `jax.shard_map`. Their reductions are collectives."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -11,13 +11,13 @@ AxisName = Names | Callable[[Any, Any], Names]
 
 
 class Across(NamedTuple):
-    """What `setadam_core.layers.Layer` asks of the axes over which a layer is spread."""
+    """The reductions that `setadam_core.layers.Layer` needs over the axes over which a layer is spread."""
 
     names: tuple[str, ...]
 
     @property
     def parts(self) -> int:
-        """In how many parts of equal shape a layer is: `shard_map` makes no others."""
+        """The number of parts of a layer. `shard_map` makes them of equal shape."""
         return math.prod(jax.lax.axis_size(name) for name in self.names)
 
     def sum(self, x: Any) -> Any:
@@ -31,12 +31,12 @@ class Across(NamedTuple):
 
 
 def across_of(axis_name: AxisName, path: Any, leaf: Any) -> Across | None:
-    """The axes over which the layers of one leaf are spread; None where they are whole.
+    """The axes over which the layers of one leaf are spread, or None if they are whole.
 
     Raises
     ------
-    TypeError : what is no name, sequence of names or None.
-    ValueError : a name twice, or one that is no axis here.
+    TypeError : ``axis_name`` is not a name, a sequence of names or None.
+    ValueError : a name occurs twice, or is not a mapped axis here.
     """
     names = axis_name(path, leaf) if callable(axis_name) else axis_name
     if names is None:

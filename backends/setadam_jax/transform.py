@@ -17,19 +17,19 @@ from setadam_jax.trees import Tree, as_leaf, check_trees, leaves_with_path, nami
 
 LayerAxes = Sequence[int] | None | Callable[[Any, Any], Sequence[int] | None]
 UpdateDtype = Literal["compute"] | None
-# A hyperparameter that is a float64 array meets float32 leaves, and is rounded to them only then.
+# Hyperparameters that are float64 arrays are combined with float32 leaves, and rounded to float32 only then.
 STANDARD_PROMOTION = functools.partial(jax.numpy_dtype_promotion, "standard")
 
 
 class ScaleBySetAdamState(NamedTuple):
-    """What SET-Adam remembers: optax's ``ScaleByAdamState``, in SET-Adam's dtypes.
+    """The state of SET-Adam: optax's ``ScaleByAdamState``, in SET-Adam's dtypes.
 
     Attributes
     ----------
-    count : int32 scalar, the steps taken; it stays at its largest value rather than overflow.
-    mu, nu : first and second moment, trees like the parameters. Real, float32 (float64 for float64
-        and complex128 parameters), of each parameter's shape s, or s + (2,) where it is complex.
-        ``mu`` is in ``mu_dtype`` if that is given.
+    count : int32 scalar, the number of steps; it stays at its largest value instead of overflowing.
+    mu, nu : first and second moment, trees like the parameters. They are real, float32 (float64 for float64 and
+        complex128 parameters), and have each parameter's shape s, or s + (2,) if it is complex. If ``mu_dtype`` is
+        given, it is the dtype of ``mu``.
     """
 
     count: Any
@@ -51,40 +51,40 @@ def scale_by_set_adam(
     eps_inside_sqrt: bool = True,
     update_dtype: UpdateDtype = "compute",
 ) -> optax.GradientTransformation:
-    """Scale gradients to m / ((1-β1ᵗ) w̃), the step of SET-Adam (arXiv 2302.01029) before its lr.
+    """Scale gradients to m / ((1-β₁ᵗ) w̃), the step of SET-Adam (arXiv 2302.01029) without the learning rate.
 
     Parameters
     ----------
     b1, b2, eps, tau, cos_power, eps_inside_sqrt :
-        beta1, beta2 and their like in `setadam_core.Hyperparameters`. b1, b2, eps and tau may be
-        0-d arrays, traced ones too; those are used unread and therefore unchecked.
+        The hyperparameters of `setadam_core.Hyperparameters`, where b1 and b2 are beta1 and beta2. b1, b2, eps and
+        tau may be 0-d arrays, also traced ones; their values are not read, and so not checked.
     mu_dtype : dtype in which the first moment is stored between steps; the step itself is computed
         in the compute dtype. Default: the compute dtype.
     layer_axes : the axes of a leaf that make one layer, over which γ and the minimum are taken.
-        None: all of them, a leaf is a layer. A tuple: for every leaf. A function of (path, leaf)
-        returning a tuple or None: path as in `jax.tree_util.tree_map_with_path`, without the key of a
-        flax Variable; leaf of the parameter's shape and dtype, a `jax.ShapeDtypeStruct` where `init` got
-        one. Give (1, 2) for matrices stacked along axis 0.
+        None means all of them: a leaf is a layer. A tuple applies to every leaf. A function of (path, leaf) returns a
+        tuple or None; path is as in `jax.tree_util.tree_map_with_path`, without the key of a flax Variable, and leaf
+        has the parameter's shape and dtype (it is a `jax.ShapeDtypeStruct` if `init` got one). Pass (1, 2) for
+        matrices stacked along axis 0.
     axis_name : inside `jax.shard_map`, the names of the mesh axes over which the layers of a leaf are
-        spread: a name, a tuple of names, None where each layer is whole (replicated, or a stack that is
-        cut between its layers), or a function of (path, leaf) returning one of these. γ and the minimum
-        are then taken by `jax.lax.psum`, `pmax` and `pmin` over these axes. Under `jax.jit` alone arrays
-        are whole, whatever their sharding, and this must be None.
+        spread: a name, a tuple of names, None if each layer is whole (replicated, or a stack that is divided between
+        its layers), or a function of (path, leaf) that returns one of these. γ and the minimum are then computed with
+        `jax.lax.psum`, `pmax` and `pmin` over these axes. Under `jax.jit` alone, arrays are whole, whatever their
+        sharding, and this must be None.
     update_dtype : "compute" or None. "compute" leaves updates in the compute dtype, float32 for 16-bit
-        leaves, so that `optax.apply_updates` rounds a parameter once. None rounds each to the dtype of its
-        parameter, or of its gradient where `update` gets no ``params``.
+        leaves, so that `optax.apply_updates` rounds a parameter once. None rounds each update to the dtype of its
+        parameter, or of its gradient if `update` gets no ``params``.
 
     Returns
     -------
     optax.GradientTransformation
-        `init` takes arrays or what describes them (`jax.ShapeDtypeStruct`), and gives moments the
-        sharding of their parameters. `update` does not need ``params``; if they are given, their tree
-        and shapes are checked. Gradients may have the parameters' dtype or the compute dtype.
+        `init` takes arrays, or `jax.ShapeDtypeStruct`s that describe them. Moments get the sharding of their
+        parameters. `update` does not need ``params``; if they are given, their tree and shapes are checked. Gradients
+        may have the parameters' dtype or the compute dtype.
 
     Raises
     ------
     TypeError, ValueError
-        Here for a hyperparameter; when `init` or `update` is traced for a leaf, naming its path.
+        For a wrong hyperparameter. `init` and `update` raise them for a wrong leaf, with its path.
     """
     mu_dtype = None if mu_dtype is None else jnp.dtype(unshielded(mu_dtype))
     layer_axes, axis_name = unshielded(layer_axes), unshielded(axis_name)
@@ -121,7 +121,7 @@ def scale_by_set_adam(
                 grad = jnp.asarray(grad)
                 m = mu.astype(nu.dtype)
                 axes, across = axes_of(layer_axes, path, grad), across_of(axis_name, path, grad)
-                # The update needs no parameter; the gradient stands in for its shape and dtype.
+                # The update does not need the parameter; the gradient has its shape and dtype.
                 layer = check_layer(grad, grad, m, nu, count, hp, axes, across)
             with STANDARD_PROMOTION():
                 new = step(grad, m, nu, count, layer, hp)
@@ -150,11 +150,11 @@ _SPEC_NAMES = {
 
 
 def hyperparameters(**arguments: Any) -> Hyperparameters:
-    """The specification's hyperparameters, from optax's names and with errors that use those."""
+    """The specification's hyperparameters, from arguments with optax's names. Errors use these names."""
     for name, value in arguments.items():
         not_rounded(name, value)
     try:
-        # The update is scaled by the learning rate later, by optax; 1.0 leaves it as it is.
+        # optax scales the update by the learning rate later; 1.0 leaves it unchanged.
         return Hyperparameters(**({"lr": 1.0} | {_SPEC_NAMES.get(k, k): x for k, x in arguments.items()}))
     except (TypeError, ValueError) as error:
         message = str(error)
@@ -169,18 +169,18 @@ def axes_of(layer_axes: LayerAxes, path: Any, leaf: Any) -> Sequence[int] | None
 
 
 def check_update_dtype(update_dtype: Any) -> None:
-    """Raise ValueError for what is no `UpdateDtype`."""
+    """Raise ValueError if update_dtype is not an `UpdateDtype`."""
     if not (update_dtype is None or (isinstance(update_dtype, str) and update_dtype == "compute")):
         raise ValueError(f'update_dtype must be "compute" or None (the dtype of the parameter), got {update_dtype!r}')
 
 
 def in_own_dtype(new: Tree, updates: Tree, params: Tree | None) -> Tree:
-    """Each of the updates `new` in its parameter's dtype, or its gradient's where there are no parameters."""
+    """The updates `new` in the dtypes of the parameters, or of the gradients if there are no parameters."""
     like = updates if params is None else params
     return jax.tree.map(lambda u, x: u.astype(jnp.result_type(x)), new, like)
 
 
 def zeros_of_view(param: Any, dtype: Any) -> Any:
-    """Zeros of the parameter's real view, in dtype: sharded as it is, and uncommitted where it is."""
-    zeros = jnp.zeros_like(param, dtype=dtype)  # without a shape: given one, it would drop the sharding
+    """Zeros with the shape of the parameter's real view, in dtype, with its sharding, uncommitted if it is."""
+    zeros = jnp.zeros_like(param, dtype=dtype)  # a shape is not passed, since that would drop the sharding
     return jnp.stack([zeros, zeros], axis=-1) if jnp.issubdtype(param.dtype, jnp.complexfloating) else zeros

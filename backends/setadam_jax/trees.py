@@ -1,7 +1,7 @@
-"""The leaves of a tree and their paths, where a leaf may lie in a box.
+"""The leaves of a tree and their paths, and the checks that two trees are alike. A leaf may be in a box.
 
-flax keeps an array in a box: a Variable of flax.nnx, a Partitioned of flax.linen. A box is a node of the tree, but the
-array's name is the path to the box: nnx.Optimizer opens the boxes before an update and not before `init`.
+flax keeps an array in a box: a Variable of flax.nnx, or a Partitioned of flax.linen. A box is a node of the tree, but
+the array's name is the path to the box, since nnx.Optimizer opens the boxes before an update but not before `init`.
 """
 
 import sys
@@ -17,22 +17,22 @@ _BOXES = (("flax.nnx", "Variable"), ("flax.core.meta", "AxisMetadata"))
 
 
 def is_box(x: Any) -> bool:
-    """Whether x is a box of flax's with one leaf in it. flax is not imported for that: unless it is, there are none."""
+    """True if x is one of flax's boxes with one leaf. flax is not imported for this: if it is not, there are none."""
     modules = ((sys.modules.get(module), name) for module, name in _BOXES)
     boxed = any(module is not None and isinstance(x, getattr(module, name)) for module, name in modules)
     return boxed and len(jax.tree.leaves(x)) == 1
 
 
 def leaves_with_path(tree: Tree) -> list[tuple[Any, Any]]:
-    """(path, leaf) in the order of `jax.tree.leaves`; the path of a leaf in a box is the box's."""
+    """(path, leaf) in the order of `jax.tree.leaves`. The path of a leaf in a box is the path of the box."""
     found = jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_box)
     return [(path, jax.tree.leaves(x)[0] if is_box(x) else x) for path, x in found]
 
 
 def leaves_by_name(tree: Tree) -> dict[str, Any]:
-    """The leaves by the names of the neutral form: paths joined by dots.
+    """The leaves by the names of the neutral form, which are paths joined by dots.
 
-    Raises ValueError where two leaves have one name.
+    Raises ValueError if two leaves have the same name.
     """
     names: dict[str, Any] = {}
     paths: dict[str, Any] = {}
@@ -48,14 +48,14 @@ def leaves_by_name(tree: Tree) -> dict[str, Any]:
 
 
 def as_leaf(x: Any) -> Any:
-    """The leaf as an array; a `jax.ShapeDtypeStruct`, which only describes one, with the dtype JAX would give it."""
+    """The leaf as an array. A `jax.ShapeDtypeStruct`, which only describes one, gets the dtype that JAX would use."""
     if isinstance(x, jax.ShapeDtypeStruct | jax.core.ShapedArray):
         return x.update(dtype=jax.dtypes.canonicalize_dtype(x.dtype))
     return jnp.asarray(x)
 
 
 def check_trees(updates: Tree, moments: Tree, params: Tree | None) -> None:
-    """Raise ValueError, naming a path, where updates, moments and parameters are not alike."""
+    """Raise ValueError, naming a path, if updates, moments and parameters differ in structure or shape."""
     for name, other in ({"the state": moments} | ({} if params is None else {"params": params})).items():
         check_paths({"updates": updates, name: other})
         if jax.tree.structure(updates) != jax.tree.structure(other):
@@ -71,7 +71,7 @@ def check_trees(updates: Tree, moments: Tree, params: Tree | None) -> None:
 
 
 def check_paths(trees: dict[str, Tree]) -> None:
-    """Raise ValueError, naming a path, where the first of two named trees has not the leaves of the second."""
+    """Raise ValueError, naming a path, if one of two named trees has a leaf that the other does not have."""
     (first, second), paths = trees, [dict(leaves_with_path(tree)) for tree in trees.values()]
     alone = [path for path in (*paths[0], *paths[1]) if (path in paths[0]) != (path in paths[1])]
     if alone:
@@ -84,10 +84,10 @@ def check_paths(trees: dict[str, Tree]) -> None:
 
 @contextmanager
 def naming(tree: str, path: Any) -> Iterator[None]:
-    """Put the leaf's path before the specification's errors."""
+    """Prefix the specification's errors with the path of the leaf."""
     try:
         yield
     except (TypeError, ValueError) as error:
-        if type(error) not in (TypeError, ValueError):  # JAX's own, with arguments of their own
+        if type(error) not in (TypeError, ValueError):  # JAX's own errors, whose constructors take other arguments
             raise
         raise type(error)(f"{tree}{jax.tree_util.keystr(path)}: {error}") from error

@@ -1,7 +1,8 @@
-"""SET-Adam (arXiv 2302.01029) for those who write their own gradients: in place, on NumPy arrays.
+"""SET-Adam (arXiv 2302.01029) in place on NumPy arrays, for gradients that you compute yourself.
 
-The algorithm is `setadam_core`'s; containers, groups, checks and state are `setadam_core.inplace`'s, which
-CuPy's class shares. Here are the step in blocks that fit the cache, and NumPy's view of memory.
+The algorithm is in `setadam_core`; containers, groups, checks and state are in `setadam_core.inplace`, which CuPy's
+class shares. In this folder: the step in plain NumPy (`blocks`), the compiled CPU kernel that PyTorch also uses
+(`kernel`), the choice between the two (`optimizer`, `fused`), and NumPy's view of memory. Not in it: checks.
 """
 
 from setadam_numpy.optimizer import SETAdam

@@ -1,13 +1,13 @@
 """The loops of the CPU kernel, compiled by Numba. They restate `setadam_core.spec.trace`.
 
-A layer is seen twice. `_moments` reads g, m, v and writes m, v; it adds up v as it goes where v is float32, and else
-`_sums` does, chunk by chunk, while v is in the first-level cache. `_descend` reads m, v, θ and writes θ. Everything
-is in one file because Numba's cache on disk notices changes in the file of the cached function alone.
+A step makes two passes over a layer. `_moments` reads g, m, v and writes m, v. It also sums v if v is float32;
+otherwise `_sums` does that, chunk by chunk, while v is in the first-level cache. `_descend` reads m, v, θ and writes θ.
+Everything is in one file because Numba's cache on disk only detects changes in the file of the cached function.
 
-Arrays arrive as addresses, since a typed list of thousands of arrays costs more than their step. Bits
-decide what floats cannot say fast: for v ≥ 0, unsigned bits are ordered as the numbers are, NaN above ∞,
-so that min and max are integer instructions and no NaN is lost. Flags are `contract` (FMA) and, for the
-sums, `reassoc` (lanes); never those that assume away NaN, ∞ or signed zeros.
+Arrays are passed as addresses, since a typed list of thousands of arrays costs more than their step. Minimum and
+maximum are taken of the bits: for v ≥ 0, unsigned bits have the order of the numbers, with NaN above ∞, so both are
+integer instructions and no NaN is lost. The compiler flags are `contract` (FMA) and, for the sums, `reassoc` (vector
+lanes); never flags that assume that there is no NaN, no ∞ or no signed zero.
 """
 
 import math
@@ -22,25 +22,25 @@ from numba import carray, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
-CHUNK = 2048  # coordinates of a chunk: of float32, whose sums in double may be one chain, or of float64 in the cache
-# Coordinates of float64 added up one after the other, at worst. With the leaves of a chunk that makes chains of 94
-# additions, which is within the reduction class of the bound: 16 + 8 log2 CHUNK = 104.
+CHUNK = 2048  # coordinates: float32 ones, which may be summed in one chain in double, or float64 ones in the cache
+# The most float64 coordinates that are summed one after the other. With the leaves of a chunk this gives chains of 94
+# additions, within the reduction class of the bound: 16 + 8 log2 CHUNK = 104.
 LEAF = 64
-BLOCK = 1 << 15  # coordinates of a block, what one thread takes of a large layer at a time
+BLOCK = 1 << 15  # coordinates of a block, the part of a large layer that one thread processes at a time
 
 WHOLE, MOMENTS, DESCEND = 0, 1, 2  # kinds of task: some whole layers, or one pass over one block
 
-TAKEN, DONE, OF_LAYERS = 0, 1, 2  # places in progress: two counts of tasks, then one count a layer
+TAKEN, DONE, OF_LAYERS = 0, 1, 2  # indices in progress: two counts of tasks, then one count for each layer
 
 # Rows of the table of addresses.
 THETA, GRAD, M, V = 0, 1, 2, 3
 
-# Places in the vector of coefficients in the compute dtype, each rounded once from double …
+# Indices in the vector of coefficients in the compute dtype, each rounded once from double …
 BETA1, ONE_MINUS_BETA1, BETA2, ONE_MINUS_BETA2, EPS, SIGN, COUPLED_DECAY, KEEP = range(8)
-# … and of those in double, from which each layer's own are formed.
+# … and in the vector of coefficients in double, from which those of each layer are computed.
 LR, LOG_BETA1, LOG_BETA2, TAU, EPSILON, COS_POWER, INSIDE = range(7)
 
-# x86 processors from before 2013 lack them, and the compiler would call a function that is not there.
+# x86 processors from before 2013 lack float16 conversions, and the compiler would call a function that does not exist.
 HAS_FLOAT16 = platform.machine().lower() not in ("x86_64", "amd64") or get_host_cpu_features().get("f16c", False)
 
 _INNER = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}  # never called from Python
@@ -61,7 +61,7 @@ def pointer(typing: Any, address: Any, like: Any) -> Any:
 
 @intrinsic
 def _reinterpret(typing: Any, x: Any) -> Any:
-    """The bits of a float, or the float of bits."""
+    """The bits of a float, or the float with these bits."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.bitcast(args[0], context.get_value_type(signature.return_type))
@@ -83,7 +83,7 @@ def _fetch_add(typing: Any, counters: Any, index: Any, value: Any) -> Any:
 
 @intrinsic
 def _give_way(typing: Any) -> Any:
-    """Let another thread run, where the system's library has a call for it."""
+    """Let another thread run, if the system's library has a function for it."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         if sys.platform != "win32":
@@ -111,7 +111,7 @@ def _single_to_half(typing: Any, x: Any) -> Any:
 
 
 def _widen(x: Any) -> Any:
-    """A stored number in the compute dtype. Storage goes by type: uint16 is bfloat16, int16 float16."""
+    """A stored number in the compute dtype. The storage type is the dtype: uint16 means bfloat16, int16 float16."""
 
 
 @overload(_widen, inline="always", strict=False)
@@ -124,7 +124,7 @@ def _widen_typed(x: Any) -> Any:
 
 
 def _narrow(x: Any, like: Any) -> Any:
-    """The number of like's storage nearest to x, ties to even."""
+    """The number x, rounded to the storage type of like, ties to even."""
 
 
 @overload(_narrow, inline="always", strict=False)
@@ -139,13 +139,13 @@ def _narrow_typed(x: Any, like: Any) -> Any:
 @_elementwise
 def _bfloat16(bits: Any) -> Any:
     rounded = np.uint32(bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1)))
-    if bits & np.uint32(0x7FFFFFFF) > np.uint32(0x7F800000):  # NaN, which rounding could carry into ∞
+    if bits & np.uint32(0x7FFFFFFF) > np.uint32(0x7F800000):  # NaN, which rounding could turn into ∞
         rounded = bits | np.uint32(0x400000)
     return np.uint16(rounded >> np.uint32(16))
 
 
 def _round(x: Any, like: Any) -> Any:
-    """The double x, in like's compute dtype."""
+    """The double x in the compute dtype of like."""
 
 
 @overload(_round, inline="always", strict=False)
@@ -168,7 +168,7 @@ def _moments(theta: Any, grad: Any, m: Any, v: Any, c: Any) -> Any:
     beta1, rest1, beta2, rest2 = c[BETA1], c[ONE_MINUS_BETA1], c[BETA2], c[ONE_MINUS_BETA2]
     sign, decay = c[SIGN], c[COUPLED_DECAY]
     low, high, s1, s2 = _reinterpret(_round(math.inf, c[0])), _reinterpret(_round(0.0, c[0])), 0.0, 0.0
-    if decay == 0:  # a loop of its own, which leaves θ unread
+    if decay == 0:  # a separate loop, which does not read θ
         for i in range(m.size):
             bits = _advance(m, v, i, sign * _widen(grad[i]), beta1, rest1, beta2, rest2)
             x = np.float64(_reinterpret(bits))
@@ -183,7 +183,7 @@ def _moments(theta: Any, grad: Any, m: Any, v: Any, c: Any) -> Any:
 
 @_reduction
 def _sums(v: Any, scale: Any) -> Any:
-    """Σ r and Σ r² of r = scale·v, in double. The inner loop is of fixed length: it becomes vector code."""
+    """Σ r and Σ r² of r = scale·v, in double. The inner loop has a fixed length, so it becomes vector code."""
     s1, s2 = 0.0, 0.0
     whole = v.size // LEAF * LEAF
     for start in range(0, whole, LEAF):
@@ -204,7 +204,7 @@ def _sums(v: Any, scale: Any) -> Any:
 
 @_elementwise
 def _descend(theta: Any, m: Any, v: Any, scale: Any, shift: Any, rate: Any, c: Any, inside: Any) -> Any:
-    """Update a chunk of θ. scale: γ/(1-β2ᵗ); shift: τ min w; rate: η/(1-β1ᵗ)."""
+    """Update a chunk of θ. scale: γ/(1-β₂ᵗ); shift: τ min w; rate: η/(1-β₁ᵗ)."""
     eps, keep = c[EPS], c[KEEP]
     if inside:
         for i in range(m.size):
@@ -220,7 +220,7 @@ def _descend(theta: Any, m: Any, v: Any, scale: Any, shift: Any, rate: Any, c: A
 
 
 def _part(theta: Any, grad: Any, m: Any, v: Any, c: Any) -> Any:
-    """Of a chunk, whose moments it updates."""
+    """Update the moments of a chunk, and return its part."""
 
 
 @overload(_part, inline="always", strict=False)
@@ -232,18 +232,16 @@ def _part_typed(theta: Any, grad: Any, m: Any, v: Any, c: Any) -> Any:
 
 @_elementwise
 def _part_of_singles(theta: Any, grad: Any, m: Any, v: Any, c: Any) -> Any:
-    """No square of a single under- or overflows in double: the scale is 1, but 0 for a chunk of zeros."""
+    """No square of a float32 under- or overflows in double, so the scale is 1, or 0 for a chunk of zeros."""
     low, high, s1, s2 = _moments(theta, grad, m, v, c)
-    if not (0 <= high < math.inf):  # v is not negative but where the state was broken
+    if not (0 <= high < math.inf):  # v is negative only if the state is corrupt
         return math.nan, math.nan, math.nan, low if high == math.inf else math.nan
     return (0.0 if high == 0 else 1.0), s1, s2, low
 
 
 @_elementwise
 def _part_of_doubles(theta: Any, grad: Any, m: Any, v: Any, c: Any) -> Any:
-    """The scale is a power of two near max v, so that scaling is exact and no square of what matters under- or
-    overflows.
-    """
+    """The scale is a power of two near max v, so scaling is exact, and no square that matters under- or overflows."""
     low, high, _, _ = _moments(theta, grad, m, v, c)
     if not (0 <= high < math.inf):
         return math.nan, math.nan, math.nan, low if high == math.inf else math.nan
@@ -256,7 +254,7 @@ def _part_of_doubles(theta: Any, grad: Any, m: Any, v: Any, c: Any) -> Any:
 
 @_elementwise
 def _merged(a: Any, b: Any) -> Any:
-    """Of two parts together. Their scales are powers of two, so that the shifts are exact."""
+    """Two parts merged. Their scales are powers of two, so rescaling is exact."""
     high = a[0] if a[0] >= b[0] or a[0] != a[0] else b[0]
     low = a[3] if a[3] <= b[3] or a[3] != a[3] else b[3]
     if high == 0:
@@ -267,7 +265,7 @@ def _merged(a: Any, b: Any) -> Any:
 
 @_elementwise
 def _gamma(part: Any, size: Any, power: Any) -> Any:
-    """γ of the layer of which the part is all; see `setadam_core.parts.combine`."""
+    """γ of a layer, given the part of the whole layer; see `setadam_core.parts.combine`."""
     if power == 0 or part[0] == 0:
         return 1.0
     cos2 = (part[1] / size) * (part[1] / part[2])
@@ -317,7 +315,7 @@ def _block_descend(
 
 @_elementwise
 def _finish(layer: Any, sizes: Any, first: Any, parts: Any, gammas: Any, lows: Any, power: Any) -> None:
-    """Put the parts of a layer's blocks together, as a tree, into the first block's row; take γ and min v."""
+    """Merge the parts of a layer's blocks, as a tree, into the first block's row; store γ and min v."""
     begin, end = first[layer], first[layer + 1]
     stride = 1
     while stride < end - begin:
@@ -331,7 +329,7 @@ def _finish(layer: Any, sizes: Any, first: Any, parts: Any, gammas: Any, lows: A
 
 
 def cached(nogil: bool) -> Any:
-    """Compiles a function, and keeps it on disk where there is a directory to keep it in."""
+    """A decorator that compiles a function, and stores it on disk if there is a writable directory."""
 
     def compiled(function: Any) -> Any:
         try:
@@ -357,13 +355,13 @@ def run(
     c: Any,
     d: Any,
 ) -> None:
-    """Work off tasks until all are done; any number of threads may do so together.
+    """Process tasks until all are done. Any number of threads may call this together.
 
-    Tasks are taken in their order, so that whatever a task waits for has been taken before it, by a
-    thread that is at work on it. Who does a task changes no bit: blocks are cut, and their parts put
-    together, in one way only.
+    Tasks are taken in order, so whatever a task waits for has been taken before it, by a thread that is working on it.
+    The result does not depend on which thread runs a task: the blocks, and the order in which their parts are merged,
+    are always the same.
 
-    stored is a number of the type of θ and g: float64, float32, uint16 (bfloat16) or int16 (float16).
+    stored: a number of the type of θ and g, float64, float32, uint16 (bfloat16) or int16 (float16).
     tasks, int64 (n, 3): rows of kind, layer, and block (or, for WHOLE, the layer after the last).
     progress, int64 (2 + layers,): tasks taken, and tasks done; then, for each layer, blocks whose moments are
     done, one more when γ is known. table, int64 (4, layers): addresses of θ, g, m, v. sizes, int64 (layers,):
@@ -394,13 +392,13 @@ def run(
                 for part in range(first[one + 1] - first[one]):
                     _block_descend(stored, table, sizes, one, part, ts[one], gammas[one], lows[one], c, d)
         _fetch_add(progress, DONE, 1)
-    while _fetch_add(progress, DONE, 0) < tasks.shape[0]:  # others are at theirs
+    while _fetch_add(progress, DONE, 0) < tasks.shape[0]:  # other threads are still working
         _give_way()
 
 
 @cached(nogil=True)
 def count_up(addresses: Any, counts: Any) -> None:
-    """Add 1 to the float64 at each address, and write what comes of it to counts."""
+    """Add 1 to the float64 at each address, and write the results to counts."""
     for i in range(addresses.size):
         count = carray(pointer(addresses[i], counts[0]), 1)
         count[0] += 1.0

@@ -1,11 +1,12 @@
-"""Threads for code that releases the GIL: started once, idle in between, and none of them after a fork.
+"""Threads for code that releases the GIL: started once, idle between calls, and started anew after a fork.
 
-Helpers are a help only. The caller does the work with as many as there are, down to none: where no thread can be
-started, or the interpreter is about to exit. An exception leaves `together` only when no helper is at work any more.
+Helper threads are optional. The caller works together with those that exist, or alone if no thread can be started or
+the interpreter is about to exit. An exception leaves `together` only when no helper is working any more.
 
-Not Numba's own (`prange`): its portable threading layer ends the process if two Python threads use it at
-once, and its OpenMP layer if the process forks, as data loaders do; both are a second pool beside torch's.
-Not `concurrent.futures`: it takes no work once the main thread has ended, and a call that fails may have been queued.
+Numba's own threads (`prange`) are not used: its portable threading layer ends the process if two Python threads use it
+at the same time, and its OpenMP layer does so if the process forks, as data loaders do. Both are a second pool beside
+torch's. `concurrent.futures` is not used either: it accepts no work after the main thread has ended, and a call that
+fails may have been queued.
 """
 
 import atexit
@@ -16,11 +17,11 @@ from threading import Lock, RLock, Thread
 from time import sleep
 from typing import Any
 
-_POLL = 1e-4  # seconds; after an exception, and then only
+_POLL = 1e-4  # seconds; polled only after an exception
 
 
 def available() -> int:
-    """As many as the environment grants: OMP_NUM_THREADS, or the CPUs that this process may use."""
+    """The number of threads to use: OMP_NUM_THREADS, or the number of CPUs that this process may use."""
     granted = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     if granted.isdigit() and int(granted) > 0:
         return int(granted)
@@ -29,12 +30,12 @@ def available() -> int:
 
 
 def together(threads: int, work: Callable[..., None], *args: Any) -> None:
-    """Call work(*args) on this thread and up to threads - 1 others, which share it between themselves.
+    """Call work(*args) on this thread and on up to threads - 1 others, which share the work.
 
-    Work returns when all of it is done, whoever did it. So a helper that has not woken up by then is not waited
-    for; nor is one that is on its way out, since handing the GIL over takes as long as many small layers.
+    work returns when all of it is done, by whichever thread. So this function does not wait for a helper that has not
+    woken up by then, nor for one that is returning, since handing over the GIL takes as long as many small layers.
 
-    If the caller is interrupted, the work is done or has not been begun: helpers that began it finish it first.
+    If the caller is interrupted, the work is either finished or not begun: helpers that began it finish it first.
     """
     if threads < 2:
         work(*args)
@@ -47,14 +48,14 @@ def together(threads: int, work: Callable[..., None], *args: Any) -> None:
         while job.open or job.inside:
             try:
                 job.close()
-            except BaseException:  # a second interrupt: the first one is on its way to the caller already
+            except BaseException:  # a second interrupt: the first one is already being raised
                 continue
         raise
-    job.open = False  # spares helpers that wake up late the call
+    job.open = False  # so that helpers which wake up late do not call work
 
 
 class _Job:
-    """Work that helpers may join until it is closed."""
+    """Work that helpers may join until the job is closed."""
 
     def __init__(self, work: Callable[..., None], args: tuple[Any, ...]) -> None:
         self.work, self.args = work, args
@@ -67,14 +68,14 @@ class _Job:
             self.inside += 1
         try:
             self.work(*self.args)
-        except BaseException:  # the caller makes the same call, and raises it
+        except BaseException:  # the caller makes the same call, and raises the exception
             return
         finally:
             with self.lock:
                 self.inside -= 1
 
     def close(self) -> None:
-        """Let no one in any more, and wait for those inside."""
+        """Let no more helpers join, and wait for those that have."""
         with self.lock:
             self.open = False
         while self.inside:
@@ -86,7 +87,7 @@ class _Team:
         self.jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self.members: list[Thread] = []
         self.dismissed = False
-        self.lock = RLock()  # a signal handler may step, too
+        self.lock = RLock()  # a signal handler may call step too
 
     def invite(self, helpers: int, job: _Job) -> None:
         if len(self.members) < helpers:
@@ -98,11 +99,11 @@ class _Team:
         with self.lock:
             try:
                 while len(self.members) < helpers and not self.dismissed:
-                    # Daemons, since other threads end at the exit of the main thread, and may not begin after it.
+                    # Daemons: other threads end when the main thread exits, and cannot be started after that.
                     member = Thread(target=_help, args=(self.jobs,), name="setadam", daemon=True)
                     member.start()
                     self.members.append(member)
-            except (RuntimeError, MemoryError):  # no more threads to be had; the next step asks again
+            except (RuntimeError, MemoryError):  # no more threads available; the next step tries again
                 return
 
     def dismiss(self) -> None:
@@ -117,21 +118,21 @@ class _Team:
 def _help(jobs: "SimpleQueue[_Job | None]") -> None:
     while (job := jobs.get()) is not None:
         job.join()
-        del job  # an idle thread keeps no arrays alive
-    jobs.put(None)  # for the next
+        del job  # so that an idle thread keeps no arrays alive
+    jobs.put(None)  # for the next helper
 
 
 _team = _Team()
 
 
 def _dismiss() -> None:
-    """No helper may be in compiled code while the interpreter takes it away. Later steps do without."""
+    """No helper may be in compiled code while the interpreter unloads it. Later steps use no helpers."""
     _team.dismiss()
 
 
 def _forget() -> None:
     global _team
-    _team = _Team()  # the child has none of its parent's threads
+    _team = _Team()  # the child process has none of its parent's threads
 
 
 atexit.register(_dismiss)

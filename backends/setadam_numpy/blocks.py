@@ -1,8 +1,8 @@
-"""The step in plain NumPy: a layer in blocks that fit the cache, in two passes over memory.
+"""The step in plain NumPy: two passes over memory, each in blocks that fit the cache.
 
-The first pass updates the moments and gathers what γ and min w need; the second updates θ. It restates
-`setadam_core.spec.trace` with `out=`; whole-array operations have twice the memory traffic, and temporaries
-of a layer's size. Here they are two scratch arrays of one block, used again for every block and step.
+The first pass updates the moments and computes the `Parts` for γ and min w; the second updates θ. This restates
+`setadam_core.spec.trace` with `out=`: operations on whole arrays have twice the memory traffic, and temporaries of a
+layer's size. Here the temporaries are two scratch arrays of one block, reused for every block and step.
 """
 
 import math
@@ -16,17 +16,17 @@ from setadam_core.layers import Array
 from setadam_core.parts import Parts, combine
 from setadam_core.spec import bias_correction, embed_epsilon
 
-BLOCK = 1 << 16  # coordinates: smaller blocks cost more in calls than the cache saves
+BLOCK = 1 << 16  # coordinates; with smaller blocks, the calls cost more than the cache saves
 
 
 class Scratch:
-    """Two arrays of a block in each compute dtype, made when first asked for."""
+    """Two arrays of one block in each compute dtype, allocated when first needed."""
 
     def __init__(self) -> None:
         self._memory: dict[Any, Array] = {}
 
     def pair(self, like: Array, dtype: Any) -> tuple[Array, Array]:
-        """Two arrays of a block's shape, contiguous, with anything in them."""
+        """Two contiguous arrays of a block's shape, with arbitrary values."""
         if dtype not in self._memory:
             self._memory[dtype] = np.empty((2, BLOCK), dtype)
         first, second = self._memory[dtype]
@@ -34,7 +34,7 @@ class Scratch:
 
 
 def step_layers(task: Task, scratch: Scratch) -> None:
-    """Update theta, m and v of a parameter, one layer after the other or, of small layers, some at once."""
+    """Update theta, m and v of a parameter, one layer at a time, or several small layers at a time."""
     arrays, outer = arranged(task)
     shape = arrays[0].shape
     if outer == 0:
@@ -50,7 +50,7 @@ def step_layers(task: Task, scratch: Scratch) -> None:
 
 
 def _cuts(shape: Sequence[int], limit: int) -> Iterator[tuple[Any, ...]]:
-    """Indices of blocks of at most limit elements, in memory order, that make up an array."""
+    """Indices that divide an array into blocks of at most limit elements, in memory order."""
     inner = math.prod(shape[1:])
     if inner * math.prod(shape[:1]) <= limit:
         yield ()
@@ -67,7 +67,7 @@ def _at(arrays: Arrays, index: tuple[Any, ...]) -> Arrays:
 
 
 def _step(blocks: list[Arrays], outer: int, task: Task, scratch: Scratch) -> None:
-    """One layer in blocks, or one block of layers along its first ``outer`` axes."""
+    """The step of one layer in blocks, or of one block of layers along its first ``outer`` axes."""
     hp, dtype = task.hp, task.layer.dtype
     parts = Parts(*map(np.stack, zip(*(_moments(block, outer, task, scratch) for block in blocks), strict=True)))
     gamma, v_min = combine(parts, task.layer.size, hp.cos_power)
@@ -80,7 +80,7 @@ def _step(blocks: list[Arrays], outer: int, task: Task, scratch: Scratch) -> Non
 
 
 def _moments(block: Arrays, outer: int, task: Task, scratch: Scratch) -> list[Array]:
-    """Update m and v; the `Parts` of each layer."""
+    """Update m and v; return the `Parts` of each layer."""
     theta, g, m, v = block
     hp = task.hp
     term, own = scratch.pair(v, v.dtype)
@@ -101,8 +101,10 @@ def _moments(block: Arrays, outer: int, task: Task, scratch: Scratch) -> list[Ar
 
     axes = tuple(range(outer, v.ndim))
     high, low = v.max(axis=axes, keepdims=True), v.min(axis=axes, keepdims=True)
-    r = np.divide(v, np.where(high == 0, 1, high), out=term)  # by its own maximum: no square under- or overflows
-    layers = r.reshape(*v.shape[:outer], -1)  # contiguous along a layer, where NumPy sums in pairs
+    r = np.divide(
+        v, np.where(high == 0, 1, high), out=term
+    )  # relative to its maximum, so that no square under- or overflows
+    layers = r.reshape(*v.shape[:outer], -1)  # contiguous along a layer, where NumPy uses pairwise summation
     s1 = layers.sum(axis=-1, dtype=v.dtype)
     s2 = np.multiply(layers, layers, out=layers).sum(axis=-1, dtype=v.dtype)
     return [np.asarray(x, np.float64).reshape(v.shape[:outer]) for x in (high, s1, s2, low)]

@@ -1,4 +1,4 @@
-"""Which parameters the compiled kernel takes, and handing them over: all of equal dtype and options at once."""
+"""Passes parameters to the compiled kernel, those of equal dtype and options in one call."""
 
 from functools import lru_cache
 from math import prod
@@ -9,16 +9,16 @@ import numpy as np
 from setadam_core.inplace.layout import Arrays, Task, arranged
 from setadam_numpy import kernel
 
-Batch = list[tuple[Arrays, int, int]]  # theta, grad, m, v; how many layers they stack; t
+Batch = list[tuple[Arrays, int, int]]  # theta, grad, m, v; the number of layers that they stack; t
 
 
 def why_not(dtype: Any) -> str | None:
-    """None if there is a kernel for parameters of this dtype, else what is missing."""
+    """What is missing for parameters of this dtype; None if the kernel can run."""
     return kernel.why_not(_stored(dtype))
 
 
 def step_layers(tasks: list[Task]) -> list[Task]:
-    """Update theta, m and v of what the kernel can take; return the rest."""
+    """Update theta, m and v where the kernel can; return the other tasks."""
     batches: dict[Any, Batch] = {}
     rest = []
     for task in tasks:
@@ -31,7 +31,7 @@ def step_layers(tasks: list[Task]) -> list[Task]:
         item = (arrays, prod(theta.shape[:outer]), task.t)
         if grad.flags.c_contiguous and grad.flags.aligned:
             batches.setdefault((dtype, task.hp), []).append(item)
-        else:  # by itself, so that no more than one layer's gradient is copied at a time
+        else:  # on its own, so that only one gradient is copied at a time
             arrays[1] = grad.copy(order="C")
             _hand_over([item], dtype, task.hp)
     for (dtype, hp), batch in batches.items():
@@ -46,12 +46,12 @@ def _hand_over(batch: Batch, dtype: str, hp: Any) -> None:
 
 
 def _dense(*arrays: Any) -> bool:
-    """Whether the kernel may have the addresses: C-contiguous, aligned and writeable. Dtypes are checked."""
+    """True if the kernel may use the addresses: C-contiguous, aligned and writeable. Dtypes were checked before."""
     return all([x.flags.carray for x in arrays])  # noqa: C419  # a list takes half the time
 
 
-@lru_cache  # NumPy makes a dtype's name anew each time, which costs more than a small layer's step
+@lru_cache  # NumPy formats a dtype's name each time, which takes longer than the step of a small layer
 def _stored(dtype: Any) -> str:
-    """The name of the real dtype of a parameter's numbers."""
+    """The name of the dtype of a parameter's real view."""
     name = str(np.dtype(dtype))
     return {"complex64": "float32", "complex128": "float64"}.get(name, name)

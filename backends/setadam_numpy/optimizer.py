@@ -1,4 +1,4 @@
-"""SETAdam for NumPy: the choice between the compiled kernel and plain NumPy."""
+"""SETAdam for NumPy. The compiled kernel updates what it can, and plain NumPy the rest."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Whether arrays that are updated in place share memory: then one layer's step would change another's."""
+"""Checks that arrays which are updated in place do not share memory: the step of one would change another."""
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
@@ -9,13 +9,13 @@ import numpy as np
 
 Array = Any  # strided: with `shape`, `strides` in bytes, and `itemsize`, as NumPy's and CuPy's
 Bounds = Callable[[Array], tuple[int, int]]  # address of the first byte, and of the one after the last
-Share = Callable[[Array, Array], bool]  # whether two arrays whose bounds overlap have an element in common
+Share = Callable[[Array, Array], bool]  # True if two arrays whose bounds overlap have an element in common
 
 _MAX_WORK = 100_000  # steps of the search for a common element
 
 
 class Footprint:
-    """Where arrays lie, sorted by address, so that thousands of them are compared in little time."""
+    """The memory that arrays occupy, sorted by address, so that thousands of them can be compared fast."""
 
     def __init__(self, arrays: Mapping[str, Array], bounds: Bounds) -> None:
         self.arrays = arrays
@@ -24,7 +24,7 @@ class Footprint:
         self._reach = list(accumulate((high for _, high, _ in self._spans), max))
 
     def near(self, x: Array) -> Iterator[str]:
-        """The names of the arrays whose bounds overlap those of x, if it holds anything."""
+        """The names of the arrays whose bounds overlap those of x. None if x is empty."""
         low, high = self._bounds(x)
         i = bisect_left(self._spans, (high,)) - 1
         while i >= 0 and self._reach[i] > low:
@@ -35,9 +35,9 @@ class Footprint:
 
 
 def check_separate(arrays: Mapping[str, Array], bounds: Bounds, share: Share) -> Footprint:
-    """Where the arrays lie. ValueError, naming both, if two share memory, or one overlaps itself.
+    """The footprint of the arrays. ValueError, naming them, if two share memory or one overlaps itself.
 
-    Interleaved arrays, such as the columns of one matrix, do not.
+    Interleaved arrays, such as the columns of one matrix, do not share memory.
     """
     footprint = Footprint(arrays, bounds)
     for name, x in arrays.items():
@@ -58,7 +58,7 @@ def have_in_common(a: Any, b: Any) -> bool:
 
 
 def _overlaps_itself(x: Array) -> bool:
-    """True also for a few exotic strides that only might: those are not worth a search."""
+    """True also for a few unusual strides with which it might not: those are not worth a search."""
     if x.size == 0:
         return False
     reach = x.itemsize

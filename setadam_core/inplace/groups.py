@@ -1,4 +1,4 @@
-"""Groups of parameters with options of their own, checked by the options' and the parameters' names."""
+"""Groups of parameters with their own options. Errors name the option or the parameter."""
 
 from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
@@ -12,13 +12,13 @@ from setadam_core.hyperparameters import SWITCHES, Hyperparameters, is_array_sca
 from setadam_core.inplace.containers import Leaf, flatten
 from setadam_core.layers import COMPUTE_DTYPE, Array, Layer, check_layer_axes, compute_dtype_name, dtype_name
 
-Group = dict[str, Any]  # "params", arrays by name, and the options by theirs
+Group = dict[str, Any]  # "params" (arrays by name), and the options by name
 
 _NUMBERS = ("lr", "eps", "tau", "weight_decay", "cos_power")
 
 
 def are_groups(params: Any) -> bool:
-    """Whether params is a list of groups rather than a container of arrays."""
+    """True if params is a list of groups, False if it is a container of arrays."""
     return isinstance(params, list | tuple) and any(isinstance(x, Mapping) and "params" in x for x in params)
 
 
@@ -28,7 +28,7 @@ def arrays_of(groups: Sequence[Group]) -> dict[str, Array]:
 
 
 def named(group: Any, index: int | None, leaf: Leaf) -> dict[str, Array]:
-    """A group's arrays by name: of a list, by the group's index (None where there are no groups) and theirs."""
+    """A group's arrays by name. If they are a list, names begin with the group's index, unless it is None."""
     if not isinstance(group, Mapping) or "params" not in group:
         raise TypeError(f"a group must be a dict with 'params', got {type(group).__name__}")
     params = group["params"]
@@ -56,9 +56,9 @@ def _is_pair(x: Any) -> bool:
 
 
 def check_params(group: Group, dtypes: Collection[str]) -> None:
-    """Raise TypeError or ValueError, naming the parameter, if a group's options or dtypes do not fit it.
+    """Raise TypeError or ValueError, naming the parameter, for a dtype or an option that is wrong for it.
 
-    dtypes: the names of those that the backend computes with, of COMPUTE_DTYPE.
+    dtypes: the names in COMPUTE_DTYPE of the dtypes that the backend supports.
     """
     hp = hyperparameters(group)
     for name, param in group["params"].items():
@@ -76,7 +76,7 @@ def check_params(group: Group, dtypes: Collection[str]) -> None:
 
 def check_writeable(what: str, name: str, x: Array) -> None:
     """Raise ValueError for an array that cannot be updated."""
-    if not getattr(x.flags, "writeable", True):  # CuPy's are always
+    if not getattr(x.flags, "writeable", True):  # CuPy's arrays always are
         raise ValueError(f"{what} {name!r} is read-only: it must be writeable")
 
 
@@ -88,9 +88,9 @@ def check_representable(hp: Hyperparameters, layer: Layer) -> None:
 
 
 def layer_of(param: Array, layer_axes: Any) -> Layer:
-    """The specification's description of a parameter, as its real view in the compute dtype."""
+    """The layer of a parameter, for its real view in the compute dtype."""
     axes = None if layer_axes is None else check_layer_axes(layer_axes, param.ndim)
-    if param.dtype not in _COMPUTE:  # reading a dtype's name costs as much as a small layer's arithmetic
+    if param.dtype not in _COMPUTE:  # reading a dtype's name takes as long as the arithmetic of a small layer
         _COMPUTE[param.dtype] = compute_dtype_name(param)
     return _layer(array_namespace(param), _COMPUTE[param.dtype], param.dtype, param.shape, axes)
 

@@ -24,12 +24,12 @@ class Task(NamedTuple):
 
 
 def arranged(task: Task) -> tuple[Arrays, int]:
-    """The arrays with the axes that tell layers apart in front, and how many axes these are; within a
-    layer the axes as they lie in memory, and one alone where there is a single layer without gaps.
+    """The arrays with the axes between layers first, and the number of these axes. The axes within a layer follow in
+    memory order. A single layer without gaps has one axis.
     """
     arrays: Arrays = [task.theta, task.grad, task.m, task.v]
     strides, inner = task.theta.strides, list(task.layer.axes)
-    if task.layer.size == task.theta.size:  # what axes of length 1 tell apart is one layer
+    if task.layer.size == task.theta.size:  # the axes between layers have length 1, so there is one layer
         if all([x.flags.c_contiguous for x in arrays]):  # noqa: C419  # a list takes half the time
             return [x.reshape(-1) for x in arrays], 0
         inner = list(range(task.theta.ndim))

@@ -31,36 +31,35 @@ class InPlaceOptimizer(ABC):
 
     Parameters
     ----------
-    params : list, tuple or dict of arrays, nested at will; or a list of groups, dicts that hold such a
-        container under "params" and, beside it, their own values of any option below. An array's name
-        is its path, "layers.0.weight"; in a group whose params are a list, its index follows the group's.
-        float16, float32, float64, complex64 or complex128 (and bfloat16 in NumPy), of any strides.
+    params : list, tuple or dict of arrays, which may be nested; or a list of groups. A group is a dict with such a
+        container under "params", and its own values of any of the options below. An array's name is its path,
+        "layers.0.weight"; in a group whose params are a list, the group's index comes first.
+        Dtypes are float16, float32, float64, complex64 and complex128 (and bfloat16 in NumPy), with any strides.
     lr : stepsize η ≥ 0; ``opt.lr = …`` sets it between steps.
-    betas : decay rates (β1, β2) of the moments, in [0, 1).
-    eps : ε > 0, in units of the gradient *squared*: it stands under the root, so that 1e-8 is about
-        Adam's 1e-4.
-    tau : τ in [0, 1): the share of a layer's smallest denominator that is taken off.
-    weight_decay, decoupled_weight_decay : λ, added to the gradient as λθ (as Adam), or shrinking θ by
-        1 - ηλ (as AdamW).
+    betas : decay rates (β₁, β₂) of the moments, in [0, 1).
+    eps : ε > 0, in units of the gradient *squared*. It is added under the root, so 1e-8 is about Adam's 1e-4.
+    tau : τ in [0, 1): the share of a layer's smallest denominator that is subtracted.
+    weight_decay, decoupled_weight_decay : λ, added to the gradient as λθ (as in Adam), or shrinking θ by a factor
+        1 - ηλ (as in AdamW).
     maximize : ascend.
-    fused : the compiled kernel: True demands it, None takes it where it is there, False never.
+    fused : whether to use the compiled kernel: True requires it, None uses it if it is available, False never does.
     layer_axes : the axes that make one layer of each array of the group, None for all: (1, 2) for
         matrices stacked along axis 0.
-    cos_power : n in γ = cosⁿ∠(v, 1); the paper's is 2, 0 switches down-scaling off.
-    eps_inside_sqrt : False adds ε after the root, as Adam.
+    cos_power : n in γ = cosⁿ∠(v, 1). The paper's is 2; 0 switches down-scaling off.
+    eps_inside_sqrt : False adds ε after the root, as Adam does.
 
     Attributes
     ----------
-    param_groups : list of dicts, as `torch.optim`'s: "params" (arrays by name) and the options, which may be
-        changed between steps.
+    param_groups : list of dicts, as in `torch.optim`: "params" (arrays by name) and the options, which you may
+        change between steps.
     state : for each name ``exp_avg`` and ``exp_avg_sq`` (of the real view, in the compute dtype: float32 for
         16-bit parameters, which are rounded once) and ``step``, an int.
 
     Raises
     ------
-    TypeError, ValueError : an option or array that does not fit, by name: among others an integer or
-        read-only array, or two that share memory.
-    RuntimeError : fused=True where there is no kernel.
+    TypeError, ValueError : an option or array that is not allowed, by name: among others an integer or
+        read-only array, or two arrays that share memory.
+    RuntimeError : fused=True and there is no kernel.
     """
 
     def __init__(
@@ -106,15 +105,15 @@ class InPlaceOptimizer(ABC):
 
     @property
     def lr(self) -> float:
-        """The stepsize of all groups. ValueError if they have several: see ``param_groups`` then."""
+        """The stepsize of all groups. ValueError if they differ; use ``param_groups`` then."""
         first, *others = (group["lr"] for group in self.param_groups)
         if any(other != first for other in others):
-            raise ValueError(f"the groups have several lr, {[first, *others]}: use param_groups[i]['lr']")
+            raise ValueError(f"the groups have different lr, {[first, *others]}: use param_groups[i]['lr']")
         return first  # type: ignore[no-any-return]
 
     @lr.setter
     def lr(self, value: float) -> None:
-        _ = self.lr  # several are not to be lost by accident
+        _ = self.lr  # an error if they differ: setting one would lose them
         hyperparameters({**self.defaults, "lr": value})
         for group in self.param_groups:
             group["lr"] = value
@@ -125,31 +124,31 @@ class InPlaceOptimizer(ABC):
         return arrays_of(self.param_groups)
 
     def add_param_group(self, group: Group) -> None:
-        """Add a group, with its own values of any option. An error leaves the optimizer as it was."""
+        """Add a group, with its own values of any option. After an error, the optimizer is unchanged."""
         self._add(group, len(self.param_groups))
 
     def step(self, grads: Any) -> None:
-        """One step of all parameters, in place. All is checked before anything is changed.
+        """One step of all parameters, in place. All checks are made before anything is changed.
 
         Parameters
         ----------
-        grads : gradients, never written: a container in which each has its parameter's name, so one of the
-            parameters' own form, or a flat dict by name. Of its parameter's shape, dtype and device.
+        grads : the gradients, which are not written. A container of the same structure as the parameters, or a flat
+            dict by name. Each gradient has the shape, dtype and device of its parameter.
 
         Raises
         ------
-        KeyError : a gradient that is missing, or that belongs to no parameter.
-        TypeError, ValueError : one that does not fit, or that shares memory with another layer's parameter; a
-            parameter that has become read-only; an option or state that was changed to what is not allowed.
+        KeyError : a gradient is missing, or has no parameter.
+        TypeError, ValueError : a gradient has a wrong shape, dtype or device, or shares memory with another layer's
+            parameter; a parameter has become read-only; an option or state was changed to a value that is not allowed.
         """
         given = flatten(grads, "grad", lambda x: self._memory.as_leaf(as_array(x)))
         params = self.params
         for name in params:
             if name not in given:
-                raise KeyError(f"grads must have one for each param, and that of {name!r} is missing")
+                raise KeyError(f"grads must have one for each param, but the one for {name!r} is missing")
         for name in given:
             if name not in params:
-                raise KeyError(f"grads must have one for each param, and there is no param {name!r}")
+                raise KeyError(f"grads must have one for each param, but there is no param {name!r}")
         states = self._checks.states(self.param_groups, self.state)
         tasks = []
         for group in self.param_groups:
@@ -164,9 +163,9 @@ class InPlaceOptimizer(ABC):
             self.state[name]["step"] = task.t
 
     def state_dict(self) -> interchange.Form:
-        """The state and the groups' options, copied: the flat dict of NumPy arrays that
-        `setadam_core.interchange` documents. ``numpy.savez(file, **opt.state_dict())`` keeps it bit for bit, and
-        so does ``safetensors.numpy.save_file``. The parameters are not in it.
+        """A copy of the state and of the groups' options, without the parameters: the flat dict of NumPy arrays that
+        `setadam_core.interchange` documents. ``numpy.savez(file, **opt.state_dict())`` and
+        ``safetensors.numpy.save_file`` save it bit for bit.
         """
         states = {}
         for name in self.params:
@@ -176,14 +175,13 @@ class InPlaceOptimizer(ABC):
         return interchange.pack(states, groups)
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Load what `state_dict` returned, or the neutral form of any other framework's state. One without
-        options of groups leaves the options as they are. An error leaves the optimizer as it was.
+        """Load what `state_dict` returned, or the neutral form of another framework's state. A form without the
+        options of groups does not change the options. After an error, the optimizer is unchanged.
 
         Raises
         ------
         KeyError : a parameter without a state, or a state without a parameter.
-        TypeError, ValueError : a moment of another shape or dtype, an option out of range, another number of
-            groups.
+        TypeError, ValueError : a moment with a wrong shape or dtype, an option out of range, a wrong number of groups.
         """
         states, groups = interchange.unpack(state_dict)
         interchange.check_names(states, self.state)
@@ -192,7 +190,7 @@ class InPlaceOptimizer(ABC):
             interchange.check_state(name, states[name], self.state[name]["exp_avg"].shape, compute_dtype_name(param))
         if groups and len(groups) != len(self.param_groups):
             raise ValueError(f"state_dict must have {len(self.param_groups)} groups, got {len(groups)}")
-        absent: Group = {"fused": None, "layer_axes": None}  # what the form leaves out where it is None
+        absent: Group = {"fused": None, "layer_axes": None}  # the form does not have these if they are None
         merged = [group | absent | new for group, new in zip(self.param_groups, groups, strict=False)]
         for group in merged:
             self._check_options(group)
@@ -222,7 +220,7 @@ class InPlaceOptimizer(ABC):
         self._forget()
 
     def _forget(self) -> None:
-        """Drop what was derived from the arrays: it does not outlive a copy, a pickle, a new group."""
+        """Drop what was derived from the arrays, after a copy, an unpickling or a new group."""
         self._checks = Checks(self._memory)
 
     def _add(self, group: Any, index: int | None) -> None:
@@ -234,7 +232,7 @@ class InPlaceOptimizer(ABC):
         self._check_fused(new)
         for name in params:
             if name in self.state:
-                raise ValueError(f"param {name!r} is there twice, in two groups")
+                raise ValueError(f"param {name!r} occurs twice, in two groups")
         written = {f"param {name!r}": param for name, param in (self.params | params).items()}
         for name, param in params.items():
             memory.check_aligned("param", name, param)
@@ -270,7 +268,7 @@ class InPlaceOptimizer(ABC):
         """None if there is a compiled kernel for the parameter's dtype; else what is missing."""
 
 
-# Python's own message of a wrong call names the function; its users know it as their class's.
+# Python's message for a wrong call names the function. Users know it as a method of their class, SETAdam.
 for _function in vars(InPlaceOptimizer).values():
     if isinstance(_function, FunctionType):
         _function.__qualname__ = f"SETAdam.{_function.__name__}"

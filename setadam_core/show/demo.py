@@ -1,7 +1,7 @@
 """One step of SET-Adam on a layer of five coordinates, operation by operation: python -m setadam_core.show.demo
 
-The layer is a real one, and small enough to be followed by hand: the five biases of the first hidden layer of a
-network of sigmoid units that learns handwritten digits, in its tenth step (`five_biases` in docs/figures.py).
+The layer is real, and small enough to follow by hand: the five biases of the first hidden layer of a network of
+sigmoid units that learns handwritten digits, in its tenth step (`five_biases` in docs/figures.py).
 """
 
 import argparse
@@ -25,14 +25,14 @@ STATE = State(
     v=np.array([4.895e-11, 5.440e-10, 2.394e-12, 1.086e-10, 2.363e-10]),
     t=9,
 )
-# What each operation's stepsize is, in the order of `stepsizes_by_operation`.
+# The stepsize after each operation, in the order of `stepsizes_by_operation`.
 FORMULAS = ("1/(√v̂ + ε)", "1/(√(γv̂) + ε)", "1/w", "1/w̃")
 AXIS_WIDTH = 56  # characters of the drawing's logarithmic axis
 _NUMBER_WIDTH = 12
 
 
 def rows(now: Trace, hp: Hyperparameters) -> list[tuple[str, str, str, Floats]]:
-    """The lines of the algorithm: operation, symbol, formula, and its values, one or one a coordinate."""
+    """The lines of the algorithm: operation, symbol, formula, and its values (one, or one for each coordinate)."""
     root = "√(γv/(1-β₂ᵗ) + ε)" if hp.eps_inside_sqrt else "√(γv/(1-β₂ᵗ)) + ε"
     return [
         ("", "g", "gradient", now.g),
@@ -50,7 +50,7 @@ def rows(now: Trace, hp: Hyperparameters) -> list[tuple[str, str, str, Floats]]:
 
 
 def table(now: Trace, hp: Hyperparameters) -> str:
-    """`rows` as text, a line each."""
+    """`rows` as text, one line for each."""
     d = now.v.size
     lines = [" " * 29 + "".join(f"{i:>{_NUMBER_WIDTH}}" for i in range(1, d + 1))]
     for operation, symbol, formula, values in rows(now, hp):
@@ -62,11 +62,11 @@ def table(now: Trace, hp: Hyperparameters) -> str:
 def drawing(stages: dict[str, Floats]) -> str:
     """The stepsizes of each stage as a bar from the smallest to the largest, on one logarithmic axis.
 
-    A coordinate is drawn as its number, counted from 1; of several in one place, the first.
+    A coordinate is drawn as its number, counted from 1. Where several coincide, the first is drawn.
     """
     low = math.log10(min(float(x.min()) for x in stages.values()))
     high = math.log10(max(float(x.max()) for x in stages.values()))
-    span = max(high - low, 1e-3)  # a layer of equal stepsizes has none
+    span = max(high - low, 1e-3)  # 0 in a layer of equal stepsizes
 
     def place(x: float) -> int:
         return round((math.log10(x) - low) / span * (AXIS_WIDTH - 1))
@@ -84,7 +84,7 @@ def drawing(stages: dict[str, Floats]) -> str:
 
 
 def number(x: float) -> str:
-    """Four digits; an exponent only below 0.01 and from a million on."""
+    """Four digits, with an exponent only below 0.01 and from a million."""
     if 1e3 <= abs(x) < 1e6:
         return f"{x:.0f}"
     return f"{x:.4g}" if x == 0 or 1e-2 <= abs(x) < 1e3 else f"{x:.3e}"
@@ -101,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--cos-power", type=float, default=defaults.cos_power, help="n of γ = cosⁿ, %(default)s; 0 switches S off"
     )
-    parser.add_argument("--eps-outside", action="store_true", help="ε after the root, as Adam has it")
+    parser.add_argument("--eps-outside", action="store_true", help="ε after the root, as in Adam")
     args = parser.parse_args(argv)
     try:
         hp = Hyperparameters(eps=args.eps, tau=args.tau, cos_power=args.cos_power, eps_inside_sqrt=not args.eps_outside)
@@ -124,7 +124,7 @@ def _cosine(power: float) -> str:
 
 
 def _pad(text: str, width: int) -> str:
-    """Text filled up to a width of columns; the tilde and hat over a letter take none."""
+    """Text padded to a number of columns; a tilde or hat over a letter takes no column."""
     return text + " " * (width - sum(not "\u0300" <= c <= "\u036f" for c in text))
 
 

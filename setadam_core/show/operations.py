@@ -1,4 +1,4 @@
-"""The stepsizes of one step after each of the three operations, for who wants to see them side by side."""
+"""The stepsizes of one step after each of the three operations, for a side-by-side comparison."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,15 +16,15 @@ def stepsizes_by_operation(
     *,
     layer_axes: Sequence[int] | None = None,
 ) -> dict[str, Array]:
-    """The adaptive stepsizes of one step of Adam, and with S, E and T switched on one after the other.
+    """The adaptive stepsizes of one step of Adam, and then with S, E and T switched on one after the other.
 
-    The arguments are those of `trace`, and the errors too. All four have the same v and the same ε; the
-    last is the step with ``hp`` as it is.
+    The arguments and the errors are those of `trace`. All four use the same v and the same ε; the last one is the step
+    with ``hp`` unchanged.
 
     Returns
     -------
-    dict : one stepsize a coordinate, in the compute dtype, for ``"Adam"``, 1/(√v̂ + ε); ``"S"``,
-        1/(√(γv̂) + ε); ``"S, E"``, 1/w; and ``"S, E, T"``, 1/w̃. η/(1-β1ᵗ) is in none of them.
+    dict : one stepsize for each coordinate, in the compute dtype, for ``"Adam"``, 1/(√v̂ + ε); ``"S"``,
+        1/(√(γv̂) + ε); ``"S, E"``, 1/w; and ``"S, E, T"``, 1/w̃. They do not include η/(1-β₁ᵗ).
     """
     last = trace(param, grad, state, hp, layer_axes=layer_axes).stepsize
     settings = {

@@ -1,13 +1,13 @@
-"""Pictures of what S, E and T do to the stepsizes of each layer. Needs matplotlib: the extra `plot`.
+"""Pictures of the effect of S, E and T on the stepsizes of each layer. Needs matplotlib: the extra `plot`.
 
-All but `operations` take what `layer_statistics` of any backend returns: a dict by name (PyTorch, NumPy,
-CuPy) or a pytree (JAX) whose leaves have γ and the spread of the stepsizes 1/w̃. Where time is the axis,
-they take a history, a dict from the step to that:
+All functions but `operations` take what `layer_statistics` of a backend returns: a dict by name (PyTorch, NumPy,
+CuPy) or a pytree (JAX), whose leaves have γ and the spread of the stepsizes 1/w̃. Pictures over time take a history,
+a dict from the step to these statistics:
 
     history[t] = optimizer.layer_statistics()
 
-Layers keep the order in which they are found, and are coloured from the first (dark) to the last (light).
-Each function returns a `matplotlib.figure.Figure`, for `savefig`; no global state is touched.
+Layers are drawn in the order of the statistics, and coloured from the first (dark) to the last (light). Each function
+returns a `matplotlib.figure.Figure`, for `savefig`, and changes no global state.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ Floats = NDArray[np.float64]
 Statistics = Any  # what layer_statistics returns
 History = Mapping[int, Statistics]
 
-# Okabe and Ito's colours, which colour-blind readers tell apart.
+# Okabe and Ito's colours, which colour-blind readers can distinguish.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 _BINS = 60
 
@@ -91,7 +91,8 @@ def stepsizes(runs: Mapping[str, History]) -> "Figure":
 
     Raises
     ------
-    ImportError, TypeError, ValueError : no matplotlib; what is no history; no run, or one without layers.
+    ImportError : matplotlib is not installed.
+    TypeError, ValueError : a run that is not a history; no run, or one without layers.
     """
     if not runs:
         raise ValueError("runs must name at least one history, got none")
@@ -118,27 +119,28 @@ def stepsizes(runs: Mapping[str, History]) -> "Figure":
 def angles(history: History, *, cos_power: float = 2) -> "Figure":
     """The angle between v and (1, …, 1) in each layer, over time and by layer.
 
-    γ = cosⁿ∠(v, 1) gives the angle, so S has to be on: with n = 0, γ says nothing.
+    The angle is computed from γ = cosⁿ∠(v, 1), so S must be on: with n = 0, γ is always 1.
 
     Parameters
     ----------
     history :
         Step to statistics, of a run with down-scaling.
     cos_power :
-        n > 0, as the optimizer has it.
+        n > 0, as in the optimizer.
 
     Returns
     -------
     Figure : on the left the angle over the steps, in degrees; on the right each layer's range over the
-        history, with the last angle marked. 0° is a layer of equal second moments; one of d coordinates
+        history, with the last angle marked. 0° means equal second moments; a layer of d coordinates
         cannot be above arccos(1/√d).
 
     Raises
     ------
-    ImportError, TypeError, ValueError : no matplotlib; what is no history; no layers, or n ≤ 0.
+    ImportError : matplotlib is not installed.
+    TypeError, ValueError : the argument is not a history; no layers, or n ≤ 0.
     """
     if not cos_power > 0:
-        raise ValueError(f"cos_power must be > 0, got {cos_power!r}: with down-scaling off, γ is 1 and holds no angle")
+        raise ValueError(f"cos_power must be > 0, got {cos_power!r}: with down-scaling off, γ is 1 and gives no angle")
     layers = _series(history)
     figure = _figure(8.0, max(2.8, 0.22 * len(layers) + 1.2))
     over_time, by_layer = figure.subplots(1, 2, sharey=False, width_ratios=(3, 2))
@@ -168,16 +170,16 @@ def gamma_by_size(statistics: Statistics, sizes: Any) -> "Figure":
         What layer_statistics returned at one step.
     sizes :
         The same names or tree, with d of a layer in place of its statistics (for several layers in
-        one array, d of one of them): ``{name: p.numel() for name, p in model.named_parameters()}``.
+        one array, the d of one layer): ``{name: p.numel() for name, p in model.named_parameters()}``.
 
     Returns
     -------
-    Figure : a point a layer on logarithmic axes, coloured by the last part of its name: weight, bias, …
+    Figure : one point for each layer on logarithmic axes, coloured by the last part of its name: weight, bias, …
 
     Raises
     ------
-    ImportError, TypeError : no matplotlib; what is no statistics.
-    ValueError : no layers, a layer whose size is missing, or a size that is no whole number ≥ 1.
+    ImportError, TypeError : matplotlib is not installed; the argument is not statistics.
+    ValueError : no layers, a layer whose size is missing, or a size that is not a whole number ≥ 1.
     """
     layers = dict(_layers(statistics))
     known = dict(_sizes(sizes))
@@ -208,7 +210,7 @@ def gamma_by_size(statistics: Statistics, sizes: Any) -> "Figure":
 
 
 def _figure(width: float, height: float) -> "Figure":
-    """An empty figure, in inches. The import is here so that `setadam_core` needs no matplotlib."""
+    """An empty figure, in inches. The import is here so that `setadam_core` does not need matplotlib."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -229,13 +231,13 @@ def _tidy(axes: "Axes") -> None:
 
 
 def _legend(figure: "Figure", handles: Sequence[Any]) -> None:
-    """Layers by name below the panels; of many, the first and the last."""
+    """The names of the layers below the panels; of more than twelve, only the first and the last."""
     shown = handles if len(handles) <= 12 else [handles[0], handles[-1]]
     figure.legend(handles=list(shown), loc="outside lower center", ncols=min(len(shown), 6), frameon=False)
 
 
 def _series(history: History) -> dict[str, list[tuple[int, dict[str, float]]]]:
-    """Of each layer, (step, statistics) in the order of the steps; a layer may appear later than others."""
+    """For each layer, (step, statistics) in the order of the steps; a layer may appear later than others."""
     if not isinstance(history, Mapping):
         raise TypeError(f"a history must be a dict from step to statistics, got {type(history).__name__}")
     series: dict[str, list[tuple[int, dict[str, float]]]] = {}
@@ -248,10 +250,10 @@ def _series(history: History) -> dict[str, list[tuple[int, dict[str, float]]]]:
 
 
 def _layers(statistics: Statistics) -> Iterator[tuple[str, dict[str, float]]]:
-    """The statistics of each layer, under the path of its array; those of a stack as path[0], path[1], …"""
+    """The statistics of each layer by the path of its array; in a stack by path[0], path[1], …"""
     for name, leaf in _leaves(statistics, _is_layer, "statistics must be what layer_statistics returns"):
         fields = leaf if isinstance(leaf, Mapping) else leaf._asdict()
-        # tolist is what arrays of all frameworks have, on any device.
+        # Arrays of all frameworks have tolist, on any device.
         arrays = {f: np.asarray(x.tolist() if hasattr(x, "tolist") else x) for f, x in fields.items() if f in NAMES}
         for index in np.ndindex(arrays["gamma"].shape):
             suffix = f"[{', '.join(map(str, index))}]" if index else ""
@@ -272,7 +274,7 @@ def _is_layer(x: Any) -> bool:
 def _leaves(
     tree: Any, is_leaf: Callable[[Any], bool], expected: str, path: tuple[str, ...] = ()
 ) -> Iterator[tuple[str, Any]]:
-    """The leaves of a tree of dicts, sequences and dataclasses, by their path; None is an empty tree."""
+    """The leaves of a tree of dicts, sequences and dataclasses, by path; None is an empty tree."""
     if is_leaf(tree):
         yield ".".join(path), tree
         return

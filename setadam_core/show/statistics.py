@@ -14,10 +14,10 @@ NAMES = ("gamma", "w_min", "stepsize_min", "stepsize_mean", "stepsize_std", "ste
 
 
 def of_layers(v: Array, t: Any, layer: Layer, hp: Hyperparameters) -> tuple[Array, ...]:
-    """What NAMES names, of the second moment v after t ≥ 1 steps, with the layer's axes kept as 1.
+    """The values in the order of NAMES, given the second moment v after t ≥ 1 steps. The layer's axes are kept as 1.
 
-    γ in [0, 1]; min w, in units of the gradient; smallest, mean, standard deviation (of the layer's d
-    coordinates) and largest of 1/w̃, in which η/(1-β1ᵗ) is not. In the compute dtype.
+    γ in [0, 1]; min w, in units of the gradient; and the smallest value, the mean, the standard deviation (over the
+    layer's d coordinates) and the largest value of 1/w̃, without η/(1-β₁ᵗ). In the compute dtype.
     """
     c = layer.coefficient
     gamma = down_scaling(v, layer, hp.cos_power)
@@ -30,8 +30,8 @@ def of_layers(v: Array, t: Any, layer: Layer, hp: Hyperparameters) -> tuple[Arra
 
 
 def named(values: Sequence[Array], kept: Sequence[int], axes: Sequence[int]) -> dict[str, Any]:
-    """The values of `of_layers` by name, without the layer's axes: Python floats, or with several layers
-    arrays of one value a layer. kept: the shape that has these axes as 1.
+    """The values of `of_layers` by name, without the layer's axes: Python floats, or with several layers arrays of one
+    value for each layer. kept: the shape in which these axes are 1.
     """
     shape = tuple(n for axis, n in enumerate(kept) if axis not in axes)
     plain = (array_namespace(x).reshape(x, shape) if shape else float(x.reshape(-1)[0]) for x in values)
@@ -39,7 +39,7 @@ def named(values: Sequence[Array], kept: Sequence[int], axes: Sequence[int]) -> 
 
 
 def layer_statistics(v: Array, t: int, layer: Layer, hp: Hyperparameters) -> dict[str, Any]:
-    """`of_layers`, `named`."""
+    """The statistics of a parameter by name: `of_layers`, then `named`."""
     check_plain("exp_avg_sq", v)
     values = of_layers(v, t, layer, hp)
     return named(values, values[0].shape, layer.axes)

@@ -259,7 +259,7 @@ def test_arrays_with_arithmetic_of_their_own(function: Any, kind: str) -> None:
     for place, arguments in places.items():
         with pytest.raises(TypeError) as error:
             function(*arguments, HP)
-        assert str(error.value) == f"{place} must be a plain array, got {name}, which has arithmetic of its own"
+        assert str(error.value) == f"{place} must be a plain array, got {name}, which has its own arithmetic"
     with pytest.raises(TypeError, match=rf"^param must be a plain array, got {name}"):
         init(odd)
 
@@ -284,7 +284,7 @@ def test_kinds_of_torch() -> None:
         assert torch.equal(got, expected)
     with pytest.warns(UserWarning, match="prototype"):
         masked = torch.masked.masked_tensor(x, x > 1)
-    with pytest.raises(TypeError, match=r"^grad must be a plain array, got MaskedTensor, which has arithmetic"):
+    with pytest.raises(TypeError, match=r"^grad must be a plain array, got MaskedTensor, which has its own arithmetic"):
         step(x, masked, init(x), HP)
 
 
@@ -309,7 +309,7 @@ def test_statistics_of_a_masked_moment() -> None:
 def test_what_is_no_state(function: Any, state: Any, got: str) -> None:
     with pytest.raises(TypeError) as error:
         function(np.ones(3), np.ones(3), state, HP)
-    assert str(error.value) == f"state must have m, v and t, as setadam_core.init makes it, got {got}"
+    assert str(error.value) == f"state must have m, v and t, as setadam_core.init returns it, got {got}"
 
 
 @pytest.mark.parametrize("param", [5, None, [1.0]], ids=repr)

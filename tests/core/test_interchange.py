@@ -61,7 +61,7 @@ def test_names_that_do_not_meet():
     check_names(["a", "b"], ["b", "a"])
     with pytest.raises(KeyError, match=r"no state for param 'c', only for 'a', 'b'"):
         check_names(["a", "b"], ["a", "c"])
-    with pytest.raises(KeyError, match=r"a state for 'b', which is no param: those are 'a'"):
+    with pytest.raises(KeyError, match=r"there is no param 'b' for this state, only 'a'"):
         check_names(["a", "b"], ["a"])
 
 

@@ -15,7 +15,7 @@ def form(t=3, **changes):
 BAD = {
     "a shape": ({"0/exp_avg": np.zeros((3, 2), np.float32)}, ValueError, r"exp_avg of '0' must have shape \(2, 3\)"),
     "a dtype": ({"1/exp_avg_sq": np.zeros(4)}, TypeError, "exp_avg_sq of '1' must have dtype float32, got float64"),
-    "a name": (pack({"2": init(np.ones(1))}), KeyError, "a state for '2', which is no param"),
+    "a name": (pack({"2": init(np.ones(1))}), KeyError, "there is no param '2' for this state"),
 }
 
 

@@ -97,9 +97,9 @@ def test_groups_have_their_own_options():
     start = random(0)
     np.testing.assert_allclose(b - start, 5 * (a - start), rtol=1e-4)  # θ is rounded to 1e-7, its change is 1e-2 of it
     assert np.all(np.abs(c - start) < np.abs(a - start))
-    with pytest.raises(ValueError, match=r"several lr, \[0.1, 0.5, 0.1\]"):
+    with pytest.raises(ValueError, match=r"different lr, \[0.1, 0.5, 0.1\]"):
         optimizer.lr = 1.0
-    with pytest.raises(ValueError, match="several lr"):
+    with pytest.raises(ValueError, match="different lr"):
         _ = optimizer.lr
 
 
@@ -126,7 +126,7 @@ def test_add_param_group(optimizer):
     assert optimizer.state["head.0"]["step"] == 2
     kept = snapshot(optimizer)
     for bad, error, message in (
-        ({"params": {"new": random(1)}}, ValueError, "'new' is there twice"),
+        ({"params": {"new": random(1)}}, ValueError, "'new' occurs twice"),
         ({"params": {"other": new}}, ValueError, "'new' and param 'other' share memory"),
         ({"params": {"other": random(1)}, "lrr": 1}, TypeError, "no option 'lrr'"),
         ({"params": {"other": random(1)}, "tau": 1.0}, ValueError, r"tau must be in \[0, 1\), got 1.0"),
@@ -160,7 +160,7 @@ BAD_PARAMS = {
     "a NumPy scalar": ([np.float32(1)], TypeError, "'0' must be an array, got float32"),
     "a masked array": ([np.ma.ones(3)], TypeError, "'0' must be an array, got MaskedArray"),
     "an array alone": (whole, TypeError, "params must be a list, tuple or dict of arrays, got ndarray"),
-    "one name for two": ({"a.b": random(0), "a": {"b": random(1)}}, ValueError, "'a.b' is there twice"),
+    "one name for two": ({"a.b": random(0), "a": {"b": random(1)}}, ValueError, "'a.b' occurs twice"),
     "nothing": ([], ValueError, "params must hold at least one array"),
     "a group and an array": ([{"params": [random(0)]}, random(1)], TypeError, "a group must be a dict"),
 }  # fmt: skip
@@ -279,7 +279,7 @@ def without(grads, name):
 
 
 BAD_GRADS = {
-    "missing": (lambda g, p: without(g, "layers.1.weight"), KeyError, "that of 'layers.1.weight' is missing"),
+    "missing": (lambda g, p: without(g, "layers.1.weight"), KeyError, "the one for 'layers.1.weight' is missing"),
     "surplus": (lambda g, p: g | {"more": random(0)}, KeyError, "there is no param 'more'"),
     "None": (lambda g, p: g | {"empty": None}, TypeError, "grad 'empty' must be an array, got NoneType"),
     "of another shape": (
@@ -385,7 +385,7 @@ BAD_STATES = {
     "a state missing": (lambda f: {k: x for k, x in f.items() if "head.1/" not in k}, KeyError, "no state for param"),
     "a state too many": (
         lambda f: f | {f"more/{k}": f[f"empty/{k}"] for k in ("exp_avg", "exp_avg_sq", "step")}, KeyError,
-        "a state for 'more', which is no param",
+        "there is no param 'more' for this state",
     ),
     "half a state": (lambda f: without(f, "head.1/exp_avg"), ValueError, "'head.1' must have .* exp_avg is missing"),
     "a shape": (

@@ -1,4 +1,4 @@
-"""The state of SET-Adam inside the state of a whole chain of transformations."""
+"""Finds the state of SET-Adam inside the state of a whole chain of transformations."""
 
 from typing import Any
 
@@ -20,6 +20,6 @@ def find(state: Any) -> ScaleBySetAdamState:
 
 
 def count_of(adam: ScaleBySetAdamState) -> Any:
-    """The step count as an array, out of flax's box."""
+    """The step count as an array, taken out of flax's box."""
     (count,) = jax.tree.leaves(adam.count)
     return count

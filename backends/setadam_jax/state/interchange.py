@@ -1,4 +1,4 @@
-"""The state in the neutral form of `setadam_core.interchange`: to other frameworks, and from them."""
+"""Conversion of a state to and from the neutral form of `setadam_core.interchange`."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,22 +15,22 @@ from setadam_jax.trees import Tree, leaves_by_name
 
 
 def to_neutral(state: Any) -> Form:
-    """The moments and step count of SET-Adam, for an optimizer of any framework to go on from.
+    """The moments and step count of SET-Adam, from which an optimizer of any framework can continue.
 
     Parameters
     ----------
     state :
-        Of `set_adam`, or any optimizer's that holds one `ScaleBySetAdamState`.
+        The state of `set_adam`, or any optimizer state that holds one `ScaleBySetAdamState`.
 
     Returns
     -------
     dict of NumPy arrays : see `setadam_core.interchange`. A name is the path in the tree of parameters, joined
-        by dots; the ``value`` of a flax Variable is no part of it. A first moment that is kept in another
-        ``mu_dtype`` is in the compute dtype here.
+        by dots, without the ``value`` of a flax Variable. The first moment is in the compute dtype, also if the state
+        has another ``mu_dtype``.
 
     Raises
     ------
-    ValueError : no state of SET-Adam, or several, in ``state``; two leaves of one name, as in
+    ValueError : no state of SET-Adam, or several, in ``state``; two leaves with the same name, as in
         ``{"a": {"b": x}, "a.b": y}``.
     """
     adam = find(state)
@@ -44,22 +44,22 @@ def to_neutral(state: Any) -> Form:
 
 
 def load_neutral(state: Any, form: Mapping[str, Any]) -> Any:
-    """``state`` with the moments and step count of a neutral form in the place of its own.
+    """``state`` with the moments and step count of a neutral form.
 
     Parameters
     ----------
     state :
-        As ``optimizer.init(params)`` returns it, which says what shapes and dtypes are due; schedules and
-        other states that are chained with it are kept. It is not changed. Or
-        ``optimizer.opt_state`` of flax.nnx.Optimizer.
+        A state from ``optimizer.init(params)``, which gives the expected shapes and dtypes, or
+        ``optimizer.opt_state`` of flax.nnx.Optimizer. Schedules and other states that are chained with it are kept.
+        The state itself is not changed.
     form :
-        As `to_neutral` makes it, or ``state_dict`` of NumPy's or CuPy's SETAdam.
+        From `to_neutral`, or from ``state_dict`` of NumPy's or CuPy's SETAdam.
 
     Raises
     ------
     KeyError : a leaf without a state, or a state without a leaf.
-    TypeError, ValueError : a moment of another shape or dtype; steps that differ between the parameters,
-        as this optimizer counts them once; no state of SET-Adam, or several, in ``state``; two leaves of one
+    TypeError, ValueError : a moment with a wrong shape or dtype; step counts that differ between the parameters,
+        since this optimizer has one count; no state of SET-Adam, or several, in ``state``; two leaves with the same
         name.
     """
     adam, (states, _) = find(state), unpack(form)
@@ -81,7 +81,7 @@ def load_neutral(state: Any, form: Mapping[str, Any]) -> Any:
         leaves = [put(x, states[name][field]) for name, x in leaves_by_name(old).items()]
         return jax.tree.structure(old).unflatten(leaves)
 
-    # By tree.map, since the count of nnx.Optimizer is in a Variable too.
+    # tree.map, since the count of nnx.Optimizer is also in a Variable.
     count = jax.tree.map(lambda old: put(old, np.int32(t)), adam.count)
     new = ScaleBySetAdamState(count, refilled(adam.mu, 0), refilled(adam.nu, 1))
     return jax.tree.map(lambda x: new if x is adam else x, state, is_leaf=lambda x: isinstance(x, ScaleBySetAdamState))

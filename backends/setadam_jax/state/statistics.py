@@ -1,4 +1,4 @@
-"""`layer_statistics`: what the three operations do to each layer, for logs."""
+"""`layer_statistics`: the effect of the three operations on each layer, for logs."""
 
 from typing import Any, NamedTuple
 
@@ -14,16 +14,16 @@ from setadam_jax.trees import Tree, check_paths, is_box, leaves_with_path, namin
 
 
 class LayerStatistics(NamedTuple):
-    """Of each layer of one leaf: arrays of the shape that is left when the layer's axes are removed.
+    """The statistics of each layer of one leaf: arrays of the leaf's shape without the layer's axes.
 
-    The stepsizes are the paper's 1/w̃; the learning rate and 1/(1-β1ᵗ) are not in them.
+    The stepsizes are the paper's 1/w̃, without the learning rate and 1/(1-β₁ᵗ).
     """
 
     gamma: Any
     w_min: Any
     stepsize_min: Any
     stepsize_mean: Any
-    stepsize_std: Any  # of the population of the layer's d coordinates
+    stepsize_std: Any  # over the layer's d coordinates
     stepsize_max: Any
 
 
@@ -48,21 +48,21 @@ def layer_statistics(
     params :
         The parameters, for their tree and dtypes; for flax.nnx, ``nnx.state(model, nnx.Param)``.
     b2, eps, tau, cos_power, eps_inside_sqrt, layer_axes, axis_name :
-        As they were given to the optimizer, which does not keep them in its state (those of
-        `optax.inject_hyperparams` are in ``state.hyperparams``).
+        The optimizer's own. Its state does not have them (except with `optax.inject_hyperparams`, in
+        ``state.hyperparams``).
 
     Returns
     -------
     tree of LayerStatistics
-        One for each leaf of ``params``, in the compute dtype; None, which is no leaf, for one without
-        elements. Where parameters are Variables, each stands in the place of one. Before the first step the second
-        moment is zero: γ is 1 and every stepsize 1/((1-τ)√ε).
+        One for each leaf of ``params``, in the compute dtype, and None for a leaf without elements. If parameters are
+        Variables, each takes the place of one. Before the first step the second moment is zero: γ is 1 and every
+        stepsize is 1/((1-τ)√ε).
 
     Raises
     ------
     ValueError : no state of SET-Adam, or several, in ``state``; a leaf that only ``params`` or only the state
         has; a moment of the wrong shape.
-    TypeError, ValueError : a hyperparameter, as in `scale_by_set_adam`.
+    TypeError, ValueError : a wrong hyperparameter, as in `scale_by_set_adam`.
     """
     hp = hyperparameters(b2=b2, eps=eps, tau=tau, cos_power=cos_power, eps_inside_sqrt=eps_inside_sqrt)
     adam = find(state)
@@ -74,7 +74,7 @@ def layer_statistics(
     def statistics(path: Any, param: Any) -> LayerStatistics | None:
         param, nu, t = jnp.asarray(param), moments[path], jnp.maximum(count, 1)
         if param.size == 0:
-            return None  # there is no smallest stepsize of none
+            return None  # without coordinates there is no smallest stepsize
         with naming("params", path):
             axes = axes_of(layer_axes, path, param)
             layer = check_layer(param, param, nu, nu, t, hp, axes, across_of(axis_name, path, param))
