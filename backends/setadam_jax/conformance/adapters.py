@@ -1,4 +1,4 @@
-"""The adapters by which the conformance kit judges this backend: as Python calls it, and compiled."""
+"""The adapters for the conformance kit: `set_adam` called eagerly, and compiled."""
 
 import functools
 import pickle
@@ -61,7 +61,7 @@ class EagerJAX:
         t = {state.t for state in states}
         if len(t) != 1:
             raise ValueError(f"states must have one step count between them, got {sorted(t)}")
-        # float64 exists in JAX only where x64 is on; everything else is judged as users run it, off.
+        # JAX has float64 only with x64 on. Other dtypes are judged with x64 off, as users run them.
         with jax.enable_x64(any(str(p.dtype) in _WIDE for p in params)), jax.default_device(self.device):
             adam = ScaleBySetAdamState(jnp.asarray(t.pop(), jnp.int32), [s.m for s in states], [s.v for s in states])
             new, after = self._step(hp, tuple(layer_axes), list(params), list(grads), adam)
@@ -74,7 +74,7 @@ class EagerJAX:
     def reload(
         self, how: str, params: Sequence[Native], states: Sequence[LayerState], hp: Mapping[str, Any]
     ) -> list[LayerState]:
-        """Pickle the whole optimizer state in mid-run."""
+        """Pickle the whole optimizer state during a run."""
         if how != "pickle":
             raise ValueError(f"how must be one of {self.capabilities.reloads}, got {how!r}")
         with jax.enable_x64(any(str(p.dtype) in _WIDE for p in params)):
@@ -87,7 +87,7 @@ class EagerJAX:
 
 
 class JittedJAX(EagerJAX):
-    """`set_adam` under jit, the hyperparameters constants of the program; and on several devices."""
+    """`set_adam` under jit, with the hyperparameters as constants of the program; and on several devices."""
 
     name = "jax:jit"
     capabilities = Capabilities(

@@ -24,14 +24,15 @@ Layers = tuple[list[NumPyArray], list[LayerState]]
 
 
 def step_over_devices(*args: Any) -> Layers:
-    """`_step` in the process, which starts with the first call."""
+    """`_step` in the child process, which the first call starts."""
     return _started(os.getpid()).submit(_step, *args).result(timeout=_SECONDS)
 
 
 @functools.cache
 def _started(kit: int) -> ProcessPoolExecutor:
     process = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=_prepare)
-    # A process that multiprocessing made waits for its children, after closing the queues that would let them go.
+    # A multiprocessing child closes its queues and then waits for its own children, which need the queues to end. So
+    # end this one earlier.
     multiprocessing.util.Finalize(None, process.shutdown, exitpriority=100)
     return process
 
@@ -49,7 +50,7 @@ def _step(
     hp: Mapping[str, Any],
     layer_axes: Sequence[tuple[int, ...] | None],
 ) -> Layers:
-    """One step with rows on each device; an array whose rows do not divide is on all of them."""
+    """One step with a share of the rows on each device. An array whose rows cannot be divided is replicated."""
     mesh = jax.make_mesh((DEVICES,), ("rows",))
     cut = [p.ndim > 0 and p.shape[0] % DEVICES == 0 for p in params]
     with jax.enable_x64(any(p.dtype in (np.float64, np.complex128) for p in params)):

@@ -1,4 +1,4 @@
-"""One step of `set_adam` from given moments, its hyperparameters by the kit's names."""
+"""One step of `set_adam` from given moments, with hyperparameters under the kit's names."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ _RENAMED = {"lr": "learning_rate", "beta1": "b1", "beta2": "b2", "decoupled_weig
 
 
 def optimizer_of(hp: Mapping[str, Any], layer_axes: Sequence[tuple[int, ...] | None], **options: Any) -> Any:
-    """`set_adam` with the kit's names, for parameters that are a list."""
+    """`set_adam` from hyperparameters under the kit's names, for a list of parameters."""
     if hp.get("maximize", False):
         raise ValueError("set_adam has no maximize: flip the gradients with optax.scale(-1)")
     named = {_RENAMED.get(name, name): x for name, x in hp.items() if name != "maximize"}
@@ -21,7 +21,7 @@ def optimizer_of(hp: Mapping[str, Any], layer_axes: Sequence[tuple[int, ...] | N
 
 
 def one_step(optimizer: Any, params: Any, grads: Any, adam: ScaleBySetAdamState) -> tuple[Any, Any]:
-    """One step from the given moments; the other states in the chain are empty."""
+    """One step from the given moments. The other states in the chain are empty."""
     state = with_moments(optimizer.init(params), adam)
     updates, state = optimizer.update(grads, state, params)
     return optax.apply_updates(params, updates), moments_of(state)
