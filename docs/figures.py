@@ -1,8 +1,8 @@
-"""Make every figure of the documentation, from short training runs on scikit-learn's digits: make figures
+"""Draw every figure of the documentation, from short training runs on scikit-learn's digits: make figures
 
-They are drawn by `setadam_core.show.plots`, into docs/figures/. The same code on one machine makes the same files, byte
-for byte. Another machine, or another order of sums in the backend, rounds differently, and a training run amplifies
-that: curves then move a little.
+`setadam_core.show.plots` draws them, into docs/figures/. On one machine, the same code gives the same files, byte for
+byte. Another machine, or another order of sums in the backend, rounds differently, and training amplifies the
+difference: curves then change a little.
 """
 
 import argparse
@@ -28,7 +28,7 @@ FOLDER = Path(__file__).parent / "figures"
 BATCH = 64
 STEPS = 400
 MOMENTS = (40, 200)
-EVERY = 10  # steps between two looks at the statistics
+EVERY = 10  # steps between two records of the statistics
 
 # Adam is SET-Adam with its three operations off; each ablation leaves one out.
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -93,7 +93,7 @@ def run(setting: str) -> Run:
 
 
 def five_biases() -> Moment:
-    """The layer of `setadam_core.show.demo`: biases of the first of four hidden layers of five sigmoid units.
+    """The layer of `setadam_core.show.demo`: the biases of the first of four hidden layers of five sigmoid units.
 
     Gradients by the chain rule, in float64; ten steps of SET-Adam, of which the tenth is returned. NumPy's
     RandomState is the generator whose sequence is promised to stay.

@@ -1,12 +1,12 @@
-"""Write what the documentation's pages show of the code: its lines, and the numbers that it gives. make figures
+"""Write the parts of the documentation that show code and its results: make figures
 
-A page marks such a place, and whatever stands between the marks is replaced:
+A page marks such a part, and the text between the marks is replaced:
 
     <!-- made by docs/tables.py: first-step -->
     …
     <!-- end -->
 
-so that the page reads well wherever it is shown, and tests/docs holds it to the code.
+So the page is complete wherever it is shown, and tests/docs compares it with the code.
 """
 
 import contextlib
@@ -44,7 +44,7 @@ def python(*lines: str) -> str:
 
 
 def lines_of_trace(*names: str) -> list[str]:
-    """The statements of `trace` that assign to these names, with what belongs to them, as they stand there."""
+    """The lines of `trace` that assign to these names."""
     source = inspect.getsource(spec.trace).splitlines()
     return [line for line in source if line.strip().startswith(tuple(f"{name} =" for name in names))]
 
@@ -63,7 +63,7 @@ def numbers(*symbols: str) -> str:
 
 
 def line(code: Sequence[str], symbols: Sequence[str], function: Callable[..., Any] | None = None) -> str:
-    """One step of the algorithm: its lines in `trace`, the function that they call, the numbers."""
+    """One line of the algorithm: its code in `trace`, the function that it calls, and the numbers."""
     blocks = [python(*(text.removeprefix("    ") for text in lines_of_trace(*code)))]
     if function is not None:
         blocks.append(python(inspect.getsource(function).rstrip()))
@@ -90,7 +90,7 @@ def after_each_operation() -> str:
 
 
 def first_step() -> str:
-    """How far the first step goes, in units of η, where all gradients of a layer are equal."""
+    """The size of the first step, in units of η, if all gradients of a layer are equal."""
     rows = []
     for g in (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-8):
         grad = np.full(3, g)
@@ -105,7 +105,7 @@ def power_of_ten(x: float) -> str:
     return f"1e{round(np.log10(x))}"
 
 
-# Where libraries put ε: the denominator from v̂ = v/(1-β₂ᵗ) and 1-β₂ᵗ.
+# Where libraries add ε: the denominator from v̂ = v/(1-β₂ᵗ) and 1-β₂ᵗ.
 PLACEMENTS: dict[str, Callable[[Any, float, float], Any]] = {
     "√v̂ + ε": lambda v_hat, bc, eps: np.sqrt(v_hat) + eps,
     "√v + ε, corrected afterwards": lambda v_hat, bc, eps: (np.sqrt(v_hat * bc) + eps) / np.sqrt(bc),
@@ -127,7 +127,7 @@ def adam_with(denominator: Callable[[Any, float, float], Any], grads: Any, eps: 
 
 
 def five_gradients(size: float) -> Any:
-    """Of a hundred coordinates, normal with this standard deviation."""
+    """Five gradients of a hundred coordinates, normally distributed with this standard deviation."""
     return size * np.random.RandomState(0).normal(size=(5, 100))
 
 
@@ -140,7 +140,7 @@ def set_adam_after(grads: Any, eps: float) -> Any:
 
 
 def placement(eps: float = 1e-8) -> str:
-    """How far five steps with ε elsewhere end from Adam's, as a share of the way that Adam went."""
+    """The distance from Adam's end point after five steps with ε elsewhere, relative to what Adam covered."""
     rows = []
     variants = {name: partial(adam_with, denominator) for name, denominator in PLACEMENTS.items()}
     for name, run in {**variants, "SET-Adam, √(γv̂ + ε) - τ min": set_adam_after}.items():
@@ -197,7 +197,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
 
 
 def written(text: str) -> str:
-    """The page with all its made places as they should be; KeyError for a name that is not in BLOCKS."""
+    """The page with all generated parts up to date. KeyError for a name that is not in BLOCKS."""
     return MADE.sub(lambda found: f"{found[1]}{found[2]}\n{BLOCKS[found[1]]()}\n\n", text)
 
 

@@ -1,9 +1,9 @@
-"""Train an Equinox network on scikit-learn's handwritten digits with SET-Adam: seconds on a CPU.
+"""Train an Equinox network on scikit-learn's handwritten digits with SET-Adam, in seconds on a CPU.
 
     pip install "setadam[jax]" equinox scikit-learn rich
     python examples/jax_digits.py [--epochs 20] [--seed 0]
 
-The three lines that make it SET-Adam are `set_adam`, `optimizer.update` and `layer_statistics`.
+SET-Adam is in three places: `set_adam`, `optimizer.update` and `layer_statistics`.
 """
 
 import argparse
@@ -64,7 +64,7 @@ def train(epochs: int, seed: int, console: Console) -> float:
                 progress.advance(task)
             progress.update(task, description=f"epoch {epoch + 1}: loss {float(loss):.3f}")
 
-    table = Table("layer", "γ", "min w", "min stepsize", "max stepsize", title="what S, E and T did")
+    table = Table("layer", "γ", "min w", "min stepsize", "max stepsize", title="the effect of S, E and T")
     weights = eqx.filter(model, eqx.is_inexact_array)
     statistics = jax.jit(layer_statistics)(state, weights)
     is_layer = {"is_leaf": lambda x: hasattr(x, "gamma")}

@@ -1,10 +1,10 @@
 """Train a small transformer block that FSDP2 shards over processes, on a laptop's CPU.
 
     torchrun --nproc-per-node 2 examples/torch_fsdp2.py
-    torchrun --nproc-per-node 3 examples/torch_fsdp2.py --resume     # goes on, on another number of processes
+    torchrun --nproc-per-node 3 examples/torch_fsdp2.py --resume     # continues, with another number of processes
 
-Each process keeps its rows of every parameter, gradient and moment. γ and the minimum are those of whole
-layers all the same: SETAdam gathers four numbers a layer and process, in one collective a step.
+Each process has its rows of every parameter, gradient and moment. γ and the minimum are still those of whole layers:
+SETAdam gathers four numbers for each layer and process, in one collective per step.
 """
 
 import argparse
@@ -45,11 +45,11 @@ def main() -> None:
     parser.add_argument("--resume", action="store_true")
     args = parser.parse_args()
 
-    dist.init_process_group("gloo")  # torchrun says where the others are
+    dist.init_process_group("gloo")  # torchrun sets the addresses of the other processes
     torch.manual_seed(0)
     model = Model()
     fully_shard(model.block)
-    fully_shard(model)  # before the optimizer, which takes the parameters as they are
+    fully_shard(model)  # before the optimizer, which needs the sharded parameters
     optimizer = SETAdam(model.named_parameters(), lr=3e-3)
 
     def state() -> dict[str, object]:
@@ -61,7 +61,7 @@ def main() -> None:
         dcp.load(saved, checkpoint_id=args.folder)
         set_state_dict(model, optimizer, model_state_dict=saved["weights"], optim_state_dict=saved["moments"])
 
-    data = torch.Generator().manual_seed(dist.get_rank())  # each process has examples of its own
+    data = torch.Generator().manual_seed(dist.get_rank())  # each process has its own examples
     for i in range(args.steps):
         x = torch.randint(WORDS, (32, LENGTH), generator=data)
         loss = nn.functional.cross_entropy(model(x), x.flip(1).flatten())
@@ -71,7 +71,7 @@ def main() -> None:
         optimizer.zero_grad()
         if i % 100 == 0 or i == args.steps - 1:
             dist.all_reduce(loss, dist.ReduceOp.AVG)
-            gamma = optimizer.layer_statistics()["head.weight"]["gamma"]  # a collective: by every process
+            gamma = optimizer.layer_statistics()["head.weight"]["gamma"]  # a collective: call it in every process
             if dist.get_rank() == 0:
                 print(f"step {i:4d}  loss {loss.item():.4f}  γ of head.weight {gamma:.3f}", flush=True)
 
@@ -81,7 +81,7 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
-    # DTensor's caches keep gloo's threads alive, and one that lets go of its last tensor while Python ends
-    # aborts the process (torch 2.13). So nothing is left to Python's end. Over NCCL this is not needed.
+    # DTensor's caches keep gloo's threads alive. A thread that releases its last tensor while Python exits aborts the
+    # process (torch 2.13), so this skips Python's own exit. NCCL does not need it.
     sys.stdout.flush()
     os._exit(0)

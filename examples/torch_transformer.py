@@ -1,8 +1,8 @@
 """Train a small character transformer on the docstrings of Python's standard library with SET-Adam.
 
 bfloat16 parameters (float32 moments), warm-up and linear decay, gradient clipping, a checkpoint.
-`--check-resume` stops half-way, resumes from the file in fresh objects, and demands that the result
-equals the uninterrupted run bit for bit.
+`--check-resume` stops half-way, resumes from the file with new objects, and checks that the result is equal to the
+uninterrupted run, bit for bit.
 """
 
 import argparse
@@ -53,7 +53,7 @@ def build(steps: int) -> tuple[Transformer, SETAdam, Any]:
 
 
 def train(run: tuple[Transformer, SETAdam, Any], first: int, last: int) -> float:
-    """Steps first to last; the batch of a step depends on its number alone."""
+    """Steps first to last; the batch of a step depends only on the step's number."""
     model, optimizer, scheduler = run
     text, loss = corpus(), torch.tensor(0.0)
     for i in track(range(first, last), description=f"steps {first} to {last}"):

@@ -1,7 +1,7 @@
 """A small classifier of handwritten digits, trained by SET-Adam and, for comparison, by Adam.
 
-Everything is NumPy: the network's gradients are written out below, SET-Adam's step is
-`setadam_core.step`, and Adam is ten lines. Both start from the same weights and see the same batches.
+Everything is NumPy: the network's gradients are computed below, SET-Adam's step is `setadam_core.step`, and Adam is ten
+lines. Both start from the same weights and use the same batches.
 
     python examples/train_digits.py [--epochs 60] [--lr 1e-3] [--seed 0]
 """
@@ -19,7 +19,7 @@ from sklearn.model_selection import train_test_split
 
 from setadam_core import Hyperparameters, init, step
 
-Array = np.ndarray[Any, Any]  # float32, but for labels and indices
+Array = np.ndarray[Any, Any]  # float32, except labels and indices
 Params = dict[str, Array]
 Update = Callable[[Params, Params], Params]  # parameters and gradients to new parameters
 WIDTH = 64
@@ -27,7 +27,7 @@ BATCH = 64
 
 
 def load(seed: int) -> tuple[Array, Array, Array, Array]:
-    """Pixels in [0, 1] and labels, of a quarter of the 1797 images for the test and of the rest."""
+    """Pixels in [0, 1] and labels. A quarter of the 1797 images is for the test."""
     pixels, labels = load_digits(return_X_y=True)
     x_train, x_test, y_train, y_test = train_test_split(
         (pixels / 16).astype(np.float32), labels, test_size=0.25, random_state=seed, stratify=labels
@@ -62,7 +62,7 @@ def gradients(params: Params, x: Array, labels: Array) -> Params:
 
 
 def set_adam(params: Params, lr: float) -> Update:
-    """SET-Adam as the paper has it: each array is a layer."""
+    """SET-Adam as in the paper: each array is a layer."""
     hp = Hyperparameters(lr=lr)
     states = {name: init(param) for name, param in params.items()}
 
@@ -104,7 +104,7 @@ def batches(rng: np.random.Generator, count: int, epochs: int) -> Iterator[Array
 def train(
     make_update: Callable[[Params, float], Update], args: argparse.Namespace, advance: Callable[[], None]
 ) -> float:
-    """Train from the seed's weights on the seed's batches; the share of test images that is right."""
+    """Train from the seed's weights on the seed's batches; return the accuracy on the test images."""
     rng = np.random.default_rng(args.seed)
     x_train, y_train, x_test, y_test = load(args.seed)
     params = make_params(rng)

@@ -1,7 +1,7 @@
 """Study 2: what each of the three operations contributes, how much τ, and which power of the cosine.
 
 Eight combinations of S, E and T on and off; τ from 0 to 0.9; n in γ = cosⁿ∠(v, 1) from 0 to 4. The learning
-rate is chosen anew for each variant, by validation accuracy with one seed; five other seeds are reported.
+rate is chosen separately for each variant, by validation accuracy with one seed. The results are from five other seeds.
 
     python ablation.py [--jobs N] [--results DIR]
 """
@@ -37,7 +37,7 @@ def groups() -> dict[str, dict[str, Variant]]:
 
 
 def run_of(task: str, variant: Variant, lr: float, seed: int) -> Run:
-    """The run of a variant. What equals the default is left out, so that equal variants are one run."""
+    """The run of a variant. Values equal to the default are omitted, so that equal variants are one run."""
     differing = {k: v for k, v in variant.items() if (k, v) not in (("tau", 0.5), ("cos_power", 2.0))}
     return Run(task, "SET-Adam", tuple(sorted({**differing, "lr": lr}.items())), seed)
 

@@ -1,7 +1,7 @@
 """Study 3: the angle between a layer's second moments and the all-ones vector, by kind of layer and depth.
 
-S scales v down by cos² of it, on the assumption that v departs far from a constant vector in some layers and
-not in others. Every so many steps, γ = cos² is read from `SETAdam.layer_statistics()`.
+S scales v down by the squared cosine of this angle, on the assumption that v is far from a constant vector in some
+layers and close to it in others. γ = cos² is read from `SETAdam.layer_statistics()` at regular intervals.
 
     python angles.py [--jobs N] [--results DIR]
 """
@@ -45,14 +45,14 @@ def kinds(model: nn.Module) -> dict[str, tuple[str, int, int]]:
 
 
 def settings_of(task: str) -> str:
-    """All that decides the results of a task beside the seed, in eight characters."""
+    """A hash, in eight characters, of everything but the seed that determines the results of a task."""
     config = store.CONFIG
     decides = json.dumps([config["tasks"][task], config["training"], config["angles"]], sort_keys=True)
     return hashlib.sha256(decides.encode()).hexdigest()[:8]
 
 
 def observe(task: str, seed: int, settings: str) -> list[Row]:
-    """One training run, looked at every so many steps."""
+    """The angles of one training run, at regular intervals."""
     config = store.CONFIG
     how, every = config["tasks"][task], config["angles"]["every"]
     features = {"digits": 64, "mnist1d": 40}[how["data"]]
@@ -111,8 +111,8 @@ def _said(rows: Sequence[Row], last: int) -> str:
 
     rho = float(spearmanr([row["size"] for row in end], [row["degrees"] for row in end]).statistic)
     return (
-        f"At the end, over layers and seeds: {spread}. Rank correlation of angle and d: {rho:+.2f}. That angles differ "
-        "between layers is seen here; that scaling by them helps is a question for study 2."
+        f"At the end, over layers and seeds: {spread}. Rank correlation of angle and d: {rho:+.2f}. So angles differ "
+        "between layers; whether scaling by them helps is a question for study 2."
     )
 
 

@@ -1,4 +1,4 @@
-"""What the studies' commands have in common: options, and how a figure is written."""
+"""What the commands of the studies share: their options, and writing a figure."""
 
 import argparse
 import os
@@ -31,6 +31,6 @@ def parse(doc: str | None, arguments: list[str] | None) -> argparse.Namespace:
 
 
 def save(figure: Any, file: Path) -> None:
-    """Write the figure without the date, so that it does not change by itself."""
+    """Write the figure without the date, so that equal figures are equal files."""
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, metadata={"Date": None} if file.suffix == ".svg" else None)

@@ -1,7 +1,7 @@
-"""Study 1: SET-Adam beside Adam, AdamW, AdaBelief and SGD with momentum, equally tuned.
+"""Study 1: SET-Adam compared with Adam, AdamW, AdaBelief and SGD with momentum, equally tuned.
 
-For each task and optimizer, 15 settings are tried with one seed; the one with the best validation accuracy
-is run with five other seeds, and only then is the test part looked at.
+For each task and optimizer, 15 settings are tried with one seed. The setting with the best validation accuracy is then
+run with five other seeds, and only these runs use the test part.
 
     python compare.py [--jobs N] [--results DIR]
 """
@@ -19,7 +19,7 @@ OPTIMIZERS = ("SET-Adam", "Adam", "AdamW", "AdaBelief", "SGD")
 
 
 def settings(optimizer: str) -> list[tuple[tuple[str, Any], ...]]:
-    """The settings that an optimizer has to choose from: as many for each."""
+    """The settings to try for an optimizer, the same number for each."""
     c = store.CONFIG["compare"]
     if optimizer == "SGD":
         pairs = itertools.product(c["sgd_lr"], c["sgd_momentum"])

@@ -16,7 +16,7 @@ class Split(NamedTuple):
 class Data(NamedTuple):
     train: Split
     validation: Split  # learning rates and ε are chosen on this
-    test: Split  # and this is looked at once, with what was chosen
+    test: Split  # used once, with the settings that were chosen
 
 
 def load(name: str) -> Data:

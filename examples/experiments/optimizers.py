@@ -19,7 +19,7 @@ OFF: dict[str, dict[str, Any]] = {
 
 
 def make(name: str, params: Iterable[tuple[str, nn.Parameter]], **settings: Any) -> torch.optim.Optimizer:
-    """An optimizer of named parameters. Settings as that optimizer spells them; ε of AdaBelief is Adam's."""
+    """An optimizer of named parameters. Settings have the optimizer's own names; AdaBelief's ε is Adam's."""
     if name == "SET-Adam":
         return SETAdam(params, **settings)
     plain = [param for _, param in params]

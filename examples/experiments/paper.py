@@ -1,11 +1,11 @@
-"""Study 4: the paper's own tasks, for whoever has a GPU and the data.
+"""Study 4: the paper's own tasks. They need a GPU and the data.
 
     python paper.py resnet34-cifar10 --data ~/data --optimizer SET-Adam --precision bf16
     python paper.py multi30k --data ~/data/multi30k --optimizer AdaBelief --eps 1e-16
 
-One run a command. Every epoch adds a line to a CSV file and leaves a checkpoint; the same command goes on from it, and
-ends as if it had not been interrupted. For Multi30k the paper reports 69.19 % validation accuracy with SET-Adam and
-66.90 % with AdaBelief; its exact recipe is not restated here, so set epochs, batch and rates to compare.
+Each command is one run. Every epoch adds a line to a CSV file and writes a checkpoint. The same command continues from
+the checkpoint, with the same result as an uninterrupted run. For Multi30k the paper reports 69.19 % validation accuracy
+with SET-Adam and 66.90 % with AdaBelief. Its exact recipe is not repeated here, so set epochs, batch and rates to compare.
 """
 
 import argparse

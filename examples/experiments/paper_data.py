@@ -30,7 +30,7 @@ class Sentences(NamedTuple):
 
 
 class _OnlyArrays(pickle.Unpickler):
-    """The archives are pickles, which could run anything: nothing but arrays is let in."""
+    """The archives are pickles, which could run any code, so only arrays are allowed."""
 
     allowed = frozenset(
         {("_reconstruct", "multiarray"), ("ndarray", "numpy"), ("dtype", "numpy"), ("encode", "_codecs")}
@@ -72,7 +72,7 @@ class Translation(NamedTuple):
 
 
 def multi30k(folder: Path, longest: int = 64) -> Translation:
-    """German to English. Words that are in the training text once only become UNKNOWN."""
+    """German to English. Words that occur only once in the training text become UNKNOWN."""
     texts = {name: _lines(folder, name) for name in ("train.de", "train.en", "val.de", "val.en")}
     for part in ("train", "val"):
         n, m = len(texts[f"{part}.de"]), len(texts[f"{part}.en"])

@@ -1,4 +1,4 @@
-"""Runs and their results, in a CSV file that a study goes on from after an interruption."""
+"""Runs and their results, in a CSV file from which an interrupted study continues."""
 
 import csv
 import json
@@ -19,15 +19,15 @@ Results = dict[str, dict[str, float]]
 
 
 def key(run: Run) -> str:
-    """All that decides the run's result, as one line of JSON."""
+    """Everything that determines the result of a run, as one line of JSON."""
     task, training = CONFIG["tasks"][run.task], CONFIG["training"]
     return json.dumps({**run._asdict(), "settings": dict(run.settings), "how": {**task, **training}}, sort_keys=True)
 
 
 def run_all(runs: Iterable[Run], file: Path, jobs: int, title: str) -> Results:
-    """The results of all runs by `key`: read from the file where it has them, else made and added to it.
+    """The results of all runs by `key`, from the file, or from a new run that is added to the file.
 
-    Each is written as it ends, so that a study that was stopped loses what was under way alone.
+    Each result is written when its run ends, so a study that is stopped loses only unfinished runs.
     """
     done = read(file)
     missing = [run for run in dict.fromkeys(runs) if key(run) not in done]
@@ -41,7 +41,7 @@ def run_all(runs: Iterable[Run], file: Path, jobs: int, title: str) -> Results:
 def in_parallel(
     function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], jobs: int, title: str
 ) -> Iterator[tuple[tuple[Any, ...], Any]]:
-    """The arguments and the result of each call as it ends, of as many processes at a time, under a progress bar."""
+    """The arguments and the result of each call when it ends, in several processes, with a progress bar."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with (
         Progress(*columns) as progress,
@@ -55,7 +55,7 @@ def in_parallel(
 
 
 def read(file: Path) -> Results:
-    """What the file has. A last line that was cut off in the middle is taken out, to be made again."""
+    """The results in the file. An incomplete last line is removed, so that its run is repeated."""
     if not file.exists():
         return {}
     whole, end, cut = file.read_text().rpartition("\n")

@@ -1,4 +1,4 @@
-"""Tables over seeds, and the plain sentence on what they let one conclude."""
+"""Tables over seeds, and a sentence with what can be concluded from them."""
 
 import statistics
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from scipy.stats import t as student
 
 
 def opening(doc: str) -> str:
-    """What a study's docstring says before its command, without the "Study 1:" that is in the report's title."""
+    """The text of a study's docstring before its command, without "Study 1:", which is in the report's title."""
     words = " ".join(doc.split("    ")[0].split()).partition(": ")[2]
     return words[0].upper() + words[1:]
 
@@ -19,14 +19,14 @@ def mean_std(values: Sequence[float]) -> str:
 
 
 def interval(differences: Sequence[float], level: float = 0.95) -> tuple[float, float]:
-    """Student's interval for the mean of paired differences, one a seed."""
+    """Student's interval for the mean of paired differences, one for each seed."""
     n, mean = len(differences), statistics.mean(differences)
     half = student.ppf(0.5 + level / 2, n - 1) * statistics.stdev(differences) / n**0.5
     return mean - half, mean + half
 
 
 def conclusion(what: str, ours: Sequence[float], other: str, theirs: Sequence[float]) -> str:
-    """Whether the difference of two settings, seed by seed, can be told from none."""
+    """Whether two settings differ significantly, seed by seed."""
     differences = [a - b for a, b in zip(ours, theirs, strict=True)]
     low, high = interval(differences)
     verdict = f"{what} is better" if low > 0 else f"{other} is better" if high < 0 else "no difference can be claimed"
@@ -35,7 +35,7 @@ def conclusion(what: str, ours: Sequence[float], other: str, theirs: Sequence[fl
 
 
 def summary(conclusions: Sequence[str], ours: str) -> str:
-    """One sentence on all of them: how often a difference was seen, and in whose favour."""
+    """One sentence on all of them: how often there was a difference, and in favour of which."""
     better = sum(line.endswith(f": {ours} is better.") for line in conclusions)
     none = sum(line.endswith("no difference can be claimed.") for line in conclusions)
     worse = len(conclusions) - better - none

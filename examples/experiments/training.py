@@ -1,4 +1,4 @@
-"""One training run: a task, an optimizer with its settings, a seed; and what came of it."""
+"""One training run: a task, an optimizer with its settings, a seed, and the result."""
 
 import functools
 import math
@@ -14,7 +14,7 @@ from torch import nn
 
 
 class Run(NamedTuple):
-    """What decides a run. Hashable and ordered, so that it can be a key."""
+    """Everything that determines a run. Hashable and ordered, so that it can be a key."""
 
     task: str
     optimizer: str

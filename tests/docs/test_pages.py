@@ -97,9 +97,9 @@ def test_every_figure_is_made_by_a_script_and_shown(figures: ModuleType) -> None
 
 def test_figures_come_out_the_same(figures: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Byte for byte, here in short runs."""
-    monkeypatch.setattr(figures, "STEPS", 3)
+    monkeypatch.setattr(figures, "STEPS", 2)
     monkeypatch.setattr(figures, "EVERY", 1)
-    monkeypatch.setattr(figures, "MOMENTS", (2, 3))
+    monkeypatch.setattr(figures, "MOMENTS", (2, 2))  # the first step has no state before it
     drawn = []
     for folder in (tmp_path / "a", tmp_path / "b"):
         figures.run.cache_clear()

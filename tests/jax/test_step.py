@@ -90,7 +90,7 @@ def test_x64_does_not_widen_float32(reference):
             optax.inject_hyperparams(set_adam)(LR, weight_decay=0.1),
         ):
             grads = jax.tree.map(jnp.asarray, gradients[0])
-            updates, state = optimizer.update(grads, optimizer.init(params), params)
+            updates, state = jax.jit(optimizer.update)(grads, optimizer.init(params), params)
             moments = adam_state(state)
             assert {x.dtype for x in jax.tree.leaves((updates, moments.mu, moments.nu))} == {np.dtype("float32")}
 
