@@ -15,7 +15,7 @@ from importlib import import_module
 from pathlib import Path
 
 
-def run(world, folder, checks, timeout=150):
+def run(world, folder, checks, timeout=300):
     """Run checks, each a "module.function" of a module beside this file, one after the other in `world` processes.
 
     Returns for each what went wrong, or None. Where a check fails in one process the group is lost, since
@@ -83,7 +83,7 @@ def _main(rank, world, folder, checks):
         init_method=f"file://{folder}/rendezvous",
         rank=rank,
         world_size=world,
-        timeout=timedelta(seconds=40),
+        timeout=timedelta(seconds=100)  # a busy machine may leave a process without its turn for long,
     )
     with (folder / f"report{rank}").open("w") as report:
         for check in checks:

@@ -9,6 +9,9 @@ import pytest
 pytest.importorskip("torch")
 import launch
 
+from setadam_core import Hyperparameters
+from setadam_numpy import kernel
+
 ANY = [
     "checks_layouts.every_layout_for_50_steps",
     "checks_layouts.every_dtype",
@@ -50,6 +53,9 @@ CASES = [(2, check) for check in (*ANY, *TWO)] + [(4, check) for check in (*ANY,
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Where a run of two processes left its checkpoints before one of them was killed."""
+    for dtype in ("float64", "float32", "bfloat16", "float16"):  # compiled here once, and not in all of them at once
+        if kernel.why_not(dtype) is None:
+            kernel.step_layers([], [], [], [], 1, Hyperparameters(), dtype=dtype, threads=1)
     folder = tmp_path_factory.mktemp("torch")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SETADAM_RESUME", str(folder))
