@@ -5,7 +5,8 @@
 
 Each command is one run. Every epoch adds a line to a CSV file and writes a checkpoint. The same command continues from
 the checkpoint, with the same result as an uninterrupted run. For Multi30k the paper reports 69.19 % validation accuracy
-with SET-Adam and 66.90 % with AdaBelief. Its exact recipe is not repeated here, so set epochs, batch and rates to compare.
+with SET-Adam and 66.90 % with AdaBelief. Its exact recipe is not repeated here, so set epochs,
+batch and rates to compare.
 """
 
 import argparse
