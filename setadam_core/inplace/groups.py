@@ -5,16 +5,13 @@ from functools import lru_cache
 from math import prod
 from typing import Any
 
-import numpy as np
 from array_api_compat import array_namespace
 
-from setadam_core.hyperparameters import SWITCHES, Hyperparameters, is_array_scalar
+from setadam_core.hyperparameters import Hyperparameters, from_options
 from setadam_core.inplace.containers import Leaf, flatten
 from setadam_core.layers import COMPUTE_DTYPE, Array, Layer, check_layer_axes, compute_dtype_name, dtype_name
 
 Group = dict[str, Any]  # "params" (arrays by name), and the options by name
-
-_NUMBERS = ("lr", "eps", "tau", "weight_decay", "cos_power")
 
 
 def are_groups(params: Any) -> bool:
@@ -37,30 +34,12 @@ def named(group: Any, index: int | None, leaf: Leaf) -> dict[str, Array]:
     return flatten({index: params}, "param", leaf)
 
 
-def hyperparameters(group: Group) -> Hyperparameters:
-    """A group's options, checked: TypeError or ValueError by the name of the option."""
-    betas = group["betas"]
-    if not _is_pair(betas):
-        raise ValueError(f"betas must be a pair of numbers in [0, 1), got {betas!r}")
-    numbers = {name: group[name] for name in _NUMBERS} | {"beta1": betas[0], "beta2": betas[1]}
-    for name, value in numbers.items():
-        if is_array_scalar(value):  # reading one that is on a device would wait for it
-            raise TypeError(f"{name} must be a number, got an array ({type(value).__name__})")
-    return Hyperparameters(**numbers, **{name: group[name] for name in SWITCHES})
-
-
-def _is_pair(x: Any) -> bool:
-    if isinstance(x, np.ndarray):
-        return len(x.shape) == 1 and len(x) == 2
-    return isinstance(x, Sequence) and not isinstance(x, str | bytes) and len(x) == 2
-
-
 def check_params(group: Group, dtypes: Collection[str]) -> None:
     """Raise TypeError or ValueError, naming the parameter, for a dtype or an option that is wrong for it.
 
     dtypes: the names in COMPUTE_DTYPE of the dtypes that the backend supports.
     """
-    hp = hyperparameters(group)
+    hp = from_options(group)
     for name, param in group["params"].items():
         check_writeable("param", name, param)
         if (dtype := dtype_name(param)) in COMPUTE_DTYPE and dtype not in dtypes:

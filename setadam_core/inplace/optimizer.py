@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from setadam_core import interchange
-from setadam_core.hyperparameters import Hyperparameters
+from setadam_core.hyperparameters import Hyperparameters, from_options
 from setadam_core.inplace.aliasing import check_separate
 from setadam_core.inplace.checks import Checks
 from setadam_core.inplace.containers import flatten
-from setadam_core.inplace.groups import Group, are_groups, arrays_of, check_params, hyperparameters, layer_of, named
+from setadam_core.inplace.groups import Group, are_groups, arrays_of, check_params, layer_of, named
 from setadam_core.inplace.layout import Task
 from setadam_core.inplace.memory import Memory
 from setadam_core.inplace.state import fresh_state, read_state
@@ -114,7 +114,7 @@ class InPlaceOptimizer(ABC):
     @lr.setter
     def lr(self, value: float) -> None:
         _ = self.lr  # an error if they differ: setting one would lose them
-        hyperparameters({**self.defaults, "lr": value})
+        from_options({**self.defaults, "lr": value})
         for group in self.param_groups:
             group["lr"] = value
 
@@ -205,7 +205,7 @@ class InPlaceOptimizer(ABC):
         """`setadam_core.show.statistics.layer_statistics` of each parameter that has taken a step, by its name."""
         found = {}
         for group in self.param_groups:
-            hp = hyperparameters(group)
+            hp = from_options(group)
             for name, param in group["params"].items():
                 _, v, t = read_state(self.state, name, self._memory)
                 if param.size and t > 0:
@@ -247,7 +247,7 @@ class InPlaceOptimizer(ABC):
             raise TypeError(f"there is no option {unknown[0]!r}, only {', '.join(self.defaults)}")
         if group["fused"] is not None and not isinstance(group["fused"], bool | np.bool_):
             raise TypeError(f"fused must be None, True or False, got {group['fused']!r}")
-        return hyperparameters(group)
+        return from_options(group)
 
     def _check_fused(self, group: Group) -> None:
         if group["fused"]:
