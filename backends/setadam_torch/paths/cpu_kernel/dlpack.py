@@ -67,7 +67,7 @@ class _ExchangeAPI(ctypes.Structure):
     ]
 
 
-TESTED = {"python": ((3, 11),), "torch": ((2, 13),)}
+TESTED = {"python": ((3, 11), (3, 12), (3, 13)), "torch": ((2, 13),)}
 
 
 def is_tested() -> bool:
