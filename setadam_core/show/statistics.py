@@ -7,8 +7,9 @@ from array_api_compat import array_namespace
 
 from setadam_core.hyperparameters import Hyperparameters
 from setadam_core.layers import Array, Layer
+from setadam_core.parts import denominator
 from setadam_core.plain import check_plain
-from setadam_core.spec import bias_correction, down_scaling, down_translate, embed_epsilon
+from setadam_core.spec import down_scaling
 
 NAMES = ("gamma", "w_min", "stepsize_min", "stepsize_mean", "stepsize_std", "stepsize_max")
 
@@ -19,11 +20,9 @@ def of_layers(v: Array, t: Any, layer: Layer, hp: Hyperparameters) -> tuple[Arra
     γ in [0, 1]; min w, in units of the gradient; and the smallest value, the mean, the standard deviation (over the
     layer's d coordinates) and the largest value of 1/w̃, without η/(1-β₁ᵗ). In the compute dtype.
     """
-    c = layer.coefficient
     gamma = down_scaling(v, layer, hp.cos_power)
-    w = embed_epsilon(gamma * v / bias_correction(hp.beta2, t, layer), c(hp.eps), layer, hp)
-    w_min = layer.min(w)
-    stepsize = 1 / down_translate(w, w_min, c(hp.tau))
+    w_shifted, w_min = denominator(v, gamma, layer.min(v), t, layer, hp)
+    stepsize = 1 / w_shifted
     mean = layer.sum(stepsize) / layer.size
     std = layer.xp.sqrt(layer.sum((stepsize - mean) ** 2) / layer.size)
     return gamma, w_min, layer.min(stepsize), mean, std, layer.max(stepsize)
