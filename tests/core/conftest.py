@@ -23,7 +23,7 @@ WITH_HALF = (*STANDARD, "float16", "bfloat16")
 
 @dataclass(frozen=True)
 class Namespace:
-    """A namespace of arrays, how NumPy's bits get in and out, and how a function is run under it."""
+    """A namespace of arrays, its conversion from and to NumPy, and how to run a function under it."""
 
     name: str
     array: Callable[[np.ndarray], Any]
@@ -66,7 +66,7 @@ def _numpy() -> Iterator[Namespace]:
 
 @contextmanager
 def _strict() -> Iterator[Namespace]:
-    """With everything off that may be switched off: only what every namespace has remains."""
+    """With every optional feature off, so that only the part common to all namespaces remains."""
     xp = pytest.importorskip("array_api_strict")
     with xp.ArrayAPIStrictFlags(boolean_indexing=False, data_dependent_shapes=False, enabled_extensions=()):
         yield Namespace("strict", partial(xp.asarray, copy=True), np.from_dlpack, STANDARD, _claims())
@@ -78,7 +78,7 @@ def _dask() -> Iterator[Namespace]:
     da = pytest.importorskip("dask.array")
 
     def array(x: np.ndarray) -> Any:
-        """In two chunks, so that a reduction has something to combine."""
+        """In two chunks, so that reductions have to combine."""
         return da.from_array(x.copy(), chunks=((x.shape[0] + 1) // 2, *x.shape[1:]) if x.size > 1 else -1)
 
     with dask.config.set(scheduler="synchronous"):
@@ -150,7 +150,7 @@ def ns(request: pytest.FixtureRequest) -> Iterator[Namespace]:
 
 @pytest.fixture(scope="session")
 def numpy_ns() -> Iterator[Namespace]:
-    """NumPy alone, for what need not be said of each namespace."""
+    """Only NumPy, for tests that need not run under each namespace."""
     with _numpy() as namespace:
         yield namespace
 
@@ -171,7 +171,7 @@ def normal(shape: tuple[int, ...], dtype: str = "float64", *, seed: int = 0, sca
 
 
 def running_state(param: np.ndarray, *, seed: int = 1, scale: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
-    """Moments as they are in mid-run: of param's real shape, in its compute dtype."""
+    """Moments as during a run, with param's real shape and compute dtype."""
     zero = setadam_core.init(param).m
     m = normal(zero.shape, str(zero.dtype), seed=seed, scale=scale)
     v = normal(zero.shape, str(zero.dtype), seed=seed + 1, scale=scale) ** 2

@@ -62,7 +62,7 @@ def test_agrees_with_the_oracle(ns: Any, layers: SimpleNamespace, scenario: str)
 
 
 def test_the_judge_would_notice(ns: Any, layers: SimpleNamespace) -> None:
-    """An lr that is off by one in 10⁵ is outside the bound: agreement says something."""
+    """An lr that is wrong by one part in 10⁵ is outside the bound, so agreement is meaningful."""
     case = make_case(layers, "float32", "first")
     assert ns.judge(case.with_hp(lr=1e-3)).conforms
     other = Hyperparameters(lr=1e-3 * (1 + 1e-5))
@@ -111,7 +111,7 @@ def test_jit_with_traced_hyperparameters(layers: SimpleNamespace) -> None:
 
 
 def test_jax_with_32_bits(layers: SimpleNamespace) -> None:
-    """JAX's default, in which there is no float64 to compute a coefficient in."""
+    """JAX's default, where coefficients cannot be computed in float64."""
     jax = pytest.importorskip("jax")
     from setadam_core import init, step
 
@@ -128,7 +128,7 @@ def test_jax_with_32_bits(layers: SimpleNamespace) -> None:
 
 @st.composite
 def made_cases(draw: st.DrawFn) -> Case:
-    """Layers of any magnitude, zeros among them, in the dtype's own bits."""
+    """Layers of any magnitude, with zeros, drawn as bits of the dtype."""
     dtype = draw(st.sampled_from(["float32", "float64"]))
     shape = draw(hnp.array_shapes(min_dims=0, max_dims=3, max_side=6))
     width = int(dtype[-2:])

@@ -1,4 +1,4 @@
-"""What a step promises of arrays: untouched inputs, kept dtypes and shapes, odd layers, stacks."""
+"""What a step guarantees about arrays: inputs, dtypes and shapes are unchanged; unusual layers; stacks."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -28,7 +28,7 @@ def dtype_of(x: Any) -> str:
 
 @pytest.mark.parametrize("shape", [(), (0,), (3, 0), (1,), (4, 3)], ids=str)
 def test_inputs_kept_and_outputs_alike(ns: Any, layers: SimpleNamespace, shape: tuple[int, ...]) -> None:
-    """No argument is written; dtype, shape and device stay, over two steps from `init`."""
+    """No argument is written, and dtype, shape and device do not change, over two steps from `init`."""
     dtypes = ns.dtypes
     if ns.claims.compiles:  # a shape and dtype cost seconds there
         dtypes = ("complex64",) if shape == (4, 3) else ("bfloat16",)
@@ -72,7 +72,7 @@ def test_device_other_than_the_default() -> None:
 
 
 def _two_orders(d: int, u: float) -> tuple[float, float]:
-    """How far apart γ, of itself, and the update, of itself, may be where d coordinates are summed in two orders.
+    """The relative differences that two orders of summing d coordinates can make in γ and in the update.
 
     Each γ errs by 3 (d - 1) + 8 roundings at most. w̃ = w - τ min w moves by γ's error of itself at most, where
     τ = ½: half of it through the root, and twice that by the difference, w̃ ≥ w / 2. And each of w's product,
@@ -84,7 +84,7 @@ def _two_orders(d: int, u: float) -> tuple[float, float]:
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "complex64", "float16"])
 def test_memory_order_does_not_matter(layers: SimpleNamespace, dtype: str) -> None:
-    """Transposed, strided and reversed views give what their compact copies give, to the order of the sum."""
+    """Transposed, strided and reversed views give the results of their compact copies, up to the order of the sum."""
     param, grad = layers.normal((6, 10), dtype), layers.normal((6, 10), dtype, seed=1)
     for view in (np.s_[:, :], np.s_[::2, ::3], np.s_[BACKWARDS, BACKWARDS]):
         p, g = param[view].T, grad[view].T
@@ -126,7 +126,7 @@ def test_half_is_float32_rounded_once(layers: SimpleNamespace, dtype: str) -> No
 
 
 def test_tiny_half_gradients_reach_the_moments() -> None:
-    """Their squares are below float16's smallest number, not below float32's."""
+    """Their squares are below the smallest number of float16, but not of float32."""
     grad = np.full(4, 1e-5, np.float16)
     param, state = step(np.zeros(4, np.float16), grad, init(grad), HP)
     assert np.all(state.v > 0)
@@ -168,7 +168,7 @@ def test_stack_equals_its_layers(layers: SimpleNamespace, count: int, rows: int,
 
 
 def test_large_stack_equals_its_layers(layers: SimpleNamespace) -> None:
-    """Longer than the blocks in which NumPy sums."""
+    """Longer than NumPy's blocks of pairwise summation."""
     param, grad = layers.normal((3, 200, 97), "float32"), layers.normal((3, 200, 97), "float32", seed=1)
     stacked, _ = step(param, grad, init(param), HP, layer_axes=(1, 2))
     for i in range(3):
@@ -195,7 +195,7 @@ def test_layer_axes_in_any_spelling(layers: SimpleNamespace) -> None:
 
 
 def test_layers_within_an_empty_array() -> None:
-    """No layers of three, and three layers of none."""
+    """No layers of three coordinates, and three layers of none."""
     empty = np.zeros((0, 3))
     for axes, gamma_shape in ((None, (1, 1)), ((1,), (0, 1)), ((0,), (1, 3)), ((), (0, 3))):
         now = trace(empty, empty, init(empty), HP, layer_axes=axes)
@@ -215,7 +215,7 @@ def test_step_counts_of_numpy(layers: SimpleNamespace, t: Any) -> None:
 
 
 def test_step_count_far_on(layers: SimpleNamespace) -> None:
-    """βᵗ is gone: the bias corrections are 1."""
+    """βᵗ is negligible, so the bias corrections are 1."""
     param, grad = layers.normal((4, 3)), layers.normal((4, 3), seed=1)
     m, v = layers.state(param)
     far, _ = step(param, grad, State(m, v, 10**7), HP)
@@ -227,7 +227,7 @@ def test_step_count_far_on(layers: SimpleNamespace) -> None:
 @pytest.mark.parametrize("name", ["lr", "beta1", "beta2", "eps", "tau", "weight_decay"])
 @pytest.mark.parametrize("dtype", ["float32", "float64", "complex64", "float16"])
 def test_array_hyperparameter_is_its_number(layers: SimpleNamespace, name: str, dtype: str) -> None:
-    """A 0-d float64 array gives what the Python float gives, bit for bit, under NumPy."""
+    """Under NumPy, a 0-d float64 array and the Python float give the same result, bit for bit."""
     value = {"lr": 0.01, "beta1": 0.8, "beta2": 0.99, "eps": 1e-6, "tau": 0.3, "weight_decay": 0.1}[name]
     param, grad = layers.normal((4, 3), dtype), layers.normal((4, 3), dtype, seed=1)
     m, v = layers.state(param)

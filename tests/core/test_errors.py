@@ -16,7 +16,7 @@ FLOATS = "float16, bfloat16, float32, float64, complex64, complex128"
 
 
 class Untouchable(np.ndarray):
-    """A NumPy array that may be looked at, but not computed with."""
+    """A NumPy array whose attributes can be read, but which cannot be computed with."""
 
     def __array_ufunc__(self, ufunc: Any, *args: Any, **kwargs: Any) -> Any:
         raise AssertionError(f"{ufunc.__name__} was computed")
@@ -27,7 +27,7 @@ class Untouchable(np.ndarray):
 
 @pytest.fixture
 def untouchables(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A class of their own is what they are refused for otherwise."""
+    """Otherwise they would be refused for being a subclass."""
     monkeypatch.setattr("setadam_core.plain.check_plain", lambda *args: None)
 
 
@@ -36,7 +36,7 @@ def untouchable(shape: tuple[int, ...] = (2, 3), dtype: str = "float32") -> Any:
 
 
 def arguments(**changes: Any) -> dict[str, Any]:
-    """Those of a step of a (2, 3) float32 layer, with some of them changed."""
+    """The arguments of a step of a (2, 3) float32 layer, with some changed."""
     x = untouchable()
     m, v, t = (changes.pop(name, x) for name in ("m", "v", "t"))
     t = 0 if t is x else t
@@ -177,7 +177,7 @@ def test_layer_axes_are_sorted_and_counted_from_the_front() -> None:
 
 
 def test_error_under_each_namespace(ns: Any) -> None:
-    """Shape, dtype and ε are known without values, so a compiler's tracers are checked as well."""
+    """Shape, dtype and ε are known without values, so the tracers of a compiler are checked too."""
     x, wide = np.ones((2, 3), np.float32), np.ones((2, 3))
     short, i, hp = np.ones(3, np.float32), np.ones((2, 3), np.int32), Hyperparameters(eps=1e-39)
     with pytest.raises(ValueError, match=r"^grad must have shape \(2, 3\) for this param, got \(3,\)"):
@@ -225,7 +225,7 @@ def test_devices_of_torch() -> None:
 
 
 class Noted(np.ndarray):
-    """NumPy's own example of a subclass: it adds an attribute, and computes as its base does."""
+    """NumPy's own example of a subclass: it adds an attribute, and has the arithmetic of its base."""
 
     def __array_finalize__(self, source: Any) -> None:
         self.note = getattr(source, "note", None)

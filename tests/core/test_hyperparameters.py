@@ -1,4 +1,4 @@
-"""Every number and switch of Hyperparameters: what it may be, and what the error says."""
+"""Every number and switch of Hyperparameters: the allowed values, and the errors."""
 
 import dataclasses
 import math

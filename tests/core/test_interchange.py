@@ -1,4 +1,4 @@
-"""The neutral form: what it holds, and what is said of one that holds something else."""
+"""The neutral form: its contents, and the errors for wrong contents."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The three operations: what the paper's formulas imply, held as properties, and the identity with Adam."""
+"""The three operations: consequences of the paper's formulas as properties, and the identity with Adam."""
 
 import math
 from types import SimpleNamespace
@@ -32,7 +32,7 @@ def bits(x: Any) -> bytes:
 
 @st.composite
 def second_moments(draw: st.DrawFn, least: int = -18, most: int = 18) -> np.ndarray:
-    """A layer's v: each coordinate of its own magnitude, or of one, zeros among them."""
+    """A layer's v, with zeros. Coordinates have a magnitude each, or one in common."""
     d = draw(st.integers(1, 12))
     mantissas = draw(hnp.arrays(np.float64, d, elements=st.floats(1, 9.99)))
     common = draw(st.integers(least, most))
@@ -43,7 +43,7 @@ def second_moments(draw: st.DrawFn, least: int = -18, most: int = 18) -> np.ndar
 
 @st.composite
 def traces(draw: st.DrawFn, **fixed: Any) -> tuple[Trace, Hyperparameters]:
-    """A step in which v_t is whatever it is: β2 and the gradient are made as well."""
+    """A step with an arbitrary vₜ: β₂ and the gradient are drawn as well."""
     v = draw(second_moments())
     grad = draw(hnp.arrays(np.float64, v.shape, elements=st.floats(-1, 1))) * math.sqrt(float(np.max(v)))
     made = {
@@ -98,7 +98,7 @@ def test_gamma_of_one_live_coordinate_is_1_over_d(d: int) -> None:
 @given(st.lists(st.integers(0, 255), min_size=1, max_size=20), st.data())
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_gamma_is_free_of_scale(dtype: str, counts: list[int], data: st.DataObject) -> None:
-    """From the smallest subnormal to just below overflow: a power of two changes no bit of γ."""
+    """From the smallest subnormal to just below overflow, a power of two changes no bit of γ."""
     info = np.finfo(dtype)
     base = np.array(counts, dtype)  # eight bits, exact at every scale
     exponent = data.draw(st.integers(info.minexp - info.nmant, info.maxexp - 9))
@@ -117,7 +117,7 @@ def test_gamma_at_the_ends_of_the_range(dtype: str) -> None:
 
 @pytest.mark.parametrize("power", [0.0, 1.0, 2.0, 4.0])
 def test_all_zero_layer(layers: SimpleNamespace, power: float) -> None:
-    """γ is 1, w is √ε everywhere, and the parameter stays where it is."""
+    """γ is 1, w is √ε everywhere, and the parameter does not change."""
     param = layers.normal((3, 4))
     zero = np.zeros_like(param)
     hp = Hyperparameters(cos_power=power)
@@ -181,7 +181,7 @@ def test_scaling_lowers_and_narrows_w(made: tuple[Trace, Hyperparameters]) -> No
 
 @given(traces())
 def test_smallest_w_is_that_of_the_smallest_v(made: tuple[Trace, Hyperparameters]) -> None:
-    """Bit for bit, as each operation between them is monotone and correctly rounded."""
+    """Bit for bit, since each operation between them is monotone and correctly rounded."""
     now, hp = made
     correction = bias_correction(hp.beta2, now.t, layer_of(now.v))
     from_v = np.sqrt(now.gamma * np.min(now.v) / correction + hp.eps)
@@ -329,7 +329,7 @@ def test_step_is_a_part_of_trace(ns: Any, layers: SimpleNamespace) -> None:
 
 
 def test_trace_is_consistent(layers: SimpleNamespace) -> None:
-    """Each intermediate follows from those before it, with maximize and coupled decay in g."""
+    """Each intermediate is computed from those before it, with maximize and coupled decay in g."""
     param, grad = layers.normal((4, 3)), layers.normal((4, 3), seed=1)
     m, v = layers.state(param)
     hp = Hyperparameters(weight_decay=0.1, maximize=True)
@@ -370,7 +370,7 @@ def test_bias_correction(beta: float, t: int) -> None:
 
 
 def test_bias_correction_is_not_formed_in_float32() -> None:
-    """At t = 1 it is 1-β; 1 - float32(β) is off by 1e-5 of that and more."""
+    """At t = 1 it is 1-β; the relative error of 1 - float32(β) is 1e-5 or more."""
     assert bias_correction(0.999, 1, layer_of(np.ones(1, np.float32))) == pytest.approx(1 - 0.999, rel=1e-13)
 
 

@@ -1,4 +1,4 @@
-"""CuPy's stand-in: what setadam_cupy does, kernels and all, on a machine without a GPU."""
+"""CuPy's stand-in, which runs setadam_cupy, including its kernels, on a machine without a GPU."""
 
 import importlib.util
 import shutil
@@ -14,7 +14,7 @@ COMPILER = next(filter(None, map(shutil.which, ("g++", "c++", "clang++"))), None
 
 @pytest.fixture(scope="session")
 def stand_in(tmp_path_factory):
-    """The module; a skip, with the reason, where no compiler takes what the host's side of it needs."""
+    """The module. Skips, with a reason, if no compiler supports what its host side needs."""
     if COMPILER is None:
         pytest.skip("no C++ compiler on this machine")
     command = [COMPILER, "-std=c++20", "-pthread", "-march=native", "-fsyntax-only", "-x", "c++", str(HERE / "host.h")]

@@ -1,6 +1,6 @@
 """A stand-in for CuPy on a machine without a GPU: NumPy arrays, and kernels.cu compiled for the CPU.
 
-It has what setadam_cupy uses and nothing more, so it also shows what that is.
+It has only what setadam_cupy uses, so it also documents that.
 """
 
 import ctypes
@@ -108,7 +108,7 @@ def module(compiler: str, folder: Path) -> ModuleType:
 
 
 def compiled(code: str, compiler: str, folder: Path) -> ctypes.CDLL:
-    """kernels.cu as a library, contracted to FMA where the CPU has it, as on a GPU."""
+    """kernels.cu as a library, with contraction to FMA if the CPU has it, as on a GPU."""
     parts = [HERE.joinpath("host.h").read_text(), code, HERE.joinpath("host.cpp").read_text()]
     source, library = folder / "kernels.cpp", folder / "kernels.so"
     source.write_text("\n".join(parts), encoding="utf-8")

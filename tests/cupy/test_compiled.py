@@ -1,4 +1,4 @@
-"""What CuPy makes of kernels.cu, by its own compiler call: needs CuPy and NVRTC (extra testcupy), and no GPU."""
+"""kernels.cu compiled by CuPy's own compiler call. Needs CuPy and NVRTC (extra testcupy), but no GPU."""
 
 import importlib.util
 import os
@@ -33,7 +33,7 @@ LOOSE = re.compile(r"(div|sqrt|rcp|rsqrt)\.(approx|full)[\w.]*f32|\w+[\w.]*\.ftz
 
 @pytest.fixture(scope="module")
 def compiled():
-    """The options that NVRTC was given, and the PTX."""
+    """The options that NVRTC received, and the PTX."""
     if importlib.util.find_spec("cupy") is None:
         pytest.skip("CuPy is not installed")
     run = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, env=dict(os.environ))
@@ -45,7 +45,7 @@ def compiled():
 
 
 def test_the_options_are_those_of_the_project(compiled):
-    """Beside them CuPy says the architecture, and one that only matters to Thrust."""
+    """CuPy adds the architecture, and one option that only affects Thrust."""
     from setadam_cupy.launch import OPTIONS
 
     options, _ = compiled

@@ -1,4 +1,4 @@
-"""Without CuPy or a device: a clear word. With one: the kernels themselves, and what only a device shows."""
+"""Without CuPy or a device: clear errors. With a device: the kernels themselves, and what only a device can show."""
 
 import subprocess
 import sys
@@ -59,7 +59,7 @@ def test_shared_memory_is_found_without_the_device(cupy):
 
 
 def test_bfloat16_has_no_kernel_and_is_refused_at_once(cupy):
-    """CuPy has the dtype, and the step would fail in the midst."""
+    """CuPy has the dtype, but a step would fail halfway."""
     ml_dtypes = pytest.importorskip("ml_dtypes")
     good, bad = cupy.array(np.ones(3, np.float32)), cupy.array(np.ones(3, ml_dtypes.bfloat16))
     message = "param 'b' must have one of the dtypes float16, float32, float64, complex64, complex128 .*, got bfloat16"
@@ -87,7 +87,7 @@ def test_a_kernel_that_does_not_compile_leaves_everything_as_it_was(cupy, monkey
 
 
 def misaligned(cupy, n=4):
-    """At an address that no device can read a float32 from."""
+    """An array at an address from which no device can read a float32."""
     held = cupy.array(np.zeros(4 * n + 1, np.uint8))
     at = held.data
     return cupy.ndarray((n,), np.float32, memptr=type(at)(ptr=at.ptr + 1, owner=held), strides=(4,))
@@ -142,7 +142,7 @@ def test_conforms_on_the_device(device, path, dtype):
 
 @pytest.mark.gpu
 def test_a_step_allocates_nothing_and_waits_for_nothing(device):
-    """A kernel that takes a while is in the stream; a step that waited would only return after it."""
+    """A slow kernel is in the stream; a step that waited would return only after it."""
     params = {"w": device.ones((512, 512), "float32"), "b": device.ones(512, "float32")}
     grads = {name: device.ones_like(p) for name, p in params.items()}
     optimizer = SETAdam(params)

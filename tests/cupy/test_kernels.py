@@ -1,4 +1,4 @@
-"""kernels.cu, compiled for the CPU behind CuPy's stand-in: against the oracle, and launched as it should be."""
+"""kernels.cu, compiled for the CPU behind CuPy's stand-in: compared with the oracle, and launched correctly."""
 
 import re
 import shutil
@@ -24,7 +24,7 @@ SOURCE = files("setadam_cupy").joinpath("kernels.cu").read_text(encoding="utf-8"
     [("CuPyFused", "float64"), ("CuPyFused", "float32"), ("CuPyFused", "float16"), ("CuPyPlain", "float32")],
 )
 def test_conforms(cupy, path, dtype):
-    """The kit's properties, each with a few examples, but for the dear ones on large layers."""
+    """The kit's properties, each with a few examples, except the expensive ones on large layers."""
     from setadam_cupy import conformance
 
     adapter = getattr(conformance, path)("cuda:0")
@@ -56,7 +56,7 @@ def run(cupy, param, grads, axes=None, **options):
 
 @pytest.mark.parametrize("size", [1, 1023, 1024, 1025, 5000, 1_100_000])
 def test_layers_of_one_and_of_many_blocks(cupy, size):
-    """The parts of a layer are put together by whichever block is last."""
+    """The last block merges the parts of a layer."""
     got, expected = run(cupy, random(0, size), [random(1, size), random(2, size)], lr=0.1)
     # θ's rounding, and some 20 roundings of a step, which is below 0.1·(1 + 1)/(1 - τ) in two steps.
     np.testing.assert_allclose(got, expected, rtol=2 * 2.0**-24, atol=2 * 20 * 2.0**-24 * 0.4)

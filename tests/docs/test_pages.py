@@ -1,4 +1,4 @@
-"""README's and the documentation's code runs, and what they show of the code is what it says."""
+"""The code in README and the documentation runs, and the code that they show is up to date."""
 
 import importlib.util
 import re
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def script(name: str) -> ModuleType:
-    """A script of docs/, which is no package."""
+    """A script of docs/, which is not a package."""
     spec = importlib.util.spec_from_file_location(name, ROOT / f"docs/{name}.py")
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -43,7 +43,7 @@ ON_A_GPU = {name: [pytest.mark.gpu] * ("import cupy\n" in code) for name, code i
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=marks) for name, marks in ON_A_GPU.items()])
 def test_python_block(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each by itself; one for a framework that is not installed is skipped."""
+    """Each block on its own. Skips if its framework is not installed."""
     monkeypatch.syspath_prepend(str(ROOT / "examples/adapters"))  # of the textbook's adapter
     code = BLOCKS[name]
     for package in re.findall(r"^(?:import|from) (\w+)", code, flags=re.MULTILINE):
@@ -110,7 +110,7 @@ def test_figures_come_out_the_same(figures: ModuleType, monkeypatch: pytest.Monk
 
 
 def test_what_is_said_of_the_pictures_holds(figures: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The numbers in docs/operations.md beside them, as coarse as they are given there."""
+    """The numbers beside them in docs/operations.md, with the digits that are given there."""
     text = PAGES["docs/operations.md"].replace("\n", " ")
     torch = pytest.importorskip("torch")
     torch.set_num_threads(1)  # the fixture sets it back
@@ -161,7 +161,7 @@ def test_each_theorem_names_a_test() -> None:
 
 
 def test_table_of_placements_holds() -> None:
-    """PyTorch's Adam is the first row, to rounding, and the other rows differ as the table says."""
+    """PyTorch's Adam is the first row, up to rounding, and the other rows differ as the table says."""
     torch = pytest.importorskip("torch")
     for size in tables.SIZES:
         grads = tables.five_gradients(size)
@@ -171,7 +171,7 @@ def test_table_of_placements_holds() -> None:
             param.grad = torch.from_numpy(grad)
             adam.step()
         ours = tables.adam_with(tables.PLACEMENTS["√v̂ + ε"], grads, 1e-8)
-        # 1-βᵗ cancels in both: to 1e-13 at t = 1 for β2
+        # 1-βᵗ cancels in both: to 1e-13 at t = 1 for β₂
         np.testing.assert_allclose(param.detach().numpy(), ours, rtol=1e-12, atol=1e-13)
 
 
@@ -206,7 +206,7 @@ def test_smallest_eps_is_as_the_table_of_dtypes_says() -> None:
 
 
 def test_the_demonstrations_layer_is_a_real_one(figures: ModuleType) -> None:
-    """Its numbers are those of the training run that docs/figures.py has, to the four digits that were kept."""
+    """Its numbers are those of the training run in docs/figures.py, to four digits."""
     param, grad, state = figures.five_biases()
     assert state.t == demo.STATE.t
     for kept, recorded in ((demo.PARAM, param), (demo.GRAD, grad), (demo.STATE.m, state.m), (demo.STATE.v, state.v)):

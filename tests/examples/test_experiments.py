@@ -20,7 +20,7 @@ MODULES = [file.stem for file in FOLDER.glob("*.py")]
 
 @pytest.fixture
 def study(monkeypatch):
-    """Import a module of the studies, whose plain names must not stay behind for other tests."""
+    """Import a module of the studies, and remove its plain name again for other tests."""
     monkeypatch.syspath_prepend(str(FOLDER))
     threads = torch.get_num_threads()
     before = {name: sys.modules.pop(name, None) for name in MODULES}

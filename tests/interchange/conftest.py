@@ -1,4 +1,4 @@
-"""CuPy's stand-in, as tests/cupy has it."""
+"""CuPy's stand-in, from tests/cupy."""
 
 import importlib.util
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The neutral form of arrays that lie in memory in any way: through npz and safetensors, out of and into each class."""
+"""The neutral form of arrays with any memory layout, through npz and safetensors, from and to each class."""
 
 import io
 
@@ -51,7 +51,7 @@ def through_npz(form):
 
 
 def same(form, expected):
-    """Bit for bit in C's order, and by place."""
+    """Bit for bit, in C order, with each value in its place."""
     assert form.keys() == expected.keys()
     for key, x in form.items():
         assert (x.dtype, x.shape) == (expected[key].dtype, expected[key].shape), key
@@ -85,7 +85,7 @@ def test_pack_and_unpack(m, layout):
 
 @given(param=arrays(), other=st.sampled_from(sorted(LAYOUTS)))
 def test_numpy(param, other):
-    """Out of one layout and into another: the values stay where they belong."""
+    """From one layout to another, each value keeps its place."""
     one = setadam_numpy.SETAdam({"w": param}, fused=False)
     one.step({"w": param.copy()})
     form = one.state_dict()
@@ -103,7 +103,7 @@ def test_torch(param, other):
     import setadam_torch
 
     def tensor(x):
-        """On the same strides; torch has none below 0."""
+        """With the same strides; torch has no negative ones."""
         return torch.from_numpy(x if min(x.strides, default=0) >= 0 else x.copy())
 
     p = tensor(param).requires_grad_()

@@ -1,4 +1,4 @@
-"""What torch and JAX do not load, and that they are left as they were."""
+"""What torch and JAX refuse to load, and that they are unchanged after it."""
 
 import numpy as np
 import pytest

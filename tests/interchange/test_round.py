@@ -1,4 +1,4 @@
-"""Train in one framework, go on in another: every pair that is installed, each step judged by the oracle."""
+"""Train in one framework and continue in another: every pair that is installed, each step judged by the oracle."""
 
 import importlib
 from itertools import permutations
@@ -149,7 +149,7 @@ FRAMEWORKS = {"numpy": InNumPy, "cupy": InCuPy, "torch": InTorch, "jax": InJAX}
 
 @pytest.fixture
 def framework(request):
-    """The class by its framework's name, or a skip where that is not installed."""
+    """The class by its framework's name. Skips if the framework is not installed."""
 
     def get(name):
         if name == "cupy":
@@ -211,7 +211,7 @@ def test_going_on_elsewhere(framework, first, second, dtype):
 
 
 def test_once_round(framework):
-    """Through all that are installed and back, as one trajectory; nothing is lost on the way."""
+    """Through all installed frameworks and back, as one trajectory without a loss."""
     run = InNumPy(random(0, "float32"), None)
     taken = 0
     for name in ("jax", "torch", "cupy", "numpy"):

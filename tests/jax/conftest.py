@@ -20,7 +20,7 @@ SHAPES = {"b": (5,), "w": (3, 4)}
 
 
 class Reference:
-    """setadam_core under NumPy in float64, from exactly the inputs that JAX gets."""
+    """setadam_core under NumPy in float64, with exactly JAX's inputs."""
 
     @staticmethod
     def tree(seed, shapes=SHAPES, dtype=np.float32):
@@ -44,7 +44,7 @@ class Reference:
 
 
 def processor():
-    """What this machine's code may use, as a short name."""
+    """A short name for the instructions that this machine has."""
     listed = Path("/proc/cpuinfo")
     features = (
         [x for x in listed.read_text().splitlines() if x.startswith(("flags", "Features"))] if listed.exists() else []
@@ -73,7 +73,7 @@ def compiled_programs(pytestconfig, tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def no_rank_is_promoted():
-    """Every test here is one of a user who forbids it; what is allowed needs no test of its own."""
+    """Every test here runs as for a user who forbids it. That it works where it is allowed needs no test."""
     with jax.numpy_rank_promotion("raise"):
         yield
 

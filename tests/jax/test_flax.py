@@ -1,4 +1,4 @@
-"""flax keeps arrays in boxes, of which names, statistics and ``layer_axes`` know nothing."""
+"""flax keeps arrays in boxes, which names, statistics and ``layer_axes`` ignore."""
 
 import jax
 import jax.numpy as jnp

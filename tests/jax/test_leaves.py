@@ -1,4 +1,4 @@
-"""Leaves that are only described, that have no elements, or whose names collide."""
+"""Leaves that are descriptions, that have no elements, or whose names collide."""
 
 import jax
 import jax.numpy as jnp
@@ -113,7 +113,7 @@ def test_leaves_without_elements(layer_axes, jit):
 
 
 def test_derivatives_by_leaves_without_elements_and_by_what_they_share_with_others():
-    """By ε, τ and β too, which reach such a leaf: it adds nothing to them."""
+    """Also with respect to ε, τ and β, on which such a leaf depends: it contributes nothing."""
     w = jnp.linspace(1, 2, 6)
 
     def loss(numbers, params):

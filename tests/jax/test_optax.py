@@ -1,4 +1,4 @@
-"""At home wherever `optax.adam` is: schedules, injected hyperparameters, and optax's wrappers."""
+"""It works wherever `optax.adam` does: schedules, injected hyperparameters, and optax's wrappers."""
 
 import functools
 
@@ -116,7 +116,7 @@ def test_injection_leaves_what_is_not_a_number_alone(data):
 
 
 def test_injected_without_a_decay_needs_no_params(data):
-    """As `inject_hyperparams(optax.adam)`; with one it does, as that of `optax.adamw`."""
+    """As with `inject_hyperparams(optax.adam)`; with a decay it needs them, as with `optax.adamw`."""
     params, gradients = data
     optimizer = optax.inject_hyperparams(set_adam)(LR, mask={"b": False, "w": True})
     state = optimizer.init(params)
@@ -213,7 +213,7 @@ def test_apply_if_finite(data):
 
 
 def test_apply_if_finite_with_bfloat16(data):
-    """lax.cond wants one dtype of both branches, so 16-bit gradients are widened before it."""
+    """lax.cond requires both branches to have one dtype, so 16-bit gradients are widened before it."""
     params, gradients = jax.tree.map(lambda x: x.astype(jnp.bfloat16), data)
     widen = optax.stateless(lambda g, p: jax.tree.map(lambda x: x.astype(jnp.float32), g))
     optimizer = optax.chain(widen, optax.apply_if_finite(set_adam(LR), 5))

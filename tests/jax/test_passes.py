@@ -1,4 +1,4 @@
-"""Leaves large enough for the forms of `_passes`: the same step, with nothing stored in between."""
+"""Leaves large enough for the forms of `passes`: the same step, without intermediate arrays."""
 
 import re
 
@@ -44,7 +44,7 @@ def test_large_leaves_take_the_step_of_the_specification(data, reference, assert
 
 
 def test_moments_come_through_the_order_of_leaves_unchanged(data):
-    """`in_turn` multiplies by 1: a leaf gets the bits that it gets alone, in whatever order."""
+    """`in_turn` multiplies by 1: the bits of a leaf do not depend on the other leaves or their order."""
     update = jax.jit(scale_by_set_adam(layer_axes=layer_axes).update)
     start = scale_by_set_adam().init(data[0])
     _, state = update(data[1], start)
@@ -88,7 +88,7 @@ def compiled(params):
 
 
 def test_no_array_is_stored_in_between():
-    """r = v/max v, or w, would be a temporary as large as the leaf, to be written and read again."""
+    """r = v/max v, or w, would be a temporary as large as the leaf, which is written and read again."""
     params = {"w": jnp.ones((512, 256))}
     assert compiled(params).memory_analysis().temp_size_in_bytes < params["w"].nbytes / 4
     indivisible = {"w": jnp.ones((513, 255))}

@@ -1,4 +1,4 @@
-"""Sharded parameters on eight host devices, in a process of its own, as JAX fixes their number once."""
+"""Sharded parameters on eight host devices, in a separate process, since JAX fixes the number of devices once."""
 
 import os
 import subprocess

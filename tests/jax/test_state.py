@@ -1,4 +1,4 @@
-"""The state in mid-run through orbax, flax and pickle, bit for bit; layer_statistics; the missing extra."""
+"""The state during a run through orbax, flax and pickle, bit for bit; layer_statistics; the missing extra."""
 
 import pickle
 import subprocess

@@ -1,4 +1,4 @@
-"""The step itself: the specification's, in every dtype, form and corner.
+"""The step itself is the specification's, in every dtype, form and corner case.
 
 Tolerances. With gradients of size 1 one float32 step errs by at most, in units of u: m 6; v 8; γ 3H+8 with
 H(12) = 11, which w takes half of (its root); with v's own error, the coefficients (8), division and

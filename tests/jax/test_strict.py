@@ -1,4 +1,4 @@
-"""JAX's strict settings: where `optax.adam` does its work under one, so does `set_adam`, and with the same result."""
+"""JAX's strict settings: `set_adam` works under each of them under which `optax.adam` does, with the same result."""
 
 import contextlib
 import functools
@@ -54,7 +54,7 @@ OPTIMIZERS = {
     "injected": (optax.inject_hyperparams(set_adam), {"learning_rate": LR, "weight_decay": SCHEDULE, "cos_power": 4}),
 }
 TREE = {"scalar": 2.0, "b": np.ones(4), "w": np.linspace(1, 2, 12).reshape(3, 4), "z": np.ones((2, 3)) * (1 + 2j)}
-LARGE = {"large": np.linspace(1, 2, 2**15).reshape(2, 128, 128)}  # takes the forms of _passes
+LARGE = {"large": np.linspace(1, 2, 2**15).reshape(2, 128, 128)}  # uses the forms of `passes`
 
 
 def tree(**more):
@@ -111,7 +111,7 @@ def test_a_setting_changes_nothing(setting, name, jit):
 
 @pytest.mark.parametrize("factory", [set_adam, optax.adam])
 def test_nothing_is_transferred_by_a_compiled_step(factory):
-    """All that goes to a device goes there with the program; so it is of optax.adam."""
+    """Everything that a step needs is transferred with the program, as for optax.adam."""
     params, optimizer = tree(), factory(LR)
     init, update = jax.jit(optimizer.init), jax.jit(optimizer.update)
     with jax.transfer_guard("disallow"):

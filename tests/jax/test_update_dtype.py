@@ -22,7 +22,7 @@ def dtypes(tree):
 
 
 def scanned(optimizer, params, grads):
-    """Parameters after three steps under `lax.scan`, which wants a state of the same dtypes after as before."""
+    """Parameters after three steps under `lax.scan`, which requires the dtypes of the state not to change."""
 
     def step(carry, _):
         params, state = carry
@@ -33,7 +33,7 @@ def scanned(optimizer, params, grads):
 
 
 def scanned_dtypes(optimizer, params, grads):
-    """The dtypes of `scanned`, which tracing alone finds out; TypeError where they change on the way."""
+    """The dtypes of `scanned`, by tracing only. TypeError if they change during the scan."""
     return dtypes(jax.eval_shape(lambda *trees: scanned(optimizer, *trees), params, grads))
 
 
@@ -124,7 +124,7 @@ def test_optax_under_scan_in_bfloat16(name):
 
 
 def test_plain_addition_keeps_the_dtype():
-    """Also where promotion is forbidden, which `optax.apply_updates` of float32 updates would need."""
+    """Also if promotion is forbidden, which `optax.apply_updates` of float32 updates would need."""
     params = tree(jnp.bfloat16)
     optimizer = set_adam(LR, update_dtype=None)
     with jax.numpy_dtype_promotion("strict"):

@@ -27,11 +27,11 @@ FOLDER = Path(tempfile.mkdtemp())
 
 
 class Noted(np.ndarray):
-    """A subclass that computes as its base does."""
+    """A subclass with the arithmetic of its base."""
 
 
 def held(x, view):
-    """The view, with x's values: of memory that is larger."""
+    """A view of a larger memory, with x's values."""
     view[...] = x
     return view
 
@@ -96,7 +96,7 @@ SHAPES = {"0-d": (), "empty": (0, 3)}
 
 
 def values(role, shape, dtype):
-    """The same in each row, so that stride 0 has them too; v not negative."""
+    """The same values in each row, so that stride 0 can have them; v is not negative."""
     rng = np.random.default_rng(ROLES.index(role))
     row = rng.standard_normal((*shape[1:], 2)) * (0.5 if "exp" in role else 1)
     x = np.broadcast_to(row, (*shape, 2)).copy() if shape else row.copy()
@@ -107,7 +107,7 @@ def values(role, shape, dtype):
 
 
 def memory(x):
-    """All bytes that an array is a view of, gaps and all."""
+    """All bytes of the memory behind an array, including gaps."""
     while isinstance(x, np.ndarray) and isinstance(x.base, np.ndarray):
         x = x.base
     return np.asarray(x).tobytes()

@@ -1,4 +1,4 @@
-"""When the compiled kernel is used, and what it is handed: with a stand-in that notes it and computes by the blocks."""
+"""When the compiled kernel is used, and with which arguments: a stand-in records them and computes with the blocks."""
 
 from types import SimpleNamespace
 
@@ -79,7 +79,7 @@ def test_what_plain_numpy_computes(kernel, how):
 
 
 def test_orders_of_memory_are_no_gaps(kernel):
-    """A transposed parameter lies whole in memory; a gradient in another order is copied, by itself."""
+    """A transposed parameter has no gaps in memory. A gradient in another order is copied, on its own."""
     turned = np.asfortranarray(ones((4, 6)))
     SETAdam([turned, ones((4, 6))]).step([turned.copy(order="K"), turned.copy(order="K")])
     assert [c.n for c in kernel.calls] == [1, 1]

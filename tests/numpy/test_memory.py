@@ -1,4 +1,4 @@
-"""Arrays that lie in memory in any way: the step is right, or refused with nothing changed; no process ends."""
+"""Arrays with any memory layout: the step is correct, or an error that changes nothing. No process crashes."""
 
 import importlib.util
 import json
@@ -32,7 +32,7 @@ REFUSED = {
 
 @pytest.fixture(scope="module")
 def outcomes():
-    """By path, what became of each case; a process that ended is started again behind the case that it ended in."""
+    """The outcome of each case, by path. A process that crashed is restarted after the case in which it crashed."""
     found = {}
 
     def of(path):

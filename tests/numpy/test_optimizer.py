@@ -1,4 +1,4 @@
-"""Containers, groups, options, state: what is around the step. And errors, which leave everything as it was."""
+"""Containers, groups, options and state, and errors, after which everything is unchanged."""
 
 import copy
 import io
@@ -21,7 +21,7 @@ def random(seed, shape=(3, 4), dtype=np.float32):
 
 
 def model():
-    """Parameters of all kinds, nested, and gradients alike."""
+    """Nested parameters of all kinds, and gradients like them."""
     whole = random(0, (6, 8))
     params = {
         "layers": [{"weight": random(1), "bias": random(2, (4,), np.float64)}, {"weight": whole[::2, ::3]}],
@@ -215,7 +215,7 @@ def test_options_that_are_refused(option, value, error, message):
 
 
 class Configured(Sequence):
-    """A list as configuration files make it, such as omegaconf's: no list and no tuple."""
+    """A sequence from a configuration file, such as omegaconf's, which is neither a list nor a tuple."""
 
     def __init__(self, *values):
         self.values = values
@@ -238,7 +238,7 @@ class Configured(Sequence):
     ids=["array", "list", "sequence", "switches of NumPy"],
 )
 def test_options_of_other_types(option):
-    """They are what they say, in a step and in a state_dict."""
+    """They have their values, in a step and in a state_dict."""
     plain, other = (SETAdam([random(0)], **{"fused": False, "betas": (0.5, 0.75)} | given) for given in ({}, option))
     for optimizer in (plain, other):
         optimizer.step([random(1)])

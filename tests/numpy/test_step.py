@@ -1,4 +1,4 @@
-"""The step against setadam_core, through any container, dtype, order of memory and cut into layers."""
+"""The step compared with setadam_core, for any container, dtype, memory order and division into layers."""
 
 import ml_dtypes
 import numpy as np
@@ -29,7 +29,7 @@ def random(rng, shape, dtype):
 
 
 def arranged(x, how):
-    """The same numbers, otherwise laid out: in C order, in Fortran order, or with gaps, backwards."""
+    """The same numbers in another layout: in C order, in Fortran order, or reversed with gaps."""
     if how == "F":
         return np.array(x, order="F")
     if how == "gaps" and x.ndim:
@@ -91,7 +91,7 @@ def test_two_steps_are_within_the_bound(dtype, drawn, data, seed, changes):
 @pytest.mark.parametrize("axes", [None, (1, 2), (0,), (2,)])
 @pytest.mark.parametrize("how", ["C", "F", "gaps"])
 def test_layers_of_many_blocks(monkeypatch, dtype, axes, how):
-    """Blocks so small that every way to cut a layer is taken."""
+    """Blocks so small that a layer is divided in every possible way."""
     monkeypatch.setattr("setadam_numpy.blocks.BLOCK", 7)
     rng = np.random.default_rng(0)
     param, grad = arranged(random(rng, (3, 4, 5), dtype), how), random(rng, (3, 4, 5), dtype)
@@ -103,7 +103,7 @@ def test_layers_of_many_blocks(monkeypatch, dtype, axes, how):
 
 @pytest.mark.parametrize("dtype", NumPyPlain.capabilities.dtypes)
 def test_conforms(dtype):
-    """The kit's properties, each with a few examples, but for the dear ones on large layers."""
+    """The kit's properties, each with a few examples, except the expensive ones on large layers."""
     adapter = NumPyPlain()
     source = Source(adapter.name, adapter.framework, "none:none")
     for cell in plan({source: adapter.capabilities}, profile=PROFILES["quick"], dtypes=(dtype,), max_examples=4):
@@ -142,7 +142,7 @@ def test_scalars_of_0d_arithmetic_are_gradients():
 
 @pytest.mark.parametrize("axes", [None, (1,)])
 def test_overflow_gives_what_it_gives_and_never_half_a_step(axes):
-    """Under errstate(all="raise") too: whoever wants to hear of NaN looks at the parameters."""
+    """Also under errstate(all="raise"): a step gives NaN and no exception."""
     params = [np.ones((2, 3), np.float32) for _ in "ab"]
     grads = [np.full((2, 3), 1e30, np.float32), np.ones((2, 3), np.float32)]
     optimizer = SETAdam(params, layer_axes=axes)

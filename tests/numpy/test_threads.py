@@ -1,4 +1,4 @@
-"""Helpers are a help only: a step is done by as many threads as there are, and when it is over nobody writes any more.
+"""Helper threads are optional: a step uses as many threads as there are, and nothing is written after it has ended.
 
 These tests see steps from outside, whichever way threads are had; but one, which sees an error that the kernel has not.
 """
@@ -80,7 +80,7 @@ every_optimizer = pytest.mark.parametrize(
 
 
 def oks(*parts):
-    """How many checks pass in a child process that runs the parts one after the other, and ends well."""
+    """The number of checks that pass in a child process, which runs the parts in order and exits normally."""
     script = "".join((START, *parts))
     child = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", script], check=False, timeout=120, capture_output=True, text=True
@@ -101,7 +101,7 @@ def test_bits_do_not_depend_on_threads_that_come_and_go():
 
 
 def test_threads_of_python_that_step_at_once():
-    """Each with a number of helpers of its own, and many steps, so that helpers come late to some."""
+    """Each with another number of helpers, and many steps, so that helpers come late to some."""
     alone = columns()
     for t in range(1, 21):
         kernel.step_layers(*alone, t, HP, threads=1)
@@ -151,12 +151,12 @@ threading.Thread.start = limited
 
 
 def test_no_further_thread_can_be_started():
-    """None at all, some, and all that are asked for; and again and again."""
+    """None, some, and all of the requested threads can be started; repeatedly."""
     assert oks(BY_KERNEL, EXPECT, LIMIT, "for granted in (0, 0, 1, 2, 2, 9):\n    check()\n") == 6
 
 
 def test_the_system_refuses_a_thread():
-    """For want of memory: its stack would be as large as the address space."""
+    """Out of memory: its stack would be as large as the address space."""
     refuse = """
 try:
     threading.stack_size(1 << 47)
@@ -176,7 +176,7 @@ if refused:
 
 @every_optimizer
 def test_optimizers_of_all_kinds(by):
-    """With one helper where three are asked for; then from a thread that outlives the main one; then at exit."""
+    """With one helper of three requested ones; then from a thread that outlives the main one; then at exit."""
     parts = (by, LIMIT, "granted = 1", EXPECT, "check()\nbegun.clear()\ngranted = 4\n", "atexit.register(check)\n")
     assert oks(*parts, OUTLIVES_MAIN) == 5
 
@@ -206,7 +206,7 @@ class Interrupt:
 
 
 def test_an_interrupted_step_is_done_or_not_begun():
-    """Wherever the interrupt comes. Nobody is still writing, or there would be a part that is new."""
+    """For an interrupt at any line. If a thread were still writing, a part of the layers would be new."""
     x = columns((1 << 20,))
     old = [[array.copy() for array in column] for column in x]
     layers = kernel.Layers.of_arrays(*x)

@@ -1,4 +1,4 @@
-"""The demonstration prints the numbers of a step, and the same in a drawing."""
+"""The demonstration prints the numbers of a step, and draws them."""
 
 import math
 import re
@@ -32,7 +32,7 @@ def printed(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[dict[str, l
 
 
 def test_every_line_is_the_papers(capsys: pytest.CaptureFixture[str]) -> None:
-    """Each is computed from the printed gradient on, by the formula that stands beside it."""
+    """Each is computed by the formula beside it, from the printed gradient on."""
     rows, _ = printed(capsys)
     g, d, t = np.array(rows["g"]), 5, 10
     m = 0.9 * demo.STATE.m + 0.1 * g

@@ -1,4 +1,4 @@
-"""The pictures show the numbers that they are given, from any backend, and name what they cannot read."""
+"""The pictures show the numbers that they are given, from any backend. Errors name what cannot be read."""
 
 import builtins
 import math
@@ -128,7 +128,7 @@ def test_operations_shows_every_coordinate() -> None:
 
 
 def test_stacks_and_trees_of_any_kind() -> None:
-    """Nested dicts, lists and named tuples, leaves with one value a layer; None is an empty tree."""
+    """Nested dicts, lists and named tuples, leaves with one value for each layer; None is an empty tree."""
     stack = row(3, (2, 2))
     tree = {"encoder": [Statistics(**row(1)), None], "gamma": {"beta": Statistics(**stack)}}
     found = dict(plots._layers(tree))
