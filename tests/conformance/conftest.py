@@ -1,4 +1,4 @@
-"""Whole-backend examples and verdicts for the tests of the kit."""
+"""Examples and verdicts for the tests of the kit."""
 
 from collections.abc import Callable, Iterator
 
@@ -18,14 +18,14 @@ from setadam_conformance.running.runner import check
 
 @pytest.fixture(autouse=True)
 def _quiet_floating_point() -> Iterator[None]:
-    """Cases reach into overflow on purpose."""
+    """Some cases overflow on purpose."""
     with np.errstate(all="ignore"):
         yield
 
 
 @pytest.fixture
 def verdicts() -> Callable[..., dict[str, Cell]]:
-    """Run properties on an adapter object in this process; cells by property."""
+    """Run properties on an adapter object in this process. Returns the cells by property."""
 
     def run(adapter, dtype="float32", properties=(), profile="quick", **options) -> dict[str, Cell]:
         from setadam_conformance.properties import PROPERTIES
@@ -64,7 +64,7 @@ _DECAYS = [0.0, 1e-2, 0.5]
 
 
 def _layer(rng, dtype, shape, log10_magnitude):
-    """Gradients of one magnitude with a spread of up to ten decades, many exact zeros, θ of any size."""
+    """Gradients near one magnitude, spread over up to ten decades, with many exact zeros, and θ of any size."""
     size = 10.0 ** rng.uniform(*log10_magnitude)
     spread = 10.0 ** (rng.choice([0, 1, 5]) * rng.uniform(-1, 1, shape))
     kept = rng.random(shape) >= rng.choice([0, 0, 0.3, 1])
@@ -138,7 +138,7 @@ def run_case(adapter, case):
 
 @pytest.fixture(scope="session")
 def judge_cases():
-    """`judge_cases(adapter, cases)`: how many steps left the bound, and the scores of all by stage."""
+    """`judge_cases(adapter, cases)`: the number of steps beyond the bound, and the scores of all by stage."""
 
     def judge_all(adapter, cases):
         violations, total = 0, {stage: Score() for stage in ("m", "v", "param")}

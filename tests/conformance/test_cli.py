@@ -115,7 +115,7 @@ def test_a_backend_that_does_not_load_exits_with_3(here, backend):
 )
 @pytest.mark.parametrize("command", [["run", "--property", "sign", *FAST], ["vectors", "check"]])
 def test_a_path_without_its_optional_library_is_skipped_unless_it_is_named(monkeypatch, capsys, command, names, code):
-    """As without Numba; `cupy` has no path at all on a machine without a GPU."""
+    """As if Numba were missing. `cupy` has no path on a machine without a GPU."""
     monkeypatch.setattr("setadam_numpy.conformance.why_not", lambda dtype: "Numba is not installed")
     chosen = [word for name in names for word in ("--backend", name)]
     assert main([*command, *chosen]) == code
@@ -125,7 +125,7 @@ def test_a_path_without_its_optional_library_is_skipped_unless_it_is_named(monke
 
 @pytest.fixture
 def registered(here, monkeypatch):
-    """Three registered backends of one framework, of which one runs."""
+    """Three registered backends of one framework. One of them can run."""
     (here / "adapters_for_cli.py").write_text(BROKEN + HOSTILE)
     sys.modules.pop("adapters_for_cli", None)
     names = ("Sound", "Absent", "Breaks", "Exits")
@@ -148,7 +148,7 @@ def test_a_registered_backend_that_breaks_does_not_end_the_run_for_others(here, 
     assert "mine:absent did not run here: pip install absent" in capsys.readouterr().out
 
 
-def test_list_and_vectors_go_on_after_a_backend_that_breaks(registered, capsys):
+def test_list_and_vectors_continue_after_a_broken_backend(registered, capsys):
     assert main(["list"]) == 0
     assert "broken: mine:breaks('cpu') raised ZeroDivisionError" in capsys.readouterr().out
     assert main(["vectors", "check"]) == 3
@@ -186,9 +186,10 @@ for line in sys.stdin:
         ("sys.stdout.write('{'); sys.stdout.flush(); time.sleep(600)", "gave no reply in 2 s"),
     ],
 )
-def test_a_program_that_breaks_off_exits_with_3_and_what_it_did(here, capsys, end, said):
-    """In two properties: the first says what it did, the second why it cannot be tried. It hangs for half of
-    --patience, so that its own adapter ends it, and no process is left behind.
+def test_a_program_that_crashes_or_hangs_exits_with_3_and_the_reason(here, capsys, end, said):
+    """In two properties: the first reports what the program did, and the second why it is not tried.
+
+    The timeout of the adapter is half of --patience, so that the adapter kills the program and no process is left.
     """
     (here / "dying.py").write_text(DYING.replace("END", end))
     program = f"cmd:{shlex.quote(sys.executable)} -S {shlex.quote(str(here / 'dying.py'))}"
@@ -203,8 +204,8 @@ def test_a_program_that_breaks_off_exits_with_3_and_what_it_did(here, capsys, en
 
 
 @pytest.mark.parametrize("broken", ["moments", "parameter"])
-def test_a_kit_that_fails_exits_with_5(monkeypatch, capsys, broken):
-    """An oracle with an error in its code, which would be every backend's."""
+def test_an_error_in_the_kit_exits_with_5(monkeypatch, capsys, broken):
+    """An oracle that raises an error: it would be blamed on every backend."""
 
     def oracle_of_the_wrong_shape(*args, **kwargs):
         return np.zeros(3) + np.zeros(4)
@@ -218,8 +219,8 @@ def test_a_kit_that_fails_exits_with_5(monkeypatch, capsys, broken):
 
 
 @pytest.mark.parametrize(("fault", "code"), [(None, 0), ("bound-tenfold", 5), ("oracle-in-float64", 5)])
-def test_a_selftest_of_a_kit_that_is_wrong_exits_with_5(monkeypatch, capsys, fault, code):
-    """A bound or an oracle that is off: its own checks say so, without the faults that they are shown otherwise."""
+def test_a_selftest_of_a_wrong_kit_exits_with_5(monkeypatch, capsys, fault, code):
+    """A wrong bound or oracle fails the kit's own checks. The faults are not needed for that."""
     monkeypatch.setattr(selftest, "check_kit", lambda: check_kit(names=()))
     with KIT_FAULTS[fault].applied() if fault else nullcontext():
         assert main(["selftest", "--only", "kit", "--jobs", "1"]) == code
@@ -253,7 +254,7 @@ def test_exit_codes(statuses, reason, code):
     assert exit_code(cells_of(*statuses, reason=reason), lacking=False) == code
 
 
-def test_what_was_named_and_is_lacking_exits_with_3():
+def test_a_named_backend_that_is_missing_exits_with_3():
     assert exit_code(cells_of("pass"), lacking=True) == 3
 
 
@@ -310,7 +311,7 @@ def test_list_and_explain(capsys):
     assert "Source" in capsys.readouterr().out
 
 
-def test_report_diff_tells_what_got_worse(here, capsys):
+def test_report_diff_reports_what_got_worse(here, capsys):
     assert main(["run", "--backend", "spec:numpy", *FAST, "--property", "sign", "--report", "a", "--summary"]) == 0
     assert main(["report", "diff", "a/report.json", "a/report.json"]) == 0
     worse = json.loads((here / "a/report.json").read_text())

@@ -1,4 +1,4 @@
-"""The recorded gradients: what the script makes, correct derivatives, and steps that backends can follow."""
+"""The recorded gradients: the script reproduces them, its derivatives are correct, and backends can follow them."""
 
 import importlib.util
 from pathlib import Path
@@ -27,8 +27,10 @@ def script():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_script_makes_what_is_recorded(script, name):
-    """All of it, but for 200 steps of the MLP: 30. Another BLAS may round float64 otherwise, about 1e-16
-    of a sum's terms a step, which can turn the last bit of a float32 or leave 1e-16 for a zero.
+    """Everything except the last 170 of the MLP's 200 steps.
+
+    Another BLAS may round float64 differently, by about 1e-16 of a sum's terms in each step. That can change the last
+    bit of a float32, or give 1e-16 in place of zero.
     """
     made = script.record(name, 30 if name == "mlp" else None)
     with np.load(recorded.FILE) as arrays:
@@ -39,7 +41,7 @@ def test_the_script_makes_what_is_recorded(script, name):
             np.testing.assert_allclose(stored, x, rtol=2**-22, atol=1e-12 * np.abs(x).max(), err_msg=key)
 
 
-def test_the_file_is_the_same_bytes_each_time(script, tmp_path, monkeypatch):
+def test_the_script_writes_the_same_bytes_each_time(script, tmp_path, monkeypatch):
     few = {name: script.record(name, 2) for name in ("attention",)}
     monkeypatch.setattr(script, "MODELS", few)
     monkeypatch.setattr(script, "record", lambda name: few[name])
@@ -50,8 +52,10 @@ def test_the_file_is_the_same_bytes_each_time(script, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_backward_pass_is_the_derivative_of_the_loss(script, name, monkeypatch):
-    """Along a random direction, by central differences of step h = 1e-5: off by h² of the third
-    derivative, and by rounding the loss, 1e-16/h; kinks of ReLU are too far from these batches.
+    """Along a random direction, by central differences of step h = 1e-5.
+
+    Their error is h² times the third derivative, and 1e-16/h from rounding the loss. No kink of ReLU is near these
+    batches.
     """
     model = script.MODELS[name]()
     x, y = next(script.batches(model.batch))
@@ -94,7 +98,7 @@ def test_training_on_the_recorded_gradients_lowers_the_loss(script):
     assert accuracy() > 0.8
 
 
-def test_recordings_are_small_whole_and_real():
+def test_recordings_are_small_complete_and_real():
     assert recorded.FILE.stat().st_size < 1.5e6
     assert list(recorded.recordings()) == NAMES
     for recording in recorded.recordings().values():
@@ -123,7 +127,7 @@ def test_the_specification_follows_within_its_bound(name, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_following_the_specification_meets_the_cases(dtype):
+def test_following_the_specification_gives_its_cases(dtype):
     recording = recorded.recordings()["attention"]
     followed = recorded.follow(NumPySpec(), recording, dtype)
     for case, (own, _, _) in zip(recorded.cases(recording, dtype), followed, strict=True):
@@ -134,7 +138,7 @@ def test_following_the_specification_meets_the_cases(dtype):
                 np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
 
 
-def test_settings_can_be_chosen():
+def test_hyperparameters_can_be_chosen():
     recording, hp = recorded.recordings()["attention"], recorded.SETTINGS | {"lr": 0.0}
     for case in recorded.cases(recording, "float32", hp):
         assert case.hp == hp
@@ -142,7 +146,7 @@ def test_settings_can_be_chosen():
             np.testing.assert_array_equal(layer.param, start)
 
 
-def test_backends_in_place_or_with_one_layer_a_call_are_followed_alike():
+def test_in_place_and_single_layer_backends_are_followed_too():
     class InPlace(NumPySpec):
         capabilities = Capabilities(dtypes=("float32",), options=frozenset(), in_place=True)
         calls = 0
@@ -165,7 +169,7 @@ def test_backends_in_place_or_with_one_layer_a_call_are_followed_alike():
     assert adapter.calls == len(recording.params) * len(recording.grads_by_step)
 
 
-def test_a_wrong_step_leaves_its_bound_on_recorded_gradients():
+def test_a_wrong_step_exceeds_its_bound_on_recorded_gradients():
     class NoDownScaling(NumPySpec):
         def _step(self, param, grad, state, hp, axes):
             return super()._step(param, grad, state, Hyperparameters(cos_power=0.0), axes)

@@ -1,4 +1,4 @@
-"""What a run is turned into: JSON by its schema, one page that needs nothing, JUnit XML, plots, differences."""
+"""The reports of a run: JSON with its schema, a self-contained page, JUnit XML, plots, differences."""
 
 import json
 import re
@@ -21,7 +21,7 @@ SCHEMA = json.loads(files("setadam_conformance.reporting").joinpath("report.sche
 
 
 class Off(NumPySpec):
-    """θ is off by one in a million, and not a number where it would be 0."""
+    """θ is off by one in a million, and NaN where it would be 0."""
 
     name = "off <by> one & more"
 
@@ -32,7 +32,7 @@ class Off(NumPySpec):
 
 @pytest.fixture(scope="module")
 def run():
-    """Cells of real runs, and one of each other status."""
+    """Cells of real runs, and one cell of each other status."""
     from setadam_conformance.properties import PROPERTIES
     from setadam_conformance.running.backends import Source
     from setadam_conformance.running.plan import PROFILES, plan
@@ -60,7 +60,7 @@ def other(run, **changes):
     return changed
 
 
-def test_json_keeps_to_its_schema_and_comes_back_the_same(run):
+def test_json_matches_its_schema_and_is_read_back_unchanged(run):
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     run = deepcopy(run)
     failure = next(cell.failure for cell in run.cells if cell.failure)
@@ -91,7 +91,7 @@ def test_json_keeps_to_its_schema_and_comes_back_the_same(run):
         lambda data: data.update(shard=[0, 1]),
     ],
 )
-def test_the_schema_refuses_what_is_no_report(run, spoil):
+def test_the_schema_refuses_other_data(run, spoil):
     data = to_json(run)
     spoil(data)
     with pytest.raises(jsonschema.ValidationError):
@@ -99,13 +99,13 @@ def test_the_schema_refuses_what_is_no_report(run, spoil):
 
 
 @pytest.mark.parametrize("data", [None, [], {}, {"schema": "setadam-report/2"}, {"schema": "setadam-report/1"}])
-def test_what_is_no_report_is_not_read(data):
+def test_other_data_is_not_read_as_a_report(data):
     with pytest.raises(ValueError):
         from_json(data)
 
 
 class Page(HTMLParser):
-    """All tags with their attributes, and that they are closed in order."""
+    """Collects all tags with their attributes, and checks that they are closed in order."""
 
     VOID = frozenset({"meta", "rect", "circle", "line", "path", "br"})
 
@@ -138,7 +138,7 @@ def page_of(run, tmp_path):
     return Page((tmp_path / "report.html").read_text(encoding="utf-8"))
 
 
-def test_the_page_needs_nothing_from_elsewhere(run, tmp_path):
+def test_the_page_is_self_contained(run, tmp_path):
     page = page_of(run, tmp_path)
     assert page.open == []
     assert {name for name, _ in page.tags} & {"script", "link", "img", "iframe", "object", "embed", "base"} == set()
@@ -149,7 +149,7 @@ def test_the_page_needs_nothing_from_elsewhere(run, tmp_path):
     assert not re.search(r"url\(|@import|https?://|//[a-z]", re.sub(r"<pre>.*?</pre>", "", source, flags=re.DOTALL))
 
 
-def test_the_page_tells_all(run, tmp_path):
+def test_the_page_has_all_results(run, tmp_path):
     text = " ".join(page_of(run, tmp_path).text)
     for said in ("does not conform", "shard 1 of 2", "seed 3", Off.name, "pip install absent", "because of <xpass>"):
         assert said in text
@@ -169,11 +169,11 @@ def test_the_page_has_its_plots(run, tmp_path):
     assert any("against d" in title for title in titles)
     assert any("against t" in title for title in titles)
     points = sum(len(cell.sample) for cell in run.cells)
-    assert page.count("circle") == 2 * points  # nothing thinned in so small a run
+    assert page.count("circle") == 2 * points  # a run this small is not thinned
     assert page.count("rect") > 20
 
 
-def test_plots_place_what_they_are_given():
+def test_plots_place_their_values():
     drawn = Page(histogram("h", {"θ": [0.5, 0.5, 2.0, 1e-9]}, "x"))
     assert next(t for name, t in drawn.tags if name == "rect")["height"] == "88.0"  # one of two, of 176
     assert drawn.count("rect") == 3
@@ -209,7 +209,7 @@ def test_junit_counts_add_up(run, tmp_path):
     assert any("interrupted" in error.get("message") for error in ET.parse(path).getroot().iter("error"))
 
 
-def test_the_terminal_tells_failures_and_what_is_missing(run):
+def test_the_terminal_shows_failures_and_missing_backends(run):
     console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     print_tables(run, console)
     text = console.export_text()
@@ -236,7 +236,7 @@ def test_a_report_does_not_differ_from_itself(run):
     assert "no difference" in console.export_text()
 
 
-def test_diff_tells_verdicts_drift_and_what_is_gone(run):
+def test_diff_reports_verdicts_growth_and_missing_cells(run):
     worse = deepcopy(run)
     passed = [cell for cell in worse.cells if cell.status == "pass"]
     passed[0].status = "fail"
@@ -256,7 +256,7 @@ def test_diff_tells_verdicts_drift_and_what_is_gone(run):
 
 
 def test_small_errors_may_grow(run):
-    """A ratio of 0.01 that becomes 0.05 says nothing: other examples do as much."""
+    """A ratio of 0.01 may become 0.05: other examples have the same effect."""
     small = deepcopy(run)
     small.cells[0].ratio = 0.01
     grown = deepcopy(small)
@@ -264,7 +264,7 @@ def test_small_errors_may_grow(run):
     assert diff(small, grown) == []
 
 
-def test_diff_tells_settings_versions_and_partial_runs(run):
+def test_diff_reports_settings_versions_and_partial_runs(run):
     later = other(run, seed=4, complete=False, environment={"python": "3.12", "numpy": "2.4"})
     later.backends[0].missing = "no such device"
     assert changes(run, later) == [

@@ -1,4 +1,4 @@
-"""The property `sharded` accepts a layer that is put together again, and rejects statistics of shards."""
+"""The property `sharded` accepts the step of the whole layer, and rejects statistics of single shards."""
 
 from dataclasses import replace
 
@@ -22,7 +22,7 @@ class Whole(NumPySpec):
 
 
 class Local(NumPySpec):
-    """Each half of a layer by itself, as an optimizer does that knows nothing of sharding."""
+    """Steps each half of a layer separately, as an optimizer does that does not know about sharding."""
 
     capabilities = replace(NumPySpec.capabilities, layouts=("halves",))
 
@@ -52,16 +52,16 @@ def test_a_whole_layer_conforms():
     SHARDED.check(Bench(Whole(), "float64"), case())
 
 
-def test_statistics_of_shards_do_not():
+def test_statistics_of_shards_do_not_conform():
     with pytest.raises(NonconformingError, match=r"param of layer 0 is .* its bound off"):
         SHARDED.check(Bench(Local(), "float64"), case())
 
 
-def test_it_is_asked_of_no_one_else():
+def test_only_backends_with_layouts_are_tried():
     assert not SHARDED.concerns(NumPySpec.capabilities, "float64")
 
 
-def test_a_claim_without_a_method_is_the_adapters_fault():
+def test_a_claim_without_the_method_breaks_the_protocol():
     class Nothing(NumPySpec):
         capabilities = Whole.capabilities
 

@@ -1,4 +1,4 @@
-"""The vectors: reproduced to the byte, clean, passed by the specification, and not by wrong steps."""
+"""The vectors: the generator reproduces them, the linter accepts them, the specification passes, wrong steps fail."""
 
 import hashlib
 import json
@@ -48,14 +48,14 @@ def test_the_generator_reproduces_the_files_byte_for_byte(tmp_path):
     for dtype in DTYPES:
         path = tmp_path / f"{dtype}.json"
         data = json.loads((FOLDER / path.name).read_text(encoding="utf-8"))
-        # Of the files as they are it takes nothing but the versions that vectors came with.
+        # The generator reads only the first versions of the vectors from existing files.
         path.write_text(json.dumps({"vectors": [{"id": v["id"], "since": v["since"]} for v in data["vectors"]]}))
     vectors.generate(tmp_path)
     for dtype in DTYPES:
         assert (tmp_path / f"{dtype}.json").read_bytes() == (FOLDER / f"{dtype}.json").read_bytes()
 
 
-def test_the_generator_keeps_the_version_that_a_vector_came_with(tmp_path, monkeypatch):
+def test_the_generator_keeps_the_first_version_of_a_vector(tmp_path, monkeypatch):
     module = "setadam_conformance.vectors.files"
     monkeypatch.setattr(f"{module}.DTYPES", ("float32",))
 
@@ -71,7 +71,7 @@ def test_the_generator_keeps_the_version_that_a_vector_came_with(tmp_path, monke
     assert list(since.values()) == ["0.0.9", "0.1.0"]
 
 
-def test_the_files_are_clean_small_and_many():
+def test_the_files_pass_the_linter_and_are_small_and_many():
     assert vectors.lint(FOLDER) == []
     assert len(all_vectors()) >= 320
     assert sum(path.stat().st_size for path in FOLDER.iterdir()) < 2_000_000
@@ -96,7 +96,7 @@ def test_ids_are_hashes_that_a_reader_of_the_readme_can_recompute():
 
 
 def test_stored_moments_are_exact():
-    """Against rational arithmetic, which shares nothing with mpmath; a double-double holds 106 bits."""
+    """Compared with rational arithmetic, which is independent of mpmath. A double-double holds 106 bits."""
     seen = 0
     for vector in all_vectors():
         hp = {k: Fraction(x) for k, x in vector.case.hp.items() if math.isfinite(x)}
@@ -130,7 +130,7 @@ def test_bounds_are_positive_and_never_narrowed_by_a_claim():
                 assert all(b >= a for bound in bounds.values() for a, b in zip(plain, bound, strict=True))
 
 
-def test_some_vectors_tell_the_classes_apart():
+def test_some_vectors_distinguish_the_reduction_classes():
     keys = {key for v in all_vectors() for out in v.out if out["param"] != "nan" for key in out["param"]["bound"]}
     assert {"", "any", "flush", "traced"} <= keys
 
@@ -145,7 +145,7 @@ def test_numbers_round_up_to_few_bits_and_print_short():
         assert "0p" not in short_hex(x).replace("0x0p", "") or x == 0
 
 
-def test_a_bound_is_the_largest_that_the_claims_reach():
+def test_the_selected_bound_is_the_largest_that_is_claimed():
     bounds = {"": [1.0, 5.0], "any": [2.0, 5.0], "any flush": [3.0, 7.0]}
     assert select_bound(bounds, [], 2) == [1.0, 5.0]
     assert select_bound(bounds, ["flush"], 2) == [1.0, 5.0]
@@ -157,7 +157,7 @@ def test_a_bound_is_the_largest_that_the_claims_reach():
 
 @pytest.fixture
 def few(tmp_path):
-    """A folder with the first vectors of each dtype: small, so that linting it twice costs little."""
+    """A folder with the first vectors of each dtype, small so that linting is cheap."""
     for name in ("schema.json", "withdrawn.json"):
         shutil.copy(FOLDER / name, tmp_path)
     for dtype in DTYPES:
@@ -249,10 +249,12 @@ def test_the_specification_conforms():
     assert [str(result) for result in results if not result.conforms] == []
     assert len(results) == len(all_vectors())
     worst = max(max(result.ratios.values(), default=0) for result in results)
-    assert 0.5 < worst <= 1  # a rounding of θ comes close to its bound; more would mean that it is slack
+    assert (
+        0.5 < worst <= 1
+    )  # the rounding of θ comes close to its bound; a smaller ratio would mean that the bound is too wide
 
 
-def test_options_that_a_backend_lacks_are_not_asked_for():
+def test_options_that_a_backend_lacks_are_not_tried():
     class Plain(NumPySpec):
         capabilities = replace(NumPySpec.capabilities, options=frozenset())
 
@@ -273,7 +275,7 @@ def flush(x, fmt):
 
 
 class Flushing(NumPySpec):
-    """Reads the compute dtype's subnormals as zero (float16's own are none of them), and writes none."""
+    """Reads and writes subnormals of the compute dtype as zero. float16's own subnormals are normal there."""
 
     def _step(self, param, grad, state, hp, axes):
         compute = str(state.m.dtype)
@@ -288,7 +290,7 @@ class ClaimsToFlush(Flushing):
 
 
 class InFloat32Throughout(NumPySpec):
-    """Forms the bias corrections in the compute dtype, from an array."""
+    """Forms the bias corrections in the compute dtype from an array."""
 
     def _step(self, param, grad, state, hp, axes):
         return super()._step(param, grad, state._replace(t=np.asarray(state.t, np.int64)), hp, axes)
@@ -309,8 +311,8 @@ def test_flushing_without_the_claim_is_noticed():
     assert {result.dtype for result in failed} == set(DTYPES)
 
 
-def test_sums_one_by_one_conform_under_their_claim(monkeypatch):
-    """The longest chain of additions that there is; it need not fail without the claim, at d = 129."""
+def test_sequential_sums_conform_with_their_claim(monkeypatch):
+    """The longest possible chain of additions. At d = 129 it need not fail without the claim."""
 
     class OneByOne(NumPySpec):
         capabilities = replace(NumPySpec.capabilities, reduction="any")
@@ -326,7 +328,7 @@ def test_sums_one_by_one_conform_under_their_claim(monkeypatch):
 
 
 def changed(**changes):
-    """A backend that steps with other hyperparameters than it was given."""
+    """A backend that uses other hyperparameters than the given ones."""
 
     class Changed(NumPySpec):
         def _step(self, param, grad, state, hp, axes):
@@ -351,7 +353,7 @@ def patched(name, replacement):
 
 
 def after(change):
-    """A backend whose answer is spoiled by `change(param, grad, new, state)`."""
+    """A backend whose result is changed by `change(param, grad, new, state)`."""
 
     class Spoiled(NumPySpec):
         def _step(self, param, grad, state, hp, axes):
@@ -483,11 +485,11 @@ def gamma(change):
 
 
 def scaled_update(dtype):
-    """Off by 64 roundings of the parameter's dtype at least: nothing beside θ = 1, much at θ = 0."""
+    """The update is off by at least 64 roundings of the parameter's dtype: invisible at θ = 1, large at θ = 0."""
     return changed(lr=lambda lr: lr * (1 + max(64 * FORMATS[dtype].u, 2**-20)))
 
 
-# For each flag a fault of those that its note names.
+# For each flag, a fault that its note names.
 FAULTS = {
     "first-step": patched("bias_correction", lambda original, beta, t, layer: 1.0),
     "large-t": patched("bias_correction", lambda original, beta, t, layer: original(beta, t % 65536, layer) or 1e-30),
@@ -535,7 +537,7 @@ def test_each_flag_has_a_fault():
 
 @pytest.mark.parametrize("flag", FLAGS)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_a_fault_that_a_flag_is_there_for_is_caught_by_one_of_its_vectors(flag, dtype):
+def test_a_vector_with_the_flag_catches_the_flags_fault(flag, dtype):
     if flag == "complex" and dtype not in ("float64", "float32"):
         pytest.skip("there is no complex dtype of this width")
     fault = scaled_update(dtype) if flag == "theta-zero" else FAULTS[flag]
@@ -559,21 +561,21 @@ class Raises(NumPySpec):
     [DoesNothing, Raises, after(lambda param, grad, new, state: (new * np.nan, state))],
     ids=["no-op", "always raises", "all NaN"],
 )
-def test_a_backend_that_does_not_work_at_all_fails_nearly_everywhere(backend):
+def test_a_useless_backend_fails_nearly_everywhere(backend):
     results = vectors.check(backend(), FOLDER, ["float32"])
     failed = [result for result in results if not result.conforms]
     assert len(failed) > 0.8 * len(results)
     assert all(result.problem in str(result) and result.id in str(result) for result in failed)
 
 
-def test_an_answer_beyond_all_floats_is_a_failure_too():
+def test_an_infinite_result_fails():
     huge = after(lambda param, grad, new, state: (np.full_like(new, 1e308), state))
     results = vectors.check(huge(), FOLDER, ["float64"], select=lambda vector: "all-zero" in vector.flags)
     assert results
     assert all(result.ratios["param"] > 1e300 for result in results)
 
 
-def test_a_wrong_answer_is_reported_with_its_stage_and_value():
+def test_a_wrong_result_is_reported_with_its_stage_and_value():
     (result,) = vectors.check(
         changed(lr=always(1.0))(), FOLDER, ["float32"], select=lambda vector: vector.slug == "tau-0.5"
     )

@@ -1,4 +1,4 @@
-"""examples/c: it compiles without a warning, keeps to its length, and conforms."""
+"""examples/c: it compiles without a warning, is short, and conforms."""
 
 import shutil
 import subprocess
@@ -52,7 +52,7 @@ def test_conforms_over_the_range_of_float64(program, sample_cases, judge_cases):
     assert scores["param"].judged > 2_000
 
 
-def test_sums_a_long_layer_as_it_claims(program, judge_cases, sample_cases):
+def test_sums_a_long_layer_as_claimed(program, judge_cases, sample_cases):
     case = next(sample_cases("float64", frozenset(), 1))
     rng = np.random.default_rng(3)
     x = rng.normal(size=2**16)
@@ -63,7 +63,7 @@ def test_sums_a_long_layer_as_it_claims(program, judge_cases, sample_cases):
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_a_nan_poisons_its_own_layer_alone(program, bad, dtype):
+def test_nan_affects_only_its_own_layer(program, bad, dtype):
     x = np.array([1, 2, 3], dtype)
     grad, zero = x.copy(), np.zeros(3, dtype)
     grad[1] = bad

@@ -1,4 +1,4 @@
-"""The line protocol: all bits both ways, faults told from refusals, and no process left behind."""
+"""The line protocol: exact in both directions, faults are not refusals, and no process is left behind."""
 
 import json
 import re
@@ -20,7 +20,7 @@ from setadam_conformance.protocol import OPTIONS, Adapter, Capabilities, LayerSt
 
 DOCS = Path(__file__).parents[3] / "docs/conformance.md"
 START = '{"protocol":1,"name":"echo","dtypes":["float64","float32","bfloat16","float16"]}'
-# Answers with its inputs; REPLY, where it is set, is the Python expression that answers instead.
+# Replies with its inputs, or with the Python expression REPLY if it is set.
 ECHO = """
 import json, sys, time
 def say(**reply):
@@ -156,11 +156,11 @@ def test_shapes_layouts_and_complex_arrays_survive(echo):
         assert state.m.shape == old.m.shape
 
 
-def test_no_layers_are_a_step_too(echo):
+def test_a_step_without_layers_works(echo):
     assert echo.step([], [], [], DEFAULTS, []) == ([], [])
 
 
-def test_settings_arrive_as_they_are(command):
+def test_hyperparameters_are_sent_unchanged(command):
     refuse = 'say(seq=seq, error=dict(kind="Seen", message=json.dumps(ask["hp"])))'
     odd = {"lr": 0.1, "tau": float("nan"), "eps": None, "beta1": "x", "beta2": 10**400, "cos_power": 2}
     with CommandAdapter(command(refuse)) as adapter, pytest.raises(RefusedError) as error:
@@ -172,7 +172,7 @@ def test_settings_arrive_as_they_are(command):
     }  # fmt: skip
 
 
-def test_a_refusal_is_no_fault_and_the_program_goes_on(command):
+def test_after_a_refusal_the_program_continues(command):
     reply = 'say(seq=seq, error=dict(kind="ValueError", message="lr is odd"))'
     with CommandAdapter(command(reply)) as adapter:
         for _ in range(2):
@@ -180,7 +180,7 @@ def test_a_refusal_is_no_fault_and_the_program_goes_on(command):
                 _step(adapter)
 
 
-def test_what_a_line_cannot_say_is_refused_here(echo):
+def test_what_the_protocol_cannot_express_is_refused_by_the_kit(echo):
     x = np.ones((2, 3), np.float32)
     state = LayerState(x, x, 0)
     for params, grads, states, axes in [
@@ -229,7 +229,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_fault_is_told_and_ends_the_program(command, name):
+def test_a_fault_is_reported_and_ends_the_program(command, name):
     reply, words = FAULTS[name]
     adapter = CommandAdapter(command(reply))
     with pytest.raises(ProtocolError, match=re.escape(words)) as error:
@@ -242,8 +242,8 @@ def test_a_fault_is_told_and_ends_the_program(command, name):
 
 
 @pytest.mark.parametrize("size", [3, 10**5])
-def test_no_answer_in_time(command, size):
-    """With 3 numbers the program does not answer; with 10⁵ it does not even read all of the question."""
+def test_a_late_reply_is_a_timeout(command, size):
+    """With 3 numbers the program does not reply; with 10⁵ it does not even read the whole request."""
     x = np.ones(size)
     adapter = CommandAdapter(command(text=SILENT))
     adapter.timeout = 1.0  # the start may take longer on a busy machine
@@ -271,12 +271,12 @@ STARTS = {
 
 
 @pytest.mark.parametrize("start", STARTS)
-def test_a_wrong_start_is_told(command, start):
+def test_a_wrong_start_is_reported(command, start):
     with pytest.raises(ProtocolError, match=STARTS[start]):
         CommandAdapter(command(start=start))
 
 
-def test_claims_arrive(command):
+def test_claims_are_received(command):
     start = (
         '{"protocol":1,"dtypes":["float32"],"devices":["npu"],"options":["empty"],"reduction":"any",'
         '"flushes_subnormals":true,"recomputes_moments":true,"traced_t":true,"deterministic":false,"compiles":true}'
@@ -313,14 +313,14 @@ def test_stop_ends_the_program(command):
 def test_a_program_that_does_not_stop_is_killed(command):
     adapter = CommandAdapter(command())
     adapter.timeout = 0.2
-    adapter._process.send_signal(signal.SIGSTOP)  # SIGSTOP: it reads no stop
+    adapter._process.send_signal(signal.SIGSTOP)  # a process that is stopped by SIGSTOP does not read the stop command
     adapter.close()
     assert adapter._process.returncode == -9
 
 
 def test_the_exchange_in_the_documentation(tmp_path):
-    """docs/conformance.md shows lines sent («→») and answered («←»): a program that knows just these
-    gets exactly the lines sent, and its answers are read.
+    """docs/conformance.md shows requests («→») and replies («←»): a program with just these replies gets exactly these
+    requests, and its replies are accepted.
     """
     text = DOCS.read_text(encoding="utf-8")
     sent = re.findall(r"^→ (.*)$", text, re.MULTILINE)

@@ -1,4 +1,4 @@
-"""The adapter of a foreign class: short, complete, conforming; and what the formulas as printed do."""
+"""The adapter of a foreign class is short, complete and conforming; and where the printed formulas fail."""
 
 import importlib
 import math
@@ -45,7 +45,7 @@ def test_conforms(adapter, dtype, sample_cases, judge_cases):
 
 
 def _first_step(dtype, exponent):
-    """100 normal gradients of size 10^exponent, from θ = 0 and zero moments."""
+    """100 normally distributed gradients of size 10^exponent, from θ = 0 and zero moments."""
     grad = np.random.default_rng(0).normal(size=100) * 10.0**exponent
     return Case(dtype, (fresh_layer(np.zeros(100, dtype), grad.astype(dtype)),)).with_hp(eps=1e-16)
 
@@ -61,7 +61,7 @@ def _first_step(dtype, exponent):
         ("float64", 90, False),
     ],
 )
-def test_gamma_as_printed_conforms_in_the_middle_of_the_range_alone(
+def test_gamma_as_printed_conforms_only_in_the_middle_of_the_range(
     adapter, textbook, dtype, exponent, conforms, judge_cases, monkeypatch
 ):
     case = _first_step(dtype, exponent)
@@ -70,7 +70,7 @@ def test_gamma_as_printed_conforms_in_the_middle_of_the_range_alone(
     assert judge_cases(adapter, [case])[0] == (not conforms)
 
 
-def test_gamma_as_printed_is_no_number_for_a_layer_of_zeros(adapter, textbook, judge_cases, monkeypatch):
+def test_gamma_as_printed_is_nan_for_a_layer_of_zeros(adapter, textbook, judge_cases, monkeypatch):
     case = Case("float32", (fresh_layer(np.ones(5, np.float32), np.zeros(5, np.float32)),))
     assert judge_cases(adapter, [case])[0] == 0
     monkeypatch.setattr(textbook[1], "_gamma", textbook[1].naive_gamma)
@@ -80,7 +80,7 @@ def test_gamma_as_printed_is_no_number_for_a_layer_of_zeros(adapter, textbook, j
 
 
 @pytest.mark.parametrize(("dtype", "conforms"), [("float32", True), ("float64", False)])
-def test_the_bias_correction_as_printed_does_for_float32_alone(
+def test_the_bias_correction_as_printed_conforms_only_in_float32(
     adapter, textbook, dtype, conforms, sample_cases, judge_cases, monkeypatch
 ):
     monkeypatch.setattr(textbook[1], "_one_minus_power", lambda beta, t: 1 - beta**t)
@@ -113,7 +113,7 @@ def test_the_documentation_shows_the_adapter_as_it_is():
     assert f"```python\n{(FOLDER / 'textbook_torch.py').read_text(encoding='utf-8')}```" in page
 
 
-def test_keeps_every_property_of_the_kit(adapter, verdicts):
+def test_satisfies_every_property_of_the_kit(adapter, verdicts):
     """What `run --backend textbook_torch:TextbookTorch` would say."""
     cells = verdicts(adapter, max_examples=3)
     assert {name: cell.failure or cell.reason for name, cell in cells.items() if cell.status != "pass"} == {}

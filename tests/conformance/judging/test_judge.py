@@ -1,4 +1,4 @@
-"""The comparator, on answers whose distance from the reference is known."""
+"""The comparator, on results with a known distance from the reference."""
 
 import numpy as np
 import pytest
@@ -27,20 +27,20 @@ def test_ratio_is_error_over_bound(share, conforms):
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_nothing_but_a_number_conforms(bad):
+def test_only_finite_numbers_conform(bad):
     reference = oracle.Reference(np.array([1.0, 2.0]), np.array([1e300, 1e300]), np.array([True, True]))
     score, _ = compare(reference, np.array([1.0, bad]), "float32", "float32")
     assert score.ratio == np.inf
     assert score.ulp == np.inf
 
 
-def test_unjudged_coordinates_are_counted_and_not_compared():
+def test_unjudged_coordinates_are_counted_but_not_compared():
     reference = oracle.Reference(np.array([1.0, 2.0, 3.0]), np.full(3, 1e-9), np.array([True, False, True]))
     score, _ = compare(reference, np.array([1.0, 99.0, 3.0]), "float32", "float32")
     assert (score.judged, score.not_judged, score.ratio) == (2, 1, 0.0)
 
 
-def test_scores_keep_the_worse_and_count_both():
+def test_scores_keep_the_worse_and_add_the_counts():
     score = Score(ratio=0.5, ulp=3.0, coordinate=(0,), judged=2)
     score.absorb(Score(ratio=0.7, ulp=1.0, coordinate=(1,), judged=1, not_judged=4))
     assert (score.ratio, score.ulp, score.coordinate, score.judged, score.not_judged) == (0.7, 3.0, (1,), 3, 4)
@@ -54,8 +54,8 @@ def test_ulp_of_each_format():
 
 
 @pytest.mark.parametrize("stage", ["m", "v", "param"])
-def test_a_fault_is_named_by_the_stage_in_which_it_enters(stage, spec):
-    """A fault in v is one of v: θ is judged given the v that was returned."""
+def test_a_fault_is_reported_in_the_stage_that_has_it(stage, spec):
+    """A fault in v is reported in v, because θ is judged from the returned v."""
     case = Case("float32", (one_layer(), one_layer(3)))
     answer = Bench(spec, "float32").step(case)
     broken = getattr(answer.states[1], stage) if stage != "param" else answer.params[1]

@@ -1,4 +1,4 @@
-"""The oracle against a second one, and the claims of docs/bound.md about the bound."""
+"""The oracle compared with the second one, and the claims of docs/bound.md about the bound."""
 
 from dataclasses import replace
 
@@ -21,7 +21,7 @@ SMALL = st.sampled_from([(1,), (2,), (3,), (5,), (4, 4), (17,), ()])
 
 
 def as_mp(x, wide):
-    """A number of the oracle's arithmetic, exactly."""
+    """A number of the oracle's arithmetic as an exact mpmath number."""
     if wide.dtype == object:
         return context.mpf(x)
     mantissa, exponent = np.frexp(x)  # scaled, so that the low part is not subnormal
@@ -30,7 +30,7 @@ def as_mp(x, wide):
 
 
 def disagreement(reference, exact, wide, bound):
-    """The largest difference of the oracles, in units of the bound, over judged coordinates."""
+    """The largest difference between the oracles over judged coordinates, in units of the bound."""
     judged = np.broadcast_to(reference.judged, np.shape(bound)).ravel()
     return max(
         (
@@ -45,7 +45,7 @@ def disagreement(reference, exact, wide, bound):
 @pytest.mark.parametrize("longdouble", [True, False])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_oracles_agree(dtype, longdouble):
-    """Both oracles take the same step, in every arithmetic that the first can work in."""
+    """Both oracles take the same step, in every arithmetic of the first."""
     if longdouble and np.finfo(np.longdouble).nmant < 63:
         pytest.skip("longdouble is no wider than float64 on this platform")
     wide = Arithmetic(compute_format(dtype).name, longdouble)
@@ -60,7 +60,7 @@ def test_oracles_agree(dtype, longdouble):
             assert disagreement(v, exact.v, wide, v.bound) < 0.01
             if not (np.all(m.judged) and np.all(v.judged)):
                 return
-            # θ's reference starts from returned moments: give it exact ones, as near as it can hold.
+            # θ's reference starts from the returned moments: use the exact ones, rounded to its arithmetic.
             shape = real_view(layer.param).shape
             held = [np.array([wide.number(x) for x in xs], wide.dtype).reshape(shape) for xs in (exact.m, exact.v)]
             theta = oracle.parameter(case, layer, *held, CLAIMS, _Passing(wide))
@@ -70,7 +70,7 @@ def test_oracles_agree(dtype, longdouble):
 
 
 class _Passing(Arithmetic):
-    """The same arithmetic, which also takes arrays that are in it already."""
+    """The same arithmetic, which also accepts arrays that are already in it."""
 
     def __init__(self, wide):
         self.__dict__.update(wide.__dict__)
@@ -81,7 +81,7 @@ class _Passing(Arithmetic):
 
 
 def test_axes_of_the_second_oracle_are_layers():
-    """A stacked array is stepped as its slices are."""
+    """A stacked array takes the steps of its slices."""
 
     @settings(max_examples=20)
     @given(strategies.cases(CLAIMS, "float32", shape=st.just((3, 4)), count=st.just(1)))
@@ -104,7 +104,7 @@ def test_chain_lengths():
 
 
 def test_bounds_widen_with_what_is_claimed():
-    """Each claim allows more, and none less."""
+    """A claim never makes the bound narrower."""
 
     @settings(max_examples=30)
     @given(strategies.cases(CLAIMS, "float32", shape=st.sampled_from([(3,), (300,)]), count=st.just(1)))
@@ -129,7 +129,7 @@ def test_bounds_widen_with_what_is_claimed():
 
 
 @pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.heavy)])
-def test_bound_is_neither_false_nor_slack(dtype, spec, verdicts):
+def test_bound_is_valid_and_not_too_wide(dtype, spec, verdicts):
     """docs/bound.md, "What the tests check": the specification over the whole default profile."""
     cells = verdicts(spec, dtype, profile="default")
     assert {cell.status for cell in cells.values()} == {"pass"}

@@ -1,4 +1,4 @@
-"""Backends that break everything but arithmetic: each is told what it did, and none brings the kit down."""
+"""Backends that break everything except arithmetic. The report says what each did, and none crashes the kit."""
 
 import sys
 
@@ -62,7 +62,7 @@ def writes(self, params, *rest):
         (adapter(step=writes), "inputs-are-not-written", "fail", "a parameter was written"),
     ],
 )  # fmt: skip
-def test_what_it_did_is_said(verdicts, hostile, prop, status, said):
+def test_the_report_says_what_the_backend_did(verdicts, hostile, prop, status, said):
     cell = verdicts(hostile, properties=(prop,))[prop]
     assert cell.status == status
     assert said in (cell.failure.message if cell.failure else cell.reason)
@@ -81,14 +81,14 @@ def test_what_it_did_is_said(verdicts, hostile, prop, status, said):
         ({"capabilities": Capabilities(dtypes=("float32",), reloads=("pickle",))}, "no method reload"),
     ],
 )
-def test_claims_that_there_are_not(changes, said):
+def test_unknown_claims_are_refused(changes, said):
     made = adapter()
     vars(made).update(changes)
     with pytest.raises(ProtocolError, match=said):
         checked(made, "hostile")
 
 
-def test_what_is_no_adapter_names_what_it_lacks():
+def test_missing_attributes_of_an_adapter_are_named():
     with pytest.raises(ProtocolError, match="has no capabilities, from_numpy, to_numpy, step"):
         checked(type("Empty", (), {"name": "empty", "framework": "x"})(), "empty")
 
@@ -125,13 +125,13 @@ def sources(tmp_path, monkeypatch):
     return {name: Source(name, name, f"hostile_in_workers:{name}") for name in ("Hangs", "Dies", "Talks", "breaks")}
 
 
-def test_a_constructor_that_breaks_is_no_missing_backend(sources):
+def test_a_constructor_that_raises_is_not_a_missing_backend(sources):
     with pytest.raises(ProtocolError, match="raised ZeroDivisionError"):
         sources["breaks"].make("cpu")
 
 
-def test_a_backend_that_hangs_or_dies_ends_alone(sources, capfd):
-    """Each ends its worker process; the third runs to its end, and what it prints is not on stdout."""
+def test_a_backend_that_hangs_or_crashes_ends_only_itself(sources, capfd):
+    """Two of them end their worker process. The third one finishes, and what it prints is not on stdout."""
     asked = [sources[name] for name in ("Hangs", "Dies", "Talks")]
     with Workers(2, patience=1) as workers:
         claims = workers.claims(asked, "cpu")

@@ -1,4 +1,4 @@
-"""The runner: what it makes of backends that conform, that do not, and that cannot be judged."""
+"""The runner, with backends that conform, that do not conform, and that cannot be judged."""
 
 from collections import deque
 from dataclasses import replace
@@ -17,7 +17,7 @@ from setadam_conformance.running.workers import Workers, _choose
 
 
 class Answering(NumPySpec):
-    """The specification, with its answer changed on the way out."""
+    """The specification with a changed result."""
 
     name = "answering"
 
@@ -37,17 +37,17 @@ def test_specification_conforms(spec, verdicts, dtype):
     assert all(cell.examples >= cell.minimum for cell in cells.values())
 
 
-def test_every_property_says_why():
+def test_every_property_has_an_explanation():
     for prop in PROPERTIES.values():
         assert len(prop.explanation) > 80, prop.name
 
 
-def test_an_adapter_keeps_the_protocol(spec):
+def test_an_adapter_satisfies_the_protocol(spec):
     assert isinstance(spec, Adapter)
 
 
 def test_failure_is_shrunk_and_replays(verdicts):
-    """The smallest example of a step off by a thousandth: one layer of one coordinate."""
+    """The smallest example of an error of a thousandth is one layer of one coordinate."""
 
     def off(params, states):
         return [p * np.float32(1.001) for p in params], states
@@ -88,14 +88,14 @@ def test_raising_is_a_failure_of_the_backend(verdicts):
     assert cells["all-zero-layer"].status == "fail"
 
 
-def test_a_backend_that_refuses_nothing_fails_the_negative_properties(verdicts):
+def test_a_backend_that_refuses_nothing_fails_the_properties_of_errors(verdicts):
     adapter = NumPySpec()
     adapter.step = lambda params, grads, states, hp, axes: (params, [s._replace(t=s.t + 1) for s in states])
     cells = verdicts(adapter, properties=("hyperparameter-errors", "shape-errors", "nothing-is-half-updated"))
     assert {cell.status for cell in cells.values()} == {"fail"}
 
 
-def test_randomness_is_found_out(verdicts):
+def test_randomness_is_detected(verdicts):
     rng = np.random.default_rng(0)
 
     def shake(params, states):
@@ -105,7 +105,7 @@ def test_randomness_is_found_out(verdicts):
     assert verdicts(Answering(shake), properties=("one-step",))["one-step"].status == "fail"
 
 
-def test_broken_protocol_is_no_verdict(verdicts):
+def test_a_broken_protocol_gives_no_verdict(verdicts):
     cell = verdicts(Answering(lambda p, s: (p[:0], s)), properties=("one-step",))["one-step"]
     assert cell.status == "error"
     assert "returned 0 layers" in cell.reason
@@ -118,8 +118,8 @@ def test_broken_protocol_is_no_verdict(verdicts):
     assert verdicts(adapter, properties=("one-step",))["one-step"].status == "error"
 
 
-def test_options_that_are_not_claimed_are_not_asked_for(verdicts):
-    """A minimal backend is judged on what it has."""
+def test_options_that_are_not_claimed_are_not_tried(verdicts):
+    """A minimal backend is judged only on what it claims."""
 
     class Minimal(NumPySpec):
         name = "minimal"
@@ -140,7 +140,7 @@ def test_options_that_are_not_claimed_are_not_asked_for(verdicts):
     assert "weight-decay" not in cells
 
 
-def test_same_seed_same_run_and_shards_differ(spec, verdicts):
+def test_the_same_seed_gives_the_same_run_and_shards_differ(spec, verdicts):
     def ratios(**options):
         return {name: cell.ratio for name, cell in verdicts(spec, properties=("one-step",), **options).items()}
 
@@ -163,7 +163,7 @@ def test_shards_share_the_examples(spec):
 
 
 def _planned(profile, **claims):
-    """Of a backend that claims all dtypes: the dtypes of each property, and the cells."""
+    """For a backend that claims all dtypes: the dtypes of each property, and the cells."""
     source = Source("mine:path", "mine", "none:none")
     asked = Capabilities(dtypes=("float64", "float32", "bfloat16", "float16"), **claims)
     cells = plan({source: asked}, profile=PROFILES[profile])
@@ -192,8 +192,8 @@ def test_the_quick_profile_tries_a_property_in_float32_and_a_16_bit_format():
     assert all(len(everything[x.name]) == len(x.dtypes) for x in others)
 
 
-def test_the_quick_profile_tries_a_slow_compiler_at_the_defaults_alone():
-    """So that it needs one graph; what is about other settings is left to the default profile."""
+def test_the_quick_profile_tries_a_slow_compiler_only_at_the_defaults():
+    """So it needs one graph. Properties of other hyperparameters are left to the default profile."""
     found, cells = _planned("quick", compiles=True, cost=20)
     assert "one-step" in found
     assert "weight-decay" not in found
@@ -209,8 +209,8 @@ def test_the_quick_profile_tries_a_slow_compiler_at_the_defaults_alone():
     assert len(graphs) == 1
 
 
-def test_a_slow_compiler_has_one_worker_and_is_begun_first():
-    """Cells of one framework are shared between lanes, but not those whose graphs a second would make again."""
+def test_a_slow_compiler_has_one_worker_and_starts_first():
+    """Lanes share the cells of a framework, but not those of a slow compiler: a second one would compile them again."""
 
     class Lane:
         def __init__(self, current="", loaded=()):
@@ -227,7 +227,7 @@ def test_a_slow_compiler_has_one_worker_and_is_begun_first():
     assert _choose(Lane("mine", {"mine"}), {"mine": queues["mine"]}, {"mine"}, {}, True) == "mine"
 
 
-def test_processes_find_what_one_process_finds():
+def test_several_processes_find_what_one_process_finds():
     (source,) = select(["spec:numpy"])
     names = ("one-step", "sign", "maximize")
     cells = plan(

@@ -36,7 +36,7 @@ def test_every_fault_of_the_kit_is_noticed(result):
     assert result.unnoticed == []
 
 
-def test_tables_name_everything(result):
+def test_the_tables_have_every_name(result):
     text = markdown(result)
     for name in (*FAULTS, *VARIANTS, *KIT_FAULTS):
         assert f"| {name} |" in text
@@ -56,7 +56,7 @@ def test_the_documented_tables_are_of_these_faults_and_variants():
     assert "100000 sampled layers" in text
 
 
-def test_a_survivor_an_accused_and_a_failing_kit_are_not_sound():
+def test_survivors_rejected_variants_and_a_failing_kit_are_not_sound():
     rejected: dict[str, dict[str, dict[str, float]]] = {"a": {"float32": {"one-step": 1.0}}}
     assert not SelftestResult("quick").sound
     survived = SelftestResult("quick", faults={"a": {"float32": {}}})

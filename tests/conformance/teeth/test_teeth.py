@@ -1,7 +1,4 @@
-"""The kit's teeth: faults are rejected, correct variants are not, and faults of the kit are noticed.
-
-`setadam-conformance selftest` runs them all and is run by `test_selftest.py`; here are its parts.
-"""
+"""The parts of the self-test: faults, correct variants, and faults of the kit. `test_selftest.py` runs all of them."""
 
 import numpy as np
 import pytest
@@ -52,7 +49,7 @@ def test_rows_and_back(axes):
 
 
 def test_examples_are_those_of_the_runner(verdicts):
-    """A fault is shown what the profile shows a backend: same number of examples, same worst ratio."""
+    """A fault gets the same examples as a backend."""
     for name in ("one-step", "scale-free", "sign"):
         (cell,) = (c for c in cells("quick", "float32") if c.property == name)
         ran = verdicts(Reference(), properties=(name,))[name]
@@ -77,7 +74,7 @@ def test_the_runner_rejects_what_the_selftest_says(name, verdicts):
 
 
 @pytest.mark.parametrize("dtype", ALL_DTYPES)
-def test_no_sampled_layer_accuses_a_variant(dtype):
+def test_no_sampled_layer_rejects_a_variant(dtype):
     for name, variant in VARIANTS.items():
         ratio, beyond = worst(variant.adapter(), dtype, 200, seed=3)
         assert not beyond, (name, ratio)
