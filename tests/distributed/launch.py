@@ -83,7 +83,7 @@ def _main(rank, world, folder, checks):
         init_method=f"file://{folder}/rendezvous",
         rank=rank,
         world_size=world,
-        timeout=timedelta(seconds=100)  # a busy machine may leave a process without its turn for long,
+        timeout=timedelta(seconds=100),  # a busy machine may leave a process without its turn for long,
     )
     with (folder / f"report{rank}").open("w") as report:
         for check in checks:
