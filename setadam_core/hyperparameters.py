@@ -39,7 +39,7 @@ class Hyperparameters:
     Parameters
     ----------
     lr : stepsize η ≥ 0, in units of the parameter.
-    beta1, beta2 : decay rates β1, β2 in [0, 1) of the first and second moment.
+    beta1, beta2 : decay rates β₁, β₂ in [0, 1) of the first and second moment.
     eps : ε > 0, in units of the gradient squared: it is added *under* the square root, so the
         denominator is never below (1-τ)√ε. Adam's ``eps=1e-4`` is SET-Adam's ``eps=1e-8``.
         ε = 0 is not allowed: a coordinate that has had no gradient would get 0/0.

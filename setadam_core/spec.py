@@ -2,12 +2,12 @@
 
 Adam, with three operations on the second moment before it divides the update, layer by layer:
 
-    m_t = β1 m_{t-1} + (1-β1) g_t                     first moment
-    v_t = β2 v_{t-1} + (1-β2) g_t²                    second moment, stored as is
-    γ_t = cos²∠(v_t, 1) = (Σ v_t)² / (d Σ v_t²)       S  down-scaling
-    w_t = √(γ_t v_t / (1-β2ᵗ) + ε)                    E  ε-embedding
-    w̃_t = w_t - τ min(w_t)                            T  down-translating
-    θ_t = θ_{t-1} - η/(1-β1ᵗ) m_t / w̃_t               update
+    mₜ = β₁ mₜ₋₁ + (1-β₁) gₜ                       first moment
+    vₜ = β₂ vₜ₋₁ + (1-β₂) gₜ²                      second moment, stored as is
+    γₜ = cos²∠(vₜ, 1) = (Σ vₜ)² / (d Σ vₜ²)        S  down-scaling
+    wₜ = √(γₜ vₜ / (1-β₂ᵗ) + ε)                    E  ε-embedding
+    w̃ₜ = wₜ - τ min(wₜ)                            T  down-translating
+    θₜ = θₜ₋₁ - η/(1-β₁ᵗ) mₜ / w̃ₜ                  update
 
 `trace` is that list in code, each line a function of this file. With S and T off (`cos_power=0,
 tau=0`) it is Adam with ε under the root. Arrays of any Array-API namespace; nothing is written.
@@ -48,12 +48,12 @@ class Trace(NamedTuple):
     w_min: Array
     w_shifted: Array  # w̃
     update: Array  # what is taken off θ
-    param: Array  # θ_t, in the parameter's own dtype
+    param: Array  # θₜ, in the parameter's own dtype
     t: Any
 
     @property
     def stepsize(self) -> Array:
-        """1 / w̃, the adaptive stepsize of the paper's figures: η/(1-β1ᵗ) is not in it."""
+        """1 / w̃, the adaptive stepsize of the paper's figures: η/(1-β₁ᵗ) is not in it."""
         return 1 / self.w_shifted
 
 

@@ -35,9 +35,9 @@ S2 = tl.constexpr(2)
 LOW = tl.constexpr(3)
 
 # Rows of what the update of a layer needs.
-SCALE = tl.constexpr(0)  # γ / (1 - β2ᵗ)
+SCALE = tl.constexpr(0)  # γ / (1 - β₂ᵗ)
 SHIFT = tl.constexpr(1)  # τ min w
-RATE = tl.constexpr(2)  # η / (1 - β1ᵗ)
+RATE = tl.constexpr(2)  # η / (1 - β₁ᵗ)
 SHRINK = tl.constexpr(3)  # 1 - ηλ, decoupled weight decay
 
 INFINITY = tl.constexpr(float("inf"))
