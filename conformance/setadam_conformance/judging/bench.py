@@ -59,10 +59,12 @@ class Bench:
             raise NonconformingError(f"raised {type(error).__name__}: {error}", case) from error
 
     def read(self, x: Any, adapter: Adapter | None = None) -> NumPyArray:
-        """A native array as NumPy. ProtocolError if the adapter cannot convert it."""
+        """A copy of a native array as NumPy: a backend may use its buffers again. ProtocolError if the adapter cannot
+        convert it.
+        """
         adapter = adapter or self.adapter
         try:
-            return np.asarray(adapter.to_numpy(x))
+            return np.array(adapter.to_numpy(x), copy=True)
         except ProtocolError:
             raise
         except Exception as error:
@@ -97,14 +99,17 @@ class Bench:
                 self.fail(f"{message} (array {i}: {x.ravel()[:4]} and {y.ravel()[:4]})", case)
 
     def refuses(self, case: Case, what: str) -> None:
-        """Fail unless the backend raises on this case and leaves its inputs unchanged."""
+        """Fail unless the backend raises on this case and leaves parameters, gradients and moments unchanged."""
         given = native(self.adapter, case)
-        before = [self.read(x).copy() for x in (*given[0], *given[1])]
+        params, grads, states = given
+        inputs = {"θ": params, "g": grads, "m": [s.m for s in states], "v": [s.v for s in states]}
+        before = {name: [self.read(x) for x in arrays] for name, arrays in inputs.items()}
         try:
             self.call(case, given)
         except NonconformingError:
-            after = [self.read(x) for x in (*given[0], *given[1])]
-            self.same_bits(before, after, f"{what} was refused, but an input had already been changed", case)
+            for name, arrays in inputs.items():
+                after = [self.read(x) for x in arrays]
+                self.same_bits(before[name], after, f"{what} was refused, but {name} had already been changed", case)
             return
         self.fail(f"{what} was accepted", case)
 

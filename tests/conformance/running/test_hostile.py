@@ -2,6 +2,7 @@
 
 import sys
 
+import numpy as np
 import pytest
 
 from setadam_conformance.adapters.spec import NumPySpec
@@ -147,3 +148,45 @@ def test_a_backend_that_hangs_or_crashes_ends_only_itself(sources, capfd):
     assert out == ""
     assert "a word" in err
     assert "Timeout" in err  # and where it hung
+
+
+def in_one_buffer(flips=False):
+    """An adapter that returns its results in buffers that it uses again, and that `to_numpy` does not copy."""
+    buffers, calls = {}, []
+
+    def kept(key, x):
+        x = np.asarray(x)
+        buffer = buffers.setdefault((*key, x.shape, str(x.dtype)), np.empty_like(x))
+        buffer[...] = x
+        return buffer
+
+    def step(self, *args):
+        params, states = NumPySpec.step(self, *args)
+        calls.append(1)
+        states = [
+            s._replace(
+                m=kept((i, "m"), s.m), v=kept((i, "v"), np.nextafter(s.v, np.inf) if flips * len(calls) % 2 else s.v)
+            )
+            for i, s in enumerate(states)
+        ]
+        return [kept((i, "param"), p) for i, p in enumerate(params)], states
+
+    return adapter(step=step)
+
+
+@pytest.mark.parametrize(("flips", "status"), [(False, "pass"), (True, "fail")])
+def test_results_are_copied_before_the_next_step(verdicts, flips, status):
+    for name in ("determinism", "layers-are-independent"):
+        assert verdicts(in_one_buffer(flips), properties=(name,))[name].status == status
+
+
+@pytest.mark.parametrize("field", ["m", "v"])
+def test_a_state_written_before_a_refusal_is_seen(verdicts, field):
+    def step(self, params, grads, states, *rest):
+        for state in states:
+            getattr(state, field)[...] += 1
+        return NumPySpec.step(self, params, grads, states, *rest)
+
+    cell = verdicts(adapter(step=step), properties=("hyperparameter-errors",))["hyperparameter-errors"]
+    assert cell.status == "fail"
+    assert f"{field} had already been changed" in cell.failure.message
