@@ -4,6 +4,10 @@ A step makes two passes over a layer. `_moments` reads g, m, v and writes m, v. 
 otherwise `_sums` does that, chunk by chunk, while v is in the first-level cache. `_descend` reads m, v, θ and writes θ.
 Everything is in one file because Numba's cache on disk only detects changes in the file of the cached function.
 
+Threads share a step through `run`: they take its tasks in turn. Helper threads wait in `serve`, without the GIL, and
+`run_together` hands them a step in about a microsecond, where waking a Python thread takes longer than a layer of a
+million coordinates. `setadam_numpy._threads` starts and ends them.
+
 Arrays are passed as addresses, since a typed list of thousands of arrays costs more than their step. Minimum and
 maximum are taken of the bits: for v ≥ 0, unsigned bits have the order of the numbers, with NaN above ∞, so both are
 integer instructions and no NaN is lost. The compiler flags are `contract` (FMA) and, for the sums, `reassoc` (vector
@@ -17,8 +21,8 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from llvmlite.binding import get_host_cpu_features
-from numba import carray, njit, types
+from llvmlite.binding import address_of_symbol, get_host_cpu_features
+from numba import carray, cfunc, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
@@ -38,7 +42,7 @@ THETA, GRAD, M, V = 0, 1, 2, 3
 # Indices in the vector of coefficients in the compute dtype, each rounded once from double …
 BETA1, ONE_MINUS_BETA1, BETA2, ONE_MINUS_BETA2, EPS, SIGN, COUPLED_DECAY, KEEP = range(8)
 # … and in the vector of coefficients in double, from which those of each layer are computed.
-LR, LOG_BETA1, LOG_BETA2, TAU, EPSILON, COS_POWER, INSIDE = range(7)
+LR, LOG_BETA1, LOG_BETA2, TAU, EPSILON, COS_POWER, INSIDE_ROOT = range(7)
 
 # x86 processors from before 2013 lack float16 conversions, and the compiler would call a function that does not exist.
 HAS_FLOAT16 = platform.machine().lower() not in ("x86_64", "amd64") or get_host_cpu_features().get("f16c", False)
@@ -79,6 +83,47 @@ def _fetch_add(typing: Any, counters: Any, index: Any, value: Any) -> Any:
         return builder.atomic_rmw("add", place, args[2], "seq_cst")
 
     return types.int64(counters, types.int64, types.int64), generate
+
+
+@intrinsic
+def _exchange(typing: Any, counters: Any, index: Any, value: Any) -> Any:
+    """counters[index] = value, atomically; returns the value before."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        array = context.make_array(signature.args[0])(context, builder, args[0])
+        place = cgutils.get_item_pointer(context, builder, signature.args[0], array, [args[1]])
+        return builder.atomic_rmw("xchg", place, args[2], "seq_cst")
+
+    return types.int64(counters, types.int64, types.int64), generate
+
+
+@intrinsic
+def _pause(typing: Any) -> Any:
+    """Tell the processor that this thread polls, so that it saves power and lets the core's other thread run."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        machine, hint = platform.machine().lower(), ir.IntType(32)
+        if machine in ("x86_64", "amd64"):
+            kind = ir.FunctionType(ir.VoidType(), [])
+            builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.sse2.pause"), [])
+        elif machine in ("aarch64", "arm64"):
+            kind = ir.FunctionType(ir.VoidType(), [hint])
+            builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.aarch64.hint"), [hint(1)])
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+@intrinsic
+def _enter(typing: Any, function: Any, argument: Any) -> Any:
+    """``function(argument)`` in C, given two addresses."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kind = ir.FunctionType(ir.VoidType(), [args[1].type])
+        builder.call(builder.inttoptr(args[0], kind.as_pointer()), [args[1]])
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.intp), generate
 
 
 @intrinsic
@@ -306,7 +351,7 @@ def _block_descend(
     theta = _array(stored, table, sizes, THETA, layer)
     m, v = _array(c[0], table, sizes, M, layer), _array(c[0], table, sizes, V, layer)
     start, stop = block * BLOCK, min(sizes[layer], (block + 1) * BLOCK)
-    scale, inside = gamma / _bias_correction(d[LOG_BETA2], t), d[INSIDE] != 0
+    scale, inside = gamma / _bias_correction(d[LOG_BETA2], t), d[INSIDE_ROOT] != 0
     least = math.sqrt(scale * low + d[EPSILON]) if inside else math.sqrt(scale * low) + d[EPSILON]
     shift, rate = d[TAU] * least, d[LR] / _bias_correction(d[LOG_BETA1], t)
     numbers = _round(scale, c[0]), _round(shift, c[0]), _round(rate, c[0])
@@ -403,3 +448,161 @@ def count_up(addresses: Any, counts: Any) -> None:
         count = carray(pointer(addresses[i], counts[0]), 1)
         count[0] += 1.0
         counts[i] = count[0]
+
+
+# Helper threads. All that they share is a board of 64-bit integers; its indices:
+EPOCH = 0  # counts steps that were handed out
+OPEN = 8  # the epoch of the step that helpers may enter, or 0
+INSIDE = 16  # helpers that are in it, or about to find it closed
+SLEEPING = 24  # helpers that must be woken
+BUSY = 32  # 1 while a thread hands out a step: another thread that steps at the same time does so alone
+WANTED, ENTRY, DISMISSED = 40, 41, 42  # how many helpers may enter; the address of `entry`; 1 at the end
+JOB = 48  # the addresses and sizes of the step's arrays
+JOB_WORDS = 14
+MUTEX, CONDITION = 64, 80  # of the C library, with room for those of all platforms
+BOARD = 96  # words; what threads write is in cache lines of its own
+SPINS = 1000  # polls, some tens of microseconds, before a helper goes to sleep
+
+_init_mutex = types.ExternalFunction("pthread_mutex_init", types.int32(types.intp, types.intp))
+_init_condition = types.ExternalFunction("pthread_cond_init", types.int32(types.intp, types.intp))
+_lock = types.ExternalFunction("pthread_mutex_lock", types.int32(types.intp))
+_unlock = types.ExternalFunction("pthread_mutex_unlock", types.int32(types.intp))
+_wait = types.ExternalFunction("pthread_cond_wait", types.int32(types.intp, types.intp))
+_wake_all = types.ExternalFunction("pthread_cond_broadcast", types.int32(types.intp))
+
+
+def has_helpers() -> bool:
+    """Whether the C library of this process has what helpers wait with."""
+    names = ("mutex_init", "cond_init", "mutex_lock", "mutex_unlock", "cond_wait", "cond_broadcast")
+    return sys.platform != "win32" and all(address_of_symbol(f"pthread_{name}") for name in names)
+
+
+@njit(**_INNER)
+def _read(board: Any, index: Any) -> Any:
+    return _fetch_add(board, index, 0)
+
+
+@njit(**_INNER)
+def _wake(board: Any) -> None:
+    """Under the mutex: a helper either sees the new epoch before it sleeps, or is woken."""
+    mutex, condition = board.ctypes.data + 8 * MUTEX, board.ctypes.data + 8 * CONDITION
+    _lock(mutex)
+    _wake_all(condition)
+    _unlock(mutex)
+
+
+@cached(nogil=True)
+def prepare(board: Any) -> None:
+    """Make a board of zeros ready for helpers."""
+    _init_mutex(board.ctypes.data + 8 * MUTEX, 0)
+    _init_condition(board.ctypes.data + 8 * CONDITION, 0)
+
+
+@cached(nogil=True)
+def dismiss(board: Any) -> None:
+    """Make all helpers return from `serve`."""
+    _exchange(board, DISMISSED, 1)
+    _fetch_add(board, EPOCH, 1)
+    _wake(board)
+
+
+@cached(nogil=True)
+def serve(board: Any, index: Any) -> None:
+    """What a helper does: it enters the steps that are handed out, polls for the next one for a while, then sleeps."""
+    mutex, condition = board.ctypes.data + 8 * MUTEX, board.ctypes.data + 8 * CONDITION
+    seen, spins = 0, 0
+    while _read(board, DISMISSED) == 0:
+        epoch = _read(board, EPOCH)
+        if epoch != seen:
+            seen, spins = epoch, 0
+            if index < _read(board, WANTED):
+                _fetch_add(board, INSIDE, 1)
+                if _read(board, OPEN) == epoch:  # from now on the step waits for this helper, so its arrays stay
+                    _enter(board[ENTRY], board.ctypes.data + 8 * JOB)
+                _fetch_add(board, INSIDE, -1)
+        elif spins < SPINS:
+            spins += 1
+            _pause()
+        else:
+            _lock(mutex)
+            _fetch_add(board, SLEEPING, 1)
+            while _read(board, EPOCH) == seen:
+                _wait(condition, mutex)
+            _fetch_add(board, SLEEPING, -1)
+            _unlock(mutex)
+            spins = 0
+
+
+@cached(nogil=True)
+def run_together(
+    board: Any,
+    entered: Any,
+    helpers: Any,
+    wakes: Any,
+    stored: Any,
+    tasks: Any,
+    progress: Any,
+    table: Any,
+    sizes: Any,
+    first: Any,
+    parts: Any,
+    ts: Any,
+    gammas: Any,
+    lows: Any,
+    c: Any,
+    d: Any,
+) -> None:
+    """`run` by this thread and the first helpers that serve the board; wakes those that sleep only if ``wakes``.
+
+    entered: the address of the `entry` of stored's dtype. When this returns, no helper is in the step any more.
+    """
+    if _exchange(board, BUSY, 1) != 0:
+        run(stored, tasks, progress, table, sizes, first, parts, ts, gammas, lows, c, d)
+        return
+    board[JOB], board[JOB + 1], board[JOB + 2] = tasks.shape[0], sizes.size, parts.shape[0]
+    board[JOB + 3], board[JOB + 4] = tasks.ctypes.data, progress.ctypes.data
+    board[JOB + 5], board[JOB + 6], board[JOB + 7] = table.ctypes.data, sizes.ctypes.data, first.ctypes.data
+    board[JOB + 8], board[JOB + 9] = parts.ctypes.data, ts.ctypes.data
+    board[JOB + 10], board[JOB + 11] = gammas.ctypes.data, lows.ctypes.data
+    board[JOB + 12], board[JOB + 13] = c.ctypes.data, d.ctypes.data
+    board[ENTRY] = entered
+    _exchange(board, WANTED, helpers)
+    epoch = _read(board, EPOCH) + 1
+    _exchange(board, OPEN, epoch)
+    _exchange(board, EPOCH, epoch)
+    if wakes and _read(board, SLEEPING) > 0:
+        _wake(board)
+    run(stored, tasks, progress, table, sizes, first, parts, ts, gammas, lows, c, d)
+    _exchange(board, OPEN, 0)
+    while _read(board, INSIDE) > 0:
+        _give_way()
+    _exchange(board, BUSY, 0)
+
+
+def entry(stored: Any) -> Any:
+    """A C function that runs the step at an address, as `run_together` writes it, for θ and g of stored's dtype."""
+    computed = stored if stored.dtype == np.float64 else np.float32(0)
+
+    def enter(address: Any) -> None:
+        job, i, f = carray(pointer(address, np.int64(0)), JOB_WORDS), np.int64(0), np.float64(0)
+        layers = job[1]
+        run(
+            stored,
+            carray(pointer(job[3], i), (job[0], 3)),
+            carray(pointer(job[4], i), OF_LAYERS + layers),
+            carray(pointer(job[5], i), (4, layers)),
+            carray(pointer(job[6], i), layers),
+            carray(pointer(job[7], i), layers + 1),
+            carray(pointer(job[8], f), (job[2], 4)),
+            carray(pointer(job[9], f), layers),
+            carray(pointer(job[10], f), layers),
+            carray(pointer(job[11], f), layers),
+            carray(pointer(job[12], computed), KEEP + 1),
+            carray(pointer(job[13], f), INSIDE_ROOT + 1),
+        )
+
+    signature = types.void(types.intp)
+    try:
+        return cfunc(signature, cache=True, error_model="numpy")(enter)
+    except RuntimeError:  # as in `cached`
+        return cfunc(signature, error_model="numpy")(enter)

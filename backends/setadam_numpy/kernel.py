@@ -22,7 +22,7 @@ import numpy.typing as npt
 from setadam_core import Hyperparameters
 from setadam_core.layers import COMPUTE_DTYPE, check_layer_axes
 from setadam_core.parts import Parts
-from setadam_numpy import _threads
+from setadam_numpy import _team, _threads
 
 Array = Any  # of whatever dtype holds the bits
 Integers = npt.NDArray[np.int64]
@@ -108,10 +108,10 @@ def step_layers(
 
 def step(layers: Layers, ts: Any, hp: Hyperparameters, *, threads: int | None = None) -> None:
     """One step of all layers, in place. ts: the count of this step, a number for each layer, or one for all."""
-    tasks, first = _plan(layers.sizes.tobytes(), "step")
+    plan = _plan(layers.sizes.tobytes(), "step")
     each = np.empty((3, len(layers.sizes)))
     each[0] = ts
-    _run(layers, tasks, first, np.empty((first[-1], 4)), each, hp, 0, threads)
+    _run(layers, plan, np.empty((plan.first[-1], 4)), each, hp, 0, threads)
 
 
 def moments(layers: Layers, hp: Hyperparameters, *, threads: int | None = None) -> Parts:
@@ -121,21 +121,21 @@ def moments(layers: Layers, hp: Hyperparameters, *, threads: int | None = None) 
     -------
     Parts : of what is here of each layer, float64 arrays of shape (layers,).
     """
-    tasks, first = _plan(layers.sizes.tobytes(), "moments")
-    parts = np.empty((first[-1], 4))
+    plan = _plan(layers.sizes.tobytes(), "moments")
+    parts = np.empty((plan.first[-1], 4))
     unused = np.empty((3, len(layers.sizes)))
-    _run(layers, tasks, first, parts, unused, hp, 0, threads)
-    return Parts(*parts[first[:-1]].T)
+    _run(layers, plan, parts, unused, hp, 0, threads)
+    return Parts(*parts[plan.first[:-1]].T)
 
 
 def descend(
     layers: Layers, ts: Any, hp: Hyperparameters, gammas: Floats, lows: Floats, *, threads: int | None = None
 ) -> None:
     """The second pass: update θ in place, given γ and min v of each whole layer, after `moments`. No g is read."""
-    tasks, first = _plan(layers.sizes.tobytes(), "descend")
+    plan = _plan(layers.sizes.tobytes(), "descend")
     each = np.empty((3, len(layers.sizes)))
     each[0], each[1], each[2] = ts, gammas, lows
-    _run(layers, tasks, first, np.empty((0, 4)), each, hp, 1 << 62, threads)
+    _run(layers, plan, np.empty((0, 4)), each, hp, 1 << 62, threads)
 
 
 def count_up(addresses: Integers) -> Floats:
@@ -147,27 +147,33 @@ def count_up(addresses: Integers) -> Floats:
     return counts
 
 
+class _Plan(NamedTuple):
+    """How threads share the step of layers of some sizes."""
+
+    tasks: Integers  # of `_compiled.run`
+    first: Integers  # each layer's first block
+    coordinates: int
+
+
 def _run(
-    layers: Layers,
-    tasks: Integers,
-    first: Integers,
-    parts: Floats,
-    each: Floats,
-    hp: Hyperparameters,
-    done: int,
-    threads: int | None,
+    layers: Layers, plan: _Plan, parts: Floats, each: Floats, hp: Hyperparameters, done: int, threads: int | None
 ) -> None:
     """Let threads do the tasks. each: the rows t, γ, min v; done: as how many blocks of a layer count as done."""
     from setadam_numpy._compiled import OF_LAYERS, run
 
     progress = np.full(OF_LAYERS + len(layers.sizes), done)
     progress[:OF_LAYERS] = 0
-    c, d = _coefficients(hp, COMPUTE_DTYPE[layers.dtype])
-    threads = min(threads or _threads.available(), len(tasks))
-    if threads > 1:
+    stored, coefficients = _STORED[layers.dtype], _coefficients(hp, COMPUTE_DTYPE[layers.dtype])
+    table, sizes = np.ascontiguousarray(layers.table), np.ascontiguousarray(layers.sizes)
+    arrays = (plan.tasks, progress, table, sizes, plan.first, parts, *each, *coefficients)
+    threads = min(threads or _threads.available(), len(plan.tasks))
+    if threads < 2:
+        run(stored, *arrays)
+    elif _team.exists():
+        _team.run(threads, plan.coordinates, stored, *arrays)
+    else:
         _compile(layers.dtype)
-    stored = _STORED[layers.dtype]
-    _threads.together(threads, run, stored, tasks, progress, layers.table, layers.sizes, first, parts, *each, c, d)
+        _threads.together(threads, run, stored, *arrays)
 
 
 @lru_cache
@@ -188,8 +194,8 @@ def _coefficients(hp: Hyperparameters, dtype: str) -> tuple[Array, Floats]:
 
 
 @lru_cache(maxsize=32)
-def _plan(sizes: bytes, passes: str) -> tuple[Integers, Integers]:
-    """The tasks of `_compiled.run` for layers of these sizes, and each layer's first block.
+def _plan(sizes: bytes, passes: str) -> _Plan:
+    """The tasks for layers of these sizes, and each layer's first block.
 
     A large layer: the moments of its blocks, then its descent (from the front: memory is read faster that
     way than the cache's last blocks give back). Small layers: whole, so many at a time that taking a task
@@ -213,4 +219,4 @@ def _plan(sizes: bytes, passes: str) -> tuple[Integers, Integers]:
             tasks += [(MOMENTS, layer, block) for block in range(blocks)]
         if passes != "moments":
             tasks += [(DESCEND, layer, block) for block in range(blocks)]
-    return np.array(tasks, np.int64).reshape(-1, 3), np.array(first, np.int64)
+    return _Plan(np.array(tasks, np.int64).reshape(-1, 3), np.array(first, np.int64), sum(counts))
