@@ -63,6 +63,10 @@ class Capabilities:
     recomputes_moments: bool = False
     # The bias corrections are formed in the compute dtype from a step count that is an array.
     traced_t: bool = False
+    # The largest number of steps that can be counted, the new one among them: 2³¹ - 1 for a counter of 32 bits.
+    largest_t: int = 2**53
+    # The minimum of a layer may skip NaN (XLA's on CPUs does so in layers of some thousand coordinates).
+    minimum_skips_nan: bool = False
     # The same call gives the same bits.
     deterministic: bool = True
     # Each new set of shapes, dtype and hyperparameters needs a compilation, so the kit uses only a few.

@@ -33,6 +33,7 @@ class EagerJAX:
         options=OPTIONS - {"maximize"},
         flushes_subnormals=True,
         traced_t=True,
+        largest_t=2**31 - 1,  # optax's counter
         compiles=True,
         cost=8,
         reloads=("pickle",),
@@ -97,6 +98,8 @@ class JittedJAX(EagerJAX):
         flushes_subnormals=True,
         recomputes_moments=True,
         traced_t=True,
+        largest_t=2**31 - 1,  # optax's counter
+        minimum_skips_nan=True,
         compiles=True,
         cost=4,
         reloads=EagerJAX.capabilities.reloads,

@@ -150,11 +150,16 @@ class TorchTwoPasses(OwnChoice):
         return list(params), states_of(optimizer, params)
 
 
+def _complex(x: Native) -> Native:
+    """A moment as a complex view. NumPy gives empty arrays strides that view_as_complex refuses."""
+    return torch.view_as_complex(x if x.numel() else x.new_empty(x.shape))
+
+
 def put(optimizer: Any, params: Sequence[Native], grads: Sequence[Native], states: Sequence[LayerState]) -> None:
     """Make the given tensors the optimizer's own gradients and state."""
     for param, grad, state in zip(params, grads, states, strict=True):
         param.grad = grad
-        m, v = (torch.view_as_complex(x) if param.is_complex() else x for x in (state.m, state.v))
+        m, v = (_complex(x) if param.is_complex() else x for x in (state.m, state.v))
         step = torch.tensor(float(state.t), dtype=torch.float64)
         optimizer.state[param] = {"step": step, "exp_avg": m, "exp_avg_sq": v}
 

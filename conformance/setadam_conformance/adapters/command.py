@@ -248,9 +248,9 @@ class CommandAdapter:
                 if not isinstance(value, bool):
                     self._fail(f"{key} must be true or false, got {value!r}")
                 continue
-            if key == "cost":
+            if key in ("cost", "largest_t"):
                 if type(value) is not int or value < 1:
-                    self._fail(f"cost must be a whole number ≥ 1, got {value!r}")
+                    self._fail(f"{key} must be a whole number ≥ 1, got {value!r}")
                 continue
             if key == "reduction":
                 if value not in get_args(_TYPES[key]):

@@ -137,7 +137,12 @@ class JaxSpec(NumPySpec):
     name = "spec:jax"
     framework = "jax"
     capabilities = Capabilities(
-        dtypes=_ALL_DTYPES, devices=("cpu", "cuda:0"), flushes_subnormals=True, compiles=True, cost=4
+        dtypes=_ALL_DTYPES,
+        devices=("cpu", "cuda:0"),
+        flushes_subnormals=True,
+        largest_t=2**31 - 1,
+        compiles=True,
+        cost=4,
     )
 
     def __init__(self, device: str = "cpu") -> None:
@@ -174,6 +179,8 @@ class JaxJitSpec(JaxSpec):
         flushes_subnormals=True,
         recomputes_moments=True,
         traced_t=True,
+        largest_t=2**31 - 1,
+        minimum_skips_nan=True,
         compiles=True,
         cost=4,
     )

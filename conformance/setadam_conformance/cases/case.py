@@ -32,8 +32,9 @@ class LayerCase:
     @property
     def real_axes(self) -> tuple[int, ...]:
         """The axes of m and v that make one layer."""
-        own = tuple(range(self.param.ndim)) if self.axes is None else self.axes
-        return (*own, self.param.ndim) if self.is_complex else own
+        ndim = self.param.ndim
+        own = tuple(range(ndim)) if self.axes is None else tuple(sorted(axis % ndim for axis in self.axes))
+        return (*own, ndim) if self.is_complex else own
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import numpy as np
 
 from setadam_conformance.cases.case import Case, LayerCase, real_view
 from setadam_conformance.cases.formats import compute_format
+from setadam_conformance.judging import nonfinite
 from setadam_conformance.judging.judge import STAGES, Score, Verdict, judge
 from setadam_conformance.protocol import Adapter, Capabilities, LayerState, NumPyArray, ProtocolError
 
@@ -86,6 +87,18 @@ class Bench:
                 verdict,
             )
         return answer
+
+    def spreads(self, case: Case, answer: Answer) -> None:
+        """Fail unless NaN and infinity are where the formulas have them (see `nonfinite`)."""
+        for i, (layer, param, state) in enumerate(zip(case.layers, answer.params, answer.states, strict=True)):
+            if nonfinite.all_finite(layer):
+                continue
+            expected = nonfinite.formula(case, layer, self.claims.minimum_skips_nan)
+            for stage, got in (("m", state.m), ("v", state.v), ("param", real_view(param))):
+                value = getattr(expected, stage)
+                at = nonfinite.misplaced(value, got, layer.is_complex and stage == "param")
+                if at is not None:
+                    self.fail(f"{stage} of layer {i} is {got[at]} at {at}, where the formula gives {value[at]}", case)
 
     def require(self, condition: bool, message: str, case: Case) -> None:
         """Fail with the message unless the condition holds."""

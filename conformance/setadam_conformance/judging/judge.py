@@ -80,6 +80,8 @@ def _judge_layers(
         m, v = oracle.moments(case, layer, claims)
         theta = oracle.parameter(case, layer, state.m, state.v, claims, moment_bounds=(m.bound, v.bound))
         safe = np.all(m.judged, axis=layer.real_axes, keepdims=True)  # an overflow affects its whole layer
+        if layer.is_complex:  # multiplying by 1j mixes the two parts if one is not finite
+            safe = safe & np.all(np.isfinite(np.asarray(theta.value, np.float64)), axis=-1, keepdims=True)
         for stage, reference, got in (
             ("m", m, state.m),
             ("v", v, state.v),
@@ -106,7 +108,8 @@ def compare(
     if got.size == 0:
         return Score(), 0.0
     wide = oracle.arithmetic(compute)
-    judged = np.broadcast_to(reference.judged, got.shape)
+    size = np.abs(np.asarray(reference.value, np.float64))
+    judged = np.broadcast_to(reference.judged & np.isfinite(size), got.shape)
     count = int(np.sum(judged))
     if count == 0:
         return Score(not_judged=got.size), 0.0
@@ -114,7 +117,6 @@ def compare(
     error = np.abs(wide.array(np.where(finite, got, 0)) - reference.value)
     ratio = np.asarray(error / reference.bound, np.float64)
     ratio = np.where(judged, np.where(finite, ratio, np.inf), 0.0)
-    size = np.abs(np.asarray(reference.value, np.float64))
     if terms is not None:
         size = np.maximum(size, np.abs(np.asarray(terms, np.float64)))
     ulps = np.asarray(error, np.float64) / ulp(size, fmt)

@@ -270,8 +270,10 @@ def _down_scaling(
     moved = np.abs(1 / s1 - r / s2) * uncertain
     error = (3 * chain(d, claims.reduction) + 8) * s.u + 4 * s.u * _sum(apart, axes) + 2 * _sum(moved, axes)
     if power != 2:
+        wide_gamma = np.asarray(gamma, np.float64)
         gamma = np.asarray(gamma ** s.wide.array(power / 2))
-        error = error * max(power / 2, 1) + 8 * s.u
+        # pow, and its exponent rounded to the format; or exp(n/2 log γ), whose exponent has three roundings.
+        error = error * max(power / 2, 1) + s.u * (8 + 4 * (power / 2) * np.abs(np.log(wide_gamma)))
     error = np.minimum(error / np.maximum(1 - error, 0.5), 1)
     error = np.where(_sum(uncertain, axes) > s1 / 20, one, error)  # the first-order bound does not hold here
     if claims.flushes_subnormals:  # entries below the smallest normal number may have been read as zeros

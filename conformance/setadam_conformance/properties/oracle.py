@@ -26,6 +26,18 @@ def one_step(bench: Bench, case: Case) -> None:
     bench.conform(case)
 
 
+@prop(of.cases, share=2, covers=True)
+def circumstances(bench: Bench, case: Case) -> None:
+    """One step is within the bound in all circumstances of the table of dimensions, taken in pairs.
+
+    Most faults that authors of tests do not see need two circumstances that never met: complex numbers with gaps in
+    memory, an infinity with a switch off. Where an input is not finite, NaN and infinity must be where the formulas
+    have them, and all other coordinates within the bound. Source: `cases.dimensions`, docs/conformance.md.
+    """
+    answer = bench.conform(case)
+    bench.spreads(case, answer)
+
+
 @prop(of.bit_pattern_cases, share=1, usual_graphs=True)
 def bit_patterns(bench: Bench, case: Case) -> None:
     """One step is within the bound when every bit of its inputs is drawn at random.

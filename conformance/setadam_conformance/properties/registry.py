@@ -27,6 +27,7 @@ class Property:
     uses_usual_graphs: bool  # no backend needs to compile a graph for this property alone
     applies: Callable[[Capabilities], bool]
     narrow: str | None  # the 16-bit format that reveals more faults than the other, if one does
+    covers: bool = False  # its examples are rows of the table of dimensions (`cases.dimensions`), not drawn
 
     @property
     def explanation(self) -> str:
@@ -60,13 +61,14 @@ def prop(
     usual_graphs: bool = False,
     applies: Callable[[Capabilities], bool] = lambda claims: True,
     narrow: str | None = None,
+    covers: bool = False,
 ) -> Callable[[Check], Check]:
     """Register a property under its function's name, with hyphens."""
 
     def register(check: Check) -> Check:
         name = check.__name__.replace("_", "-")
         PROPERTIES[name] = Property(
-            name, check, strategy, frozenset(needs), frozenset(dtypes), share, usual_graphs, applies, narrow
+            name, check, strategy, frozenset(needs), frozenset(dtypes), share, usual_graphs, applies, narrow, covers
         )
         return check
 

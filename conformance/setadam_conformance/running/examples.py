@@ -15,7 +15,10 @@ import numpy as np
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.errors import FlakyFailure
 
+from setadam_conformance.cases import covering, dimensions
 from setadam_conformance.cases.case import Case
+from setadam_conformance.cases.dimensions import Row
+from setadam_conformance.cases.rows import case_of
 from setadam_conformance.cases.strategies import defaults
 from setadam_conformance.judging.bench import NonconformingError
 from setadam_conformance.properties import PROPERTIES
@@ -25,8 +28,19 @@ from setadam_conformance.running.plan import Plan, seed_of
 
 def examples(cell: Plan, claims: Capabilities) -> tuple[Case, ...]:
     """The cell's examples, in order. Raises hypothesis.errors.Unsatisfiable if there are none."""
+    if cell.strength:
+        return tuple(case_of(row, seed) for row, seed in rows_of(cell, claims))
     asked = Capabilities(dtypes=(cell.dtype,), options=claims.options, compiles=claims.compiles, cost=claims.cost)
     return _examples(cell.property, cell.dtype, cell.examples, seed_of(cell), cell.at_defaults, asked)
+
+
+def rows_of(cell: Plan, claims: Capabilities) -> list[tuple[Row, int]]:
+    """The cell's part of the covering design: the rows of its dtype and shard, and a seed for each."""
+    seed = seed_of(cell)
+    rows = covering.design(claims, cell.among, cell.strength, seed % 2**32)
+    index, count = cell.shard
+    mine: list[tuple[Row, int]] = [(row, seed % 2**31 + i) for i, row in enumerate(rows) if row["dtype"] == cell.dtype]
+    return mine[index - 1 :: count][: cell.examples]
 
 
 @lru_cache(maxsize=256)
@@ -41,6 +55,8 @@ def _examples(
 
 def shrink(cell: Plan, claims: Capabilities, check: Callable[[Case], None]) -> NonconformingError | None:
     """The cell's failure, shrunk by Hypothesis; None if it does not fail again."""
+    if cell.strength:
+        return _towards_the_plainest(cell, claims, check)
     try:
         with quietly():
             asked = replace(claims, dtypes=(cell.dtype,))
@@ -51,6 +67,35 @@ def shrink(cell: Plan, claims: Capabilities, check: Callable[[Case], None]) -> N
         return error
     except FlakyFailure:
         return None
+    return None
+
+
+def _towards_the_plainest(cell: Plan, claims: Capabilities, check: Callable[[Case], None]) -> NonconformingError | None:
+    """The first failing row, with as many dimensions as possible at their plainest class."""
+
+    def fails(row: Row, seed: int) -> NonconformingError | None:
+        try:
+            with quietly():
+                check(case_of(row, seed))
+        except NonconformingError as error:
+            return error
+        return None
+
+    for row, seed in rows_of(cell, claims):
+        failure = fails(row, seed)
+        if failure is None:
+            continue
+        smaller = True
+        while smaller:
+            smaller = False
+            for name, plain in dimensions.plainest().items():
+                changed = {**row, name: plain}
+                if name == "dtype" or row[name] == plain or not dimensions.is_possible(changed):
+                    continue
+                found = fails(changed, seed)
+                if found is not None:
+                    row, failure, smaller = changed, found, True
+        return failure
     return None
 
 

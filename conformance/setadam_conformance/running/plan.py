@@ -44,11 +44,17 @@ class Plan:
     group: str = ""
     # All examples have the default hyperparameters, so that a slow compiler makes one graph.
     at_defaults: bool = False
+    # For a property whose examples are rows of the table of dimensions: 1 if each class has to occur, 2 if each pair;
+    # and the dtypes that share the rows.
+    strength: int = 0
+    among: tuple[str, ...] = ()
 
 
 def seed_of(cell: Plan) -> int:
     """The seed of the cell's examples: the same for all backends."""
     text = f"{cell.seed}/{cell.shard[0]}/{cell.property}/{cell.dtype}"
+    if cell.strength:  # all dtypes and shards have parts of one design
+        text = f"{cell.seed}/{cell.property}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
 
@@ -79,9 +85,26 @@ def plan(
                 claims = replace(claims, options=claims.options & {"many", "empty"})
             asked = [dtype for dtype in claims.dtypes if not dtypes or dtype in dtypes]
             n, minimum = _examples(prop, claims, profile, shard[1], max_examples)
+            within = _dtypes(prop, claims, profile, asked, turn)
+            strength = 0
+            if prop.covers:  # the design decides how many examples there are
+                strength, n, minimum = 1 if claims.compiles or claims.is_slow else 2, max_examples or 10**6, 1
             of_property.extend(
-                Plan(prop.name, source, dtype, device, n, minimum, seed, shard, group, at_defaults)
-                for dtype in _dtypes(prop, claims, profile, asked, turn)
+                Plan(
+                    prop.name,
+                    source,
+                    dtype,
+                    device,
+                    n,
+                    minimum,
+                    seed,
+                    shard,
+                    group,
+                    at_defaults,
+                    strength,
+                    tuple(within),
+                )
+                for dtype in within
             )
         cells.extend(sorted(of_property, key=lambda cell: cell.dtype))
     return cells

@@ -1,0 +1,165 @@
+"""The table of dimensions: what a step may depend on, and the classes that are tried of each.
+
+An example is a row: one class of each dimension. `covering` draws rows so that the classes, or all pairs of them,
+meet; `rows` makes a row into a case. The first class of a dimension is the plainest, towards which failures shrink. A
+class that needs an option is tried only if the backend claims the option.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from itertools import combinations
+
+from setadam_conformance.cases.formats import FORMATS
+from setadam_conformance.protocol import Capabilities
+
+Row = Mapping[str, str]  # dimension → class
+Pair = tuple[tuple[str, str], tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """One dimension. classes: the name of each class, and the options that it needs."""
+
+    name: str
+    classes: Mapping[str, frozenset[str]]
+    what: str  # for the documentation
+
+
+def _dimension(name: str, what: str, *classes: str, needs: Mapping[str, str] | None = None) -> Dimension:
+    """needs: class → options, separated by blanks; "*" is every class but the first."""
+    needs = needs or {}
+    every = {c: frozenset(needs.get(c, needs.get("*", "") if i else "").split()) for i, c in enumerate(classes)}
+    return Dimension(name, every, what)
+
+
+TABLE: dict[str, Dimension] = {
+    d.name: d
+    for d in (
+        _dimension("dtype", "format of θ and g", "float32", "float64", "bfloat16", "float16"),
+        _dimension("numbers", "real or complex", "real", "complex", needs={"complex": "complex"}),
+        _dimension("lr", "η", "1e-3", "0", "below 1", "above 1", "tiny"),
+        _dimension("beta1", "β₁", "0.9", "0", "below ½", "near 1"),
+        _dimension("beta2", "β₂", "0.999", "0", "below ½", "near 1"),
+        _dimension("eps", "ε", "1e-8", "tiny", "between", "large"),
+        _dimension("tau", "τ", "0.5", "0", "between", "near 1"),
+        _dimension(
+            "decay",
+            "λ, and how it is applied",
+            "none", "coupled", "coupled, above ½", "decoupled", "decoupled, 1-ηλ < 0",
+            needs={
+                "coupled": "weight_decay",
+                "coupled, above ½": "weight_decay",
+                "decoupled": "decoupled_weight_decay",
+                "decoupled, 1-ηλ < 0": "decoupled_weight_decay",
+            },
+        ),
+        _dimension("direction", "maximize", "descend", "ascend", needs={"ascend": "maximize"}),
+        _dimension("cos_power", "n", "2", "0", "below 2", "4", "above 2", needs={"*": "cos_power"}),
+        _dimension("eps_is", "place of ε", "inside", "outside", needs={"outside": "eps_inside_sqrt"}),
+        _dimension("t", "steps taken", "0", "1 to 9", "10 to 10⁵", "beyond 2²⁴", "about 2³¹"),
+        _dimension("theta", "size of θ", "near 1", "zero", "large"),
+        _dimension("magnitude", "size of g, m, v", "near 1", "small", "large", "wide"),
+        _dimension(
+            "values", "values of g, m, v",
+            "normal", "some zeros", "constant", "one dominant", "g = 0", "g, m, v = 0",
+        ),
+        _dimension("least", "where v is smallest", "anywhere", "first", "last", "tied"),
+        _dimension(
+            "special", "one coordinate that is not finite",
+            "none", "g NaN", "g Inf", "g -Inf", "θ NaN", "θ Inf", "m NaN", "m Inf", "v NaN", "v Inf",
+        ),
+        _dimension(
+            "shape", "shape of the array",
+            "vector", "()", "(1,)", "matrix", "3 or 4 axes", "5 or more axes", "axes of length 1",
+            "hundreds", "thousands", "a block and a tail", "empty",
+            needs={"empty": "empty"},
+        ),
+        _dimension(
+            "axes", "layer_axes",
+            "None", "all", "first", "last", "apart", "()", "negative",
+            needs={"*": "layer_axes"},
+        ),
+        _dimension("order", "order in memory", "C", "Fortran", "gaps", "g Fortran", "g gaps"),
+        _dimension("layers", "layers in the call", "1", "2 or 3", "4 to 9", "10 or more", needs={"*": "many"}),
+        _dimension("place", "the layer with these classes", "first", "last", needs={"last": "many"}),
+    )
+}  # fmt: skip
+
+LARGEST_T = 2**31 + 3  # of a step in the class "about 2³¹"
+
+_FLAT = {"vector", "hundreds", "thousands", "a block and a tail"}
+_ONE = {"()", "(1,)"}
+_FORTRAN = {"Fortran", "g Fortran"}
+_GAPS = {"gaps", "g gaps"}
+
+# Classes of two dimensions that cannot meet. No rule needs three dimensions, so `allowed` is exact for pairs.
+_APART: list[tuple[str, set[str], str, set[str]]] = [
+    ("numbers", {"complex"}, "dtype", {"bfloat16", "float16"}),
+    ("lr", {"0"}, "decay", {"decoupled, 1-ηλ < 0"}),
+    ("layers", {"1"}, "place", {"last"}),
+    ("axes", {"all", "first", "last", "apart", "negative"}, "shape", {"()"}),
+    ("axes", {"first", "last"}, "shape", {"vector", "(1,)"}),
+    ("axes", {"apart"}, "shape", {"(1,)", "matrix", *_FLAT}),
+    ("order", _FORTRAN, "shape", {*_FLAT, *_ONE, "empty"}),
+    ("order", _GAPS, "shape", {*_ONE, "empty"}),
+    ("least", {"first", "last", "tied"}, "shape", {*_ONE, "empty"}),
+    ("least", {"first", "last", "tied"}, "values", {"constant", "g, m, v = 0"}),
+    ("values", {"some zeros", "constant", "one dominant"}, "shape", {*_ONE, "empty"}),
+    ("values", {"g = 0", "g, m, v = 0"}, "shape", {"empty"}),
+    ("values", {"g, m, v = 0"}, "magnitude", {"small", "large", "wide"}),
+    ("values", {"constant"}, "magnitude", {"wide"}),
+    ("magnitude", {"small", "large", "wide"}, "shape", {"empty"}),
+    ("theta", {"zero", "large"}, "shape", {"empty"}),
+    ("theta", {"zero", "large"}, "special", {"θ NaN", "θ Inf"}),
+    ("special", set(TABLE["special"].classes) - {"none"}, "shape", {"empty"}),
+]
+
+
+@cache
+def _forbidden() -> frozenset[Pair]:
+    return frozenset(
+        pair for a, of_a, b, of_b in _APART for x in of_a for y in of_b for pair in (((a, x), (b, y)), ((b, y), (a, x)))
+    )
+
+
+def fit(a: tuple[str, str], b: tuple[str, str]) -> bool:
+    """Whether two classes can meet in one example."""
+    return (a, b) not in _forbidden()
+
+
+def is_possible(row: Row) -> bool:
+    """Whether the classes of a row can meet."""
+    return all(fit(a, b) for a, b in combinations(row.items(), 2))
+
+
+def classes(claims: Capabilities, dtypes: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    """For each dimension, the classes that the claims allow in these dtypes."""
+    found = {}
+    for name, dimension in TABLE.items():
+        kept = tuple(c for c, needs in dimension.classes.items() if needs <= claims.options)
+        found[name] = tuple(c for c in kept if c in dtypes) if name == "dtype" else kept
+    if claims.largest_t < LARGEST_T:
+        found["t"] = tuple(c for c in found["t"] if c != "about 2³¹")
+    if claims.compiles and claims.is_slow:  # a graph of ten layers takes a minute
+        found["layers"] = tuple(c for c in found["layers"] if c in ("1", "2 or 3"))
+    if not {"float32", "float64"} & set(dtypes):
+        found["numbers"] = ("real",)
+    return found
+
+
+def pairs(allowed: Mapping[str, tuple[str, ...]]) -> Iterator[Pair]:
+    """All pairs of classes that can meet, in the table's order."""
+    for a, b in combinations(allowed, 2):
+        for x in allowed[a]:
+            for y in allowed[b]:
+                if fit((a, x), (b, y)):
+                    yield (a, x), (b, y)
+
+
+def plainest() -> dict[str, str]:
+    """The row of the first class of each dimension."""
+    return {name: next(iter(dimension.classes)) for name, dimension in TABLE.items()}
+
+
+assert set(TABLE["dtype"].classes) == set(FORMATS)
