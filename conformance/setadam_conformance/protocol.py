@@ -113,7 +113,7 @@ class Adapter(Protocol):
         hp: Mapping[str, Any],
         layer_axes: Sequence[tuple[int, ...] | None],
     ) -> tuple[list[Native], list[LayerState]]:
-        """One step of all layers from the given state, in one call of the optimizer.
+        """One step of all layers from the given state, in one call of the optimizer. There is at least one layer.
 
         hp: the fields of `setadam_core.Hyperparameters`, unchecked. All states have the same t. Invalid arguments raise
         the exception that the implementation's users would see.

@@ -51,6 +51,10 @@ class Case:
     hp: dict[str, Any] = field(default_factory=lambda: dict(DEFAULTS))
     extra: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if not self.layers:  # most optimizers refuse an empty list of parameters when they are made
+            raise ValueError("a case must have at least one layer")
+
     @property
     def needs(self) -> frozenset[str]:
         """The options that an implementation must support for this case (see `protocol.OPTIONS`)."""

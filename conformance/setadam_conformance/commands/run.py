@@ -29,8 +29,9 @@ from setadam_conformance.commands.common import (
 from setadam_conformance.properties import PROPERTIES
 from setadam_conformance.protocol import Capabilities, ProtocolError
 from setadam_conformance.running import backends, expectations
+from setadam_conformance.running.coverage import coverage, gaps
 from setadam_conformance.running.plan import PROFILES, Plan, plan
-from setadam_conformance.running.results import FAILING, Backend, Cell, Run
+from setadam_conformance.running.results import FAILING, Backend, Cell, Coverage, Run
 from setadam_conformance.running.workers import PATIENCE, Claims, Workers
 
 
@@ -96,12 +97,17 @@ def run(args: argparse.Namespace) -> int:
             properties=tuple(args.property),
             max_examples=args.max_examples,
         )
+        planned = cells
         skipped, left = _set_aside(cells, excused)
         done = _run_cells(left, workers, excused, console)
     complete = len(done) == len(left)
     done = [*skipped, *done, *_broken(claims, args.device)]
     if complete:
         done.extend(_unused(excused))
+    able = {source.name: found for source, found in claims.items() if isinstance(found, Capabilities)}
+    reached = coverage(planned, done, able)
+    if complete and not skipped and args.shard == (1, 1) and args.max_examples is None:
+        done.extend(gaps(reached, done))
     order = {name: i for i, name in enumerate(PROPERTIES)}
     done.sort(key=lambda c: (c.backend, order.get(c.property, -1), c.dtype))
 
@@ -112,7 +118,7 @@ def run(args: argparse.Namespace) -> int:
         started=started.isoformat(timespec="seconds"),
         seconds=time.perf_counter() - start,
         environment=environment(),
-        backends=[_described(source, args.device, found) for source, found in claims.items()],
+        backends=[_described(source, args.device, found, reached.get(source.name)) for source, found in claims.items()],
         cells=done,
         complete=complete,
     )
@@ -155,9 +161,9 @@ def environment() -> dict[str, str]:
     }
 
 
-def _described(source: backends.Source, device: str, claims: Claims) -> Backend:
+def _described(source: backends.Source, device: str, claims: Claims, reached: Coverage | None) -> Backend:
     """A backend for the report."""
-    entry = Backend(source.name, source.framework, device, backends.versions(source.framework))
+    entry = Backend(source.name, source.framework, device, backends.versions(source.framework), coverage=reached)
     if isinstance(claims, str):
         entry.missing = claims
     elif isinstance(claims, Capabilities):

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from setadam_conformance.running.results import FAILING, Cell, Run
+from setadam_conformance.running.results import FAILING, Cell, Coverage, Run
 
 VERDICTS = {
     0: "conforms",
@@ -53,6 +53,11 @@ def _row(backend: str, dtype: str, cells: list[Cell]) -> Row:
 def worst(cells: list[Cell], name: str) -> float | None:
     """The largest value of a figure over the cells that have it."""
     return max((x for cell in cells if (x := getattr(cell, name)) is not None), default=None)
+
+
+def covered(x: Coverage) -> str:
+    """The coverage of the table of dimensions in one line."""
+    return f"{x.classes} of {x.classes_allowed} classes, {x.pairs} of {x.pairs_allowed} pairs"
 
 
 def figure(x: float | None) -> str:

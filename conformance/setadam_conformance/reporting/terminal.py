@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from setadam_conformance.reporting.summary import figure, headline, summary, troubles
+from setadam_conformance.reporting.summary import covered, figure, headline, summary, troubles
 from setadam_conformance.running.results import Cell, Run
 
 _STYLE = {"pass": "green", "xfail": "yellow", "skip": "yellow"}
@@ -21,6 +21,12 @@ def print_tables(run: Run, console: Console, full: bool = True) -> None:
     for cell in troubles(run):
         _print_trouble(cell, console)
     console.print(_summary(run))
+    reached: dict[str, list[str]] = {}
+    for backend in run.backends:
+        if backend.coverage:
+            reached.setdefault(covered(backend.coverage), []).append(backend.name)
+    for text, names in reached.items():
+        console.print(escape(f"coverage: {text}: {', '.join(names)}"), soft_wrap=True, highlight=False)
     for backend in run.backends:
         if backend.missing:
             console.print(f"{escape(backend.name)} did not run here: {escape(backend.missing)}", soft_wrap=True)

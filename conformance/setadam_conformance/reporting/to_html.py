@@ -5,7 +5,7 @@ from html import escape
 from pathlib import Path
 
 from setadam_conformance.reporting.plots import histogram, scatter
-from setadam_conformance.reporting.summary import figure, headline, summary, troubles
+from setadam_conformance.reporting.summary import covered, figure, headline, summary, troubles
 from setadam_conformance.running.results import Cell, Run
 
 _STAGES = ("m", "v", "θ")
@@ -156,4 +156,7 @@ def _backends(run: Run) -> str:
 
     absent = "did not run here: "
     rows = [row(b.name, b.versions, b.capabilities, b.missing and absent + b.missing) for b in run.backends]
-    return _table(["backend", "versions", "claims"], rows)
+    reached = [covered(b.coverage) if b.coverage else "–" for b in run.backends]
+    return _table(
+        ["backend", "versions", "claims", "coverage"], [[*row, x] for row, x in zip(rows, reached, strict=True)]
+    )

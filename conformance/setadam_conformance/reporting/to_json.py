@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from setadam_conformance.running.results import Backend, Cell, Failure, Run, Stage
+from setadam_conformance.running.results import Backend, Cell, Coverage, Failure, Run, Stage
 
 SCHEMA = "setadam-report/1"
 
@@ -17,6 +17,8 @@ SCHEMA = "setadam-report/1"
 def to_json(run: Run) -> dict[str, Any]:
     """The run as JSON values."""
     encoded = _encode(asdict(run))
+    for cell in encoded["cells"]:
+        del cell["rows"]  # summed up in each backend's coverage
     return {"schema": SCHEMA, **encoded}
 
 
@@ -28,7 +30,7 @@ def from_json(data: dict[str, Any]) -> Run:
     fields = {k: x for k, x in data.items() if k != "schema"}
     try:
         fields["shard"] = tuple(fields["shard"])
-        fields["backends"] = [Backend(**backend) for backend in fields["backends"]]
+        fields["backends"] = [_backend(backend) for backend in fields["backends"]]
         fields["cells"] = [_cell(cell) for cell in fields["cells"]]
         return Run(**fields)
     except (KeyError, TypeError, AttributeError) as error:
@@ -38,6 +40,11 @@ def from_json(data: dict[str, Any]) -> Run:
 def write_json(run: Run, path: Path) -> None:
     """Write the report."""
     path.write_text(json.dumps(to_json(run), indent=1, ensure_ascii=False, allow_nan=False), encoding="utf-8")
+
+
+def _backend(data: dict[str, Any]) -> Backend:
+    found = data.get("coverage")
+    return Backend(**{**data, "coverage": Coverage(**found) if found else None})
 
 
 def _cell(data: dict[str, Any]) -> Cell:

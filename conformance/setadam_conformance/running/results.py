@@ -54,6 +54,20 @@ class Cell:
     failure: Failure | None = None
     # A sample of (d, t, ratio of m, ratio of v, ratio of θ), a layer each, for the plots.
     sample: list[tuple[int, int, float, float, float]] = field(default_factory=list)
+    # The rows of the table of dimensions that ran, read back from the examples. Reports have only `Coverage`.
+    rows: list[dict[str, str]] = field(default_factory=list)
+
+
+@dataclass
+class Coverage:
+    """How many classes of the table of dimensions and pairs of them ran, of those that a backend's claims allow."""
+
+    classes: int
+    classes_allowed: int
+    pairs: int
+    pairs_allowed: int
+    required: Literal["classes", "pairs"]
+    missing: list[str] = field(default_factory=list)  # the first few that are required and did not run
 
 
 @dataclass
@@ -66,6 +80,7 @@ class Backend:
     versions: dict[str, str] = field(default_factory=dict)
     capabilities: dict[str, Any] = field(default_factory=dict)
     missing: str = ""
+    coverage: Coverage | None = None  # None if no rows of the table were planned
 
 
 @dataclass

@@ -14,6 +14,7 @@ from hypothesis.errors import Unsatisfiable
 
 from setadam_conformance.adapters.command import CommandAdapter
 from setadam_conformance.cases.case import Case, case_to_json
+from setadam_conformance.cases.rows import classes_of
 from setadam_conformance.judging.bench import Bench, NonconformingError
 from setadam_conformance.judging.judge import STAGES
 from setadam_conformance.properties import PROPERTIES, Property
@@ -70,6 +71,8 @@ def check(prop: Property, adapter: Adapter, cell: Plan, patience: float | None =
             result.examples += 1
             with quietly():
                 examine(case)
+            if cell.strength:
+                result.rows.append(classes_of(case))
         result.status = "pass"
     except NonconformingError as error:
         smallest = shrink(cell, adapter.capabilities, lambda case: examine(case, bench_for(adapter, cell)))
