@@ -300,3 +300,36 @@ stop.set()
 trainer.join()
 """
     assert oks(BY_KERNEL, EXPECT, "step(4)", script) == 1
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads Linux's accounts of threads")
+def test_idle_helpers_use_no_cpu():
+    """After a step they poll for a moment, then sleep."""
+    script = """
+def ticks(t):
+    return sum(map(int, open(f"/proc/self/task/{t}/stat").read().split()[13:15]))
+def spent():
+    return {t: ticks(t) for t in os.listdir("/proc/self/task")}
+check()
+time.sleep(0.2)
+before = spent()
+assert len(before) >= 4
+time.sleep(0.5)
+main = str(os.getpid())
+assert all(now <= before.get(t, now) + 1 for t, now in spent().items() if t != main)
+check()
+"""
+    assert oks(BY_KERNEL, EXPECT, script) == 2
+
+
+def test_without_the_c_librarys_conditions_the_pool_of_python_takes_over():
+    """As on Windows."""
+    script = """
+from setadam_numpy import _compiled, _team, _threads
+_compiled.has_helpers = lambda: False
+used, usual = [], _threads.together
+_threads.together = lambda *args: used.append(1) or usual(*args)
+check()
+assert used and not _team._team.members
+"""
+    assert oks(BY_KERNEL, EXPECT.replace("expected = step(1)", "expected = step(1)\n"), script) == 1
