@@ -7,11 +7,11 @@ import numpy as np
 from hypothesis import strategies as st
 
 from setadam_conformance.cases import strategies as of
-from setadam_conformance.cases.case import Case, LayerCase, dtype_of, map_layer
+from setadam_conformance.cases.case import Case, LayerCase, dtype_of
 from setadam_conformance.cases.formats import compute_format
 from setadam_conformance.judging.bench import Bench, follow
 from setadam_conformance.properties.registry import prop
-from setadam_conformance.protocol import Capabilities
+from setadam_conformance.protocol import Capabilities, NumPyArray
 
 Cases = st.SearchStrategy[Case]
 
@@ -93,13 +93,25 @@ def large_layer(bench: Bench, case: Case) -> None:
     """Layers of some thousand and of 2²⁰ coordinates are within the bound of the claimed reduction class.
 
     Catches a sequential sum that is claimed as pairwise, 16-bit counters, and faults at the end of blocks. The large
-    layer repeats a small one, so that failures shrink. Expensive backends get 2¹⁶ + 1 coordinates. Source:
-    docs/bound.md, the length H of a chain of additions.
+    layer multiplies a small one, repeated, by numbers in [1, 2), so that its blocks differ and, unless there are zeros,
+    only one of them holds the minimum. Expensive backends get some more than 2¹⁶ coordinates. Source: docs/bound.md,
+    the length H of a chain of additions.
     """
     bench.conform(case)
     if not bench.claims.compiles:
-        d = max(2**20 // bench.claims.cost, 2**16 + 1)
-        bench.conform(replace(case, layers=tuple(map_layer(lambda x: np.resize(x, d), x) for x in case.layers)))
+        d = max(2**20 // bench.claims.cost, 2**16) + 1 + case.layers[0].param.size % 61
+        bench.conform(replace(case, layers=tuple(_enlarged(layer, d) for layer in case.layers)))
+
+
+def _enlarged(layer: LayerCase, d: int) -> LayerCase:
+    """A layer of d coordinates like this one. No two of its blocks are alike."""
+    factor = 1 + np.random.default_rng(d).random(d)
+
+    def times(x: NumPyArray, by: NumPyArray) -> NumPyArray:
+        return (np.resize(x, d).astype(np.float64) * by).astype(x.dtype)
+
+    param, grad, m = (times(x, factor) for x in (layer.param, layer.grad, layer.m))
+    return LayerCase(param, grad, m, times(layer.v, factor**2))
 
 
 @prop(

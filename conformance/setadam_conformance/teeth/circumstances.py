@@ -1,7 +1,7 @@
 """Seeded faults made from the table of dimensions: a step that is right except where one class occurs, or two meet.
 
 There is one for each class, and one for each pair of dimensions, with classes that can meet. Each returns 7 for all of
-m, v and θ of the layer that has the classes. Classes that a call does not show (magnitudes, the place in a call) have none.
+m, v and θ of the layer that has the classes. Classes that a call does not show (magnitudes, its place) have none.
 """
 
 from collections.abc import Iterator
