@@ -73,10 +73,12 @@ def test_a_fault_exits_with_1_and_its_example_replays_bit_for_bit(here, capsys):
     assert main(args) == 1
     assert "formula" in capsys.readouterr().out
     (repro,) = (path for path in (here / "out").glob("*.json") if path.name != "report.json")
-    assert main(["replay", str(repro)]) == 1
+    assert main(["replay", str(repro)]) == 2  # a file does not choose what is imported
+    assert "asks for 'adapters_for_cli:Broken'" in capsys.readouterr().err
+    assert main(["replay", str(repro), "--backend", "adapters_for_cli:Broken"]) == 1
     first = capsys.readouterr().out
     assert "still fails one-step" in first
-    assert main(["replay", str(repro)]) == 1
+    assert main(["replay", str(repro), "--backend", "adapters_for_cli:Broken"]) == 1
     assert capsys.readouterr().out == first
     assert main(["replay", str(repro), "--backend", "spec:numpy"]) == 0
 

@@ -33,10 +33,14 @@ def add_to(parsers: Parsers) -> None:
 def replay(args: argparse.Namespace) -> int:
     """Run a failing example again: 1 if it still fails, 0 if not."""
     try:
-        data = json.loads(args.file.read_text())
+        data = json.loads(args.file.read_text(encoding="utf-8"))
         name, prop, case = data["backend"], property_named(data["property"]), case_from_json(data["case"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{args.file} is not a replay file: {error!r}") from error
+    if not args.backend and name not in backends.known():  # a file is data: it must not choose what is run or imported
+        raise UsageError(
+            f"{args.file} asks for {name!r}, which is not registered here: if you trust it, give --backend"
+        )
     (source, *_) = backends.select([args.backend or name])
     try:
         adapter = adapter_of(source, args.device)

@@ -98,4 +98,6 @@ def _print_trouble(cell: Cell, console: Console) -> None:
         )
     console.print(failure.snippet, markup=False, highlight=False, soft_wrap=True)
     if failure.repro:
-        console.print(f"  setadam-conformance replay {failure.repro}", markup=False, soft_wrap=True)
+        console.print(
+            f"  setadam-conformance replay {failure.repro} --backend {cell.backend!r}", markup=False, soft_wrap=True
+        )

@@ -118,7 +118,9 @@ def _trouble(cell: Cell) -> str:
             )
         parts.append(f"<pre>{escape(failure.snippet)}</pre>")
         if failure.repro:
-            parts.append(f"<p><code>setadam-conformance replay {escape(failure.repro)}</code></p>")
+            parts.append(
+                f"<p><code>setadam-conformance replay {escape(failure.repro)} --backend {escape(repr(cell.backend))}</code></p>"
+            )
     return "".join(parts)
 
 

@@ -40,4 +40,6 @@ def _case(suite: ET.Element, cell: Cell) -> None:
 
 def _legal(text: str) -> str:
     """The text without the control characters that XML does not allow."""
-    return "".join(c for c in text if c in "\t\n\r" or (ord(c) >= 32 and not 0xD800 <= ord(c) < 0xE000))
+    return "".join(
+        c for c in text if c in "\t\n\r" or (ord(c) >= 32 and not 0xD800 <= ord(c) < 0xE000 and c not in "\ufffe\uffff")
+    )
