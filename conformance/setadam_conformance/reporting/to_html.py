@@ -118,9 +118,8 @@ def _trouble(cell: Cell) -> str:
             )
         parts.append(f"<pre>{escape(failure.snippet)}</pre>")
         if failure.repro:
-            parts.append(
-                f"<p><code>setadam-conformance replay {escape(failure.repro)} --backend {escape(repr(cell.backend))}</code></p>"
-            )
+            command = f"setadam-conformance replay {failure.repro} --backend {cell.backend!r}"
+            parts.append(f"<p><code>{escape(command)}</code></p>")
     return "".join(parts)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from setadam_conformance.cases import covering, dimensions
+from setadam_conformance.properties import PROPERTIES
 from setadam_conformance.protocol import Capabilities
 from setadam_conformance.running.plan import Plan
 from setadam_conformance.running.results import Cell, Coverage
@@ -41,5 +42,10 @@ def gaps(found: Mapping[str, Coverage], done: Sequence[Cell]) -> list[Cell]:
             reason=f"these {it.required} did not run: {', '.join(it.missing)}",
         )
         for name, it in found.items()
-        if it.missing and all(c.status == "pass" for c in done if c.backend == name and c.rows)
+        if it.missing
+        and all(
+            c.status == "pass"
+            for c in done
+            if c.property in PROPERTIES and c.backend == name and PROPERTIES[c.property].covers
+        )
     ]

@@ -95,8 +95,8 @@ def _towards_the_plainest(cell: Plan, claims: Capabilities, check: Callable[[Cas
                 found = fails(changed, seed)
                 if found is not None:
                     row, failure, smaller = changed, found, True
-        plain = dimensions.plainest()
-        apart = ", ".join(f"{name} {c}" for name, c in row.items() if c != plain[name])
+        usual = dimensions.plainest()
+        apart = ", ".join(f"{name} {c}" for name, c in row.items() if c != usual[name])
         failure.message += f"; it needs {apart}" if apart else "; in the plainest circumstances"
         return failure
     return None
