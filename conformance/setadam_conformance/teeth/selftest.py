@@ -13,6 +13,7 @@ from typing import Any
 
 from setadam_conformance.running.plan import Plan
 from setadam_conformance.teeth import FAULTS, KIT_FAULTS, VARIANTS, check_kit
+from setadam_conformance.teeth.circumstances import of_classes, of_pairs
 from setadam_conformance.teeth.examples import cells, examples, rejected
 from setadam_conformance.teeth.faults.declare import ALL_DTYPES
 from setadam_conformance.teeth.sampler import worst
@@ -194,6 +195,18 @@ def markdown(result: SelftestResult) -> str:
             text = ", ".join(f"{name} {share:.2f}" for name, share in shares) or "—"
             why = f" ({fault.why})" if fault.why else ""
             lines.append(f"| {name} | {fault.what} | {dtypes}{why} | {text} |")
+    lines += [
+        "",
+        "## Faults of classes and pairs",
+        "",
+        "`teeth/circumstances.py` makes more faults from [the table of dimensions](conformance.md#what-is-tried): one for"
+        f" each of {len(list(of_classes()))}",
+        f"classes, and one for each of {len(list(of_pairs()))} pairs of dimensions. Each is right except where its classes"
+        " occur in one layer; there it",
+        "returns 7 for m, v and θ. Magnitudes, values and shapes have none, because a call does not show which class was"
+        " meant. The",
+        "examples of `circumstances` reject them (`tests/conformance/teeth/test_circumstances.py`).",
+    ]
     lines += ["", f"## {len(result.variants)} correct variants", ""]
     lines += [
         "The worst error/bound of m, of v, of θ, and of θ where it was 0. None may exceed 1."
