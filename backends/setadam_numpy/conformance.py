@@ -3,6 +3,7 @@
 import numpy as np
 
 from setadam_conformance.adapters.inplace import InPlaceAdapter
+from setadam_conformance.cases.case import copied
 from setadam_conformance.protocol import Capabilities, Native, NumPyArray
 from setadam_numpy import SETAdam
 from setadam_numpy.fused import why_not
@@ -24,7 +25,7 @@ class NumPyPlain(InPlaceAdapter):
             raise RuntimeError(f"{self.name} has no device {device!r}")
 
     def from_numpy(self, x: NumPyArray) -> Native:
-        return x.copy(order="K")
+        return copied(x)
 
     def to_numpy(self, x: Native) -> NumPyArray:
         return np.asarray(x)

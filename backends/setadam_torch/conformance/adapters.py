@@ -11,6 +11,7 @@ import ml_dtypes
 import numpy as np
 import torch
 
+from setadam_conformance.cases.case import copied
 from setadam_conformance.protocol import Capabilities, LayerState, Native, NumPyArray
 from setadam_torch import SETAdam
 from setadam_torch.checks.tensors import real
@@ -36,7 +37,7 @@ class TorchSingle:
         self._device = torch.device(device)
 
     def from_numpy(self, x: NumPyArray) -> Native:
-        x = np.array(x, order="K")
+        x = copied(x)
         if x.dtype == ml_dtypes.bfloat16:
             return torch.from_numpy(x.view(np.uint16)).view(torch.bfloat16).to(self._device)
         return torch.from_numpy(x).to(self._device)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from setadam_conformance.cases.case import copied
 from setadam_conformance.protocol import Capabilities, LayerState, Native, NumPyArray
 from setadam_core import Hyperparameters, State, step
 from setadam_core.layers import check_layer
@@ -28,7 +29,7 @@ class NumPySpec:
             raise RuntimeError(f"{self.name} has no device {device!r}")
 
     def from_numpy(self, x: NumPyArray) -> Native:
-        return x.copy(order="K")
+        return copied(x)
 
     def to_numpy(self, x: Native) -> NumPyArray:
         return np.asarray(x)
@@ -119,8 +120,8 @@ class TorchSpec(NumPySpec):
 
     def from_numpy(self, x: NumPyArray) -> Native:
         if str(x.dtype) == "bfloat16":  # torch does not know ml_dtypes, so the bits are passed as int16
-            return self._xp.from_numpy(x.view(np.int16).copy(order="K")).view(self._xp.bfloat16).to(self._device)
-        return self._xp.from_numpy(x.copy(order="K")).to(self._device)
+            return self._xp.from_numpy(copied(x.view(np.int16))).view(self._xp.bfloat16).to(self._device)
+        return self._xp.from_numpy(copied(x)).to(self._device)
 
     def to_numpy(self, x: Native) -> NumPyArray:
         x = x.detach().cpu()

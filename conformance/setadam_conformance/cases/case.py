@@ -88,6 +88,16 @@ def real_view(x: NumPyArray) -> NumPyArray:
     return np.ascontiguousarray(x).view(x.real.dtype).reshape(*x.shape, 2)
 
 
+def copied(x: NumPyArray) -> NumPyArray:
+    """A copy with the same strides. `x.copy(order="K")` would close the gaps in memory."""
+    if x.flags.c_contiguous or x.flags.f_contiguous or min(x.strides) <= 0 or any(s % x.itemsize for s in x.strides):
+        return x.copy(order="K")
+    span = 1 + sum((n - 1) * (s // x.itemsize) for n, s in zip(x.shape, x.strides, strict=True))
+    copy = np.lib.stride_tricks.as_strided(np.zeros(span, x.dtype), x.shape, x.strides)
+    copy[...] = x
+    return copy
+
+
 def fresh_layer(param: NumPyArray, grad: NumPyArray, axes: tuple[int, ...] | None = None) -> LayerCase:
     """A layer before its first step: zero moments in the compute dtype."""
     name = str(real_view(param.reshape(-1)).dtype)

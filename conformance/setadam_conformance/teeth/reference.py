@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from setadam_conformance.cases.case import real_view
+from setadam_conformance.cases.case import copied, real_view
 from setadam_conformance.cases.formats import FORMATS
 from setadam_conformance.protocol import Capabilities, LayerState, NumPyArray
 from setadam_core import Hyperparameters
@@ -53,7 +53,7 @@ class Reference:
         self.memory: dict[Any, Any] = {}  # for faults that keep values between calls
 
     def from_numpy(self, x: NumPyArray) -> NumPyArray:
-        return x.copy(order="K")
+        return copied(x)
 
     def to_numpy(self, x: NumPyArray) -> NumPyArray:
         return np.asarray(x)

@@ -199,13 +199,11 @@ def markdown(result: SelftestResult) -> str:
         "",
         "## Faults of classes and pairs",
         "",
-        "`teeth/circumstances.py` makes more faults from [the table of dimensions](conformance.md#what-is-tried): one for"
-        f" each of {len(list(of_classes()))}",
-        f"classes, and one for each of {len(list(of_pairs()))} pairs of dimensions. Each is right except where its classes"
-        " occur in one layer; there it",
-        "returns 7 for m, v and θ. Magnitudes, values and shapes have none, because a call does not show which class was"
-        " meant. The",
-        "examples of `circumstances` reject them (`tests/conformance/teeth/test_circumstances.py`).",
+        "`teeth/circumstances.py` makes more faults from [the table of dimensions](conformance.md#what-is-tried):",
+        f"one for each of {len(list(of_classes()))} classes, and one for each of {len(list(of_pairs()))} pairs of",
+        "dimensions. Each is right except where its classes occur in one layer; there it returns 7 for m, v and θ.",
+        "Magnitudes, values and shapes have none, because a call does not show which class was meant. The examples of",
+        "`circumstances` reject them (`tests/conformance/teeth/test_circumstances.py`).",
     ]
     lines += ["", f"## {len(result.variants)} correct variants", ""]
     lines += [
