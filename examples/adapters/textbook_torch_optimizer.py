@@ -42,11 +42,12 @@ class TextbookSETAdam(torch.optim.Optimizer):
             lr, (beta1, beta2), eps, tau = (group[key] for key in ("lr", "betas", "eps", "tau"))
             if any(eps < torch.finfo(p.dtype).tiny for p in group["params"]):
                 raise ValueError(f"eps must not underflow in the parameters' dtype, got {eps!r}")
+            for p in group["params"]:  # all of them, before any is updated
+                if p.grad is not None and p.grad.shape != p.shape:
+                    raise ValueError(f"grad must have shape {tuple(p.shape)}, got {tuple(p.grad.shape)}")
             for p in group["params"]:
                 if p.grad is None:
                     continue
-                if p.grad.shape != p.shape:
-                    raise ValueError(f"grad must have shape {tuple(p.shape)}, got {tuple(p.grad.shape)}")
                 state = self.state[p]
                 if not state:
                     state.update(t=0, m=torch.zeros_like(p), v=torch.zeros_like(p))

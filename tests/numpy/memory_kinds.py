@@ -141,7 +141,7 @@ def outcome(kind, role, dtype, path):
         return "the gradient was written"
     state, real = optimizer.state["w"], "float32" if dtype == "complex64" else dtype
     layer = LayerCase(plain["param"], plain["grad"], plain["exp_avg"], plain["exp_avg_sq"])
-    hp = {**Case(real, ()).hp, "lr": 0.1}
+    hp = {**Case(real, (layer,)).hp, "lr": 0.1}
     new = LayerState(np.array(state["exp_avg"]), np.array(state["exp_avg_sq"]), state["step"])
     verdict = judge(Case(real, (layer,), 3, hp), [np.array(optimizer.params["w"])], [new], NumPyPlain.capabilities)
     if not verdict.conforms or state["step"] != 4:
