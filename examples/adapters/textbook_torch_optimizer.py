@@ -43,8 +43,9 @@ class TextbookSETAdam(torch.optim.Optimizer):
             if any(eps < torch.finfo(p.dtype).tiny for p in group["params"]):
                 raise ValueError(f"eps must not underflow in the parameters' dtype, got {eps!r}")
             for p in group["params"]:  # all of them, before any is updated
-                if p.grad is not None and p.grad.shape != p.shape:
-                    raise ValueError(f"grad must have shape {tuple(p.shape)}, got {tuple(p.grad.shape)}")
+                for name, x in {"grad": p.grad, **self.state[p]}.items():
+                    if isinstance(x, torch.Tensor) and x.shape != p.shape:
+                        raise ValueError(f"{name} must have shape {tuple(p.shape)}, got {tuple(x.shape)}")
             for p in group["params"]:
                 if p.grad is None:
                     continue
