@@ -50,7 +50,9 @@ def gamma_and_min(v: Any, layer: Layer, power: float) -> tuple[Any, Any]:
     at the upper end of the dtype's range.
     """
     if power == 0 or layer.size == 0:
-        return spec.down_scaling(v, layer, power), layer.min(v)
+        # XLA's minimum on a CPU skips NaN from 4,096 coordinates up (JAX 0.10), and here no sum would carry it along.
+        nans = layer.sum(jnp.isnan(v).astype(v.dtype))
+        return spec.down_scaling(v, layer, power), jnp.where(nans > 0, jnp.nan, layer.min(v)).astype(v.dtype)
     # γ does not depend on the scale, so the derivative with respect to it is 0; computing it would overflow.
     high, low = jax.lax.stop_gradient(layer.max(v)), layer.min(v)
     scale = 4 / jnp.maximum(high, 16 * jnp.finfo(v.dtype).smallest_normal)

@@ -207,3 +207,16 @@ def test_gamma_is_scale_free(exponent, reference):
     b, _ = jax.jit(large.update)(scaled, large.init(grads))
     for k in grads:
         np.testing.assert_array_max_ulp(np.asarray(a[k]), np.asarray(b[k]), 2)
+
+
+@pytest.mark.parametrize("jitted", [False, True])
+@pytest.mark.parametrize("shape", [(5000,), (3, 5000)])
+def test_a_nan_spreads_to_its_layer_without_down_scaling(jitted, shape):
+    """XLA's minimum on a CPU skips NaN from 4,096 coordinates up; only the minimum carries it if γ is not computed."""
+    grads = jnp.ones(shape).at[..., 7].set(jnp.nan) if len(shape) == 1 else jnp.ones(shape).at[1, 7].set(jnp.nan)
+    optimizer = scale_by_set_adam(cos_power=0, layer_axes=(-1,))
+    update = jax.jit(optimizer.update) if jitted else optimizer.update
+    updates, _ = update(grads, optimizer.init(jnp.ones(shape)))
+    nan = np.isnan(np.asarray(updates)).reshape(-1, 5000)
+    expected = [True] if len(shape) == 1 else [False, True, False]
+    np.testing.assert_array_equal(nan, np.repeat(np.array(expected)[:, None], 5000, axis=1))

@@ -99,7 +99,6 @@ class JittedJAX(EagerJAX):
         recomputes_moments=True,
         traced_t=True,
         largest_t=2**31 - 1,  # optax's counter
-        minimum_skips_nan=True,
         compiles=True,
         cost=4,
         reloads=EagerJAX.capabilities.reloads,
