@@ -73,28 +73,22 @@ def _reinterpret(typing: Any, x: Any) -> Any:
     return (_BITS.get(x) or _FLOAT[x])(x), generate
 
 
-@intrinsic
-def _fetch_add(typing: Any, counters: Any, index: Any, value: Any) -> Any:
-    """counters[index] += value, atomically; returns the value before."""
+def _atomic(operation: str) -> Any:
+    """counters[index] = operation(counters[index], value) as one instruction; returns the value before."""
 
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        array = context.make_array(signature.args[0])(context, builder, args[0])
-        place = cgutils.get_item_pointer(context, builder, signature.args[0], array, [args[1]])
-        return builder.atomic_rmw("add", place, args[2], "seq_cst")
+    @intrinsic
+    def apply(typing: Any, counters: Any, index: Any, value: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            array = context.make_array(signature.args[0])(context, builder, args[0])
+            place = cgutils.get_item_pointer(context, builder, signature.args[0], array, [args[1]])
+            return builder.atomic_rmw(operation, place, args[2], "seq_cst")
 
-    return types.int64(counters, types.int64, types.int64), generate
+        return types.int64(counters, types.int64, types.int64), generate
+
+    return apply
 
 
-@intrinsic
-def _exchange(typing: Any, counters: Any, index: Any, value: Any) -> Any:
-    """counters[index] = value, atomically; returns the value before."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        array = context.make_array(signature.args[0])(context, builder, args[0])
-        place = cgutils.get_item_pointer(context, builder, signature.args[0], array, [args[1]])
-        return builder.atomic_rmw("xchg", place, args[2], "seq_cst")
-
-    return types.int64(counters, types.int64, types.int64), generate
+_fetch_add, _exchange = _atomic("add"), _atomic("xchg")
 
 
 @intrinsic

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-# Coordinates in a step for which waking a helper pays: one core needs some 60 µs for them, a helper as long to wake.
+# Coordinates in a step for which waking a helper pays: one core needs 70 µs for them, and a helper up to as long to wake.
 WORTH_WAKING = 1 << 17
 
 

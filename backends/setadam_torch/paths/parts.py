@@ -10,11 +10,8 @@ from setadam_torch.checks.tensors import Tensor, layer_of, real, shape_of_layers
 
 
 def layer_count(param: Tensor, layer_axes: Any) -> int:
-    """How many layers a parameter stacks."""
-    if layer_axes is None:
-        return 1
-    x = real(param)
-    return math.prod(shape_of_layers(x, layer_of(param, layer_axes)))
+    """How many layers a parameter stacks: 0 for a stack of none; a layer may have no coordinates."""
+    return 1 if layer_axes is None else math.prod(shape_of_layers(real(param), layer_of(param, layer_axes)))
 
 
 def each_layer(sizes: Sequence[int], widths: Sequence[int], like: Tensor) -> Any:

@@ -9,19 +9,19 @@ for all paths. A path that can do a whole step faster in one call overrides `Pat
 two forms to the same bound.
 """
 
-import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from setadam_core.layers import Layer
 from setadam_core.parts import Parts, combine
 from setadam_torch.checks.options import Group
-from setadam_torch.checks.tensors import Tensor, layer_of, real, shape_of_layers
+from setadam_torch.checks.tensors import Tensor, layer_of
 from setadam_torch.paths.columns import Columns, by_device_and_dtype, without_empty
-from setadam_torch.paths.parts import each_layer
+from setadam_torch.paths.parts import each_layer, layer_count
 
 
-class Path:
+class Path(ABC):
     """One way to compute a step. The class says which layers it serves; an instance is one step of some layers.
 
     The tensors of an instance are of one device and dtype, have been checked, and none is empty.
@@ -46,9 +46,7 @@ class Path:
     @property
     def widths(self) -> list[int]:
         """How many layers each parameter stacks."""
-        if self.group["layer_axes"] is None:
-            return [1] * len(self.columns.params)
-        return [math.prod(shape_of_layers(real(x), y)) for x, y in zip(self.columns.params, self.layers, strict=True)]
+        return [layer_count(param, self.group["layer_axes"]) for param in self.columns.params]
 
     @classmethod
     def missing(cls, dtype: Any) -> str | None:
@@ -56,15 +54,16 @@ class Path:
         return None
 
     @classmethod
+    @abstractmethod
     def why_not(cls, group: Group, layer: Sequence[Tensor]) -> str | None:
         """Why this path does not update a layer, given its θ, g, m and v; None if it does."""
-        raise NotImplementedError
 
     @classmethod
     def begin(cls, group: Group, columns: Columns) -> "list[Path]":
         """One step of these layers, in portions that go together between the two passes."""
         return [cls(group, part) for part in by_device_and_dtype(columns)]
 
+    @abstractmethod
     def moments(self) -> Parts:
         """The first pass: count the step and update the moments.
 
@@ -73,13 +72,12 @@ class Path:
         Parts : of what is here of each layer, float64 tensors of shape (layers,) on the tensors' device. The layers
             of a parameter with ``layer_axes`` follow one another.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def descend(self, gammas: Tensor, lows: Tensor) -> None:
         """The second pass: update the parameters, given γ and min v of each whole layer, as `Parts` in order,
         dtype, shape and device.
         """
-        raise NotImplementedError
 
     @classmethod
     def step(cls, group: Group, columns: Columns) -> None:
@@ -89,7 +87,7 @@ class Path:
     @classmethod
     def scaled_step(cls, group: Group, columns: Columns, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
         """`step` as torch.amp.GradScaler asks by its two tensors, see `setadam_torch.scaler`, read on the device."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{cls.name} does not read a scaler's tensors: see `reads_scaler`")
 
 
 def two_passes(path: type[Path], group: Group, columns: Columns) -> None:

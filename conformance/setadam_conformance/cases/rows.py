@@ -32,7 +32,7 @@ def case_of(row: Row, seed: int) -> Case:
     return Case(dtype, tuple(layers), t, hp, {"classes": dict(row), "seed": seed})
 
 
-def plainer(row: Row, case: Case) -> LayerCase:
+def judged_layer(row: Row, case: Case) -> LayerCase:
     """The layer of the case that has the row's classes."""
     return case.layers[0] if row["place"] == "first" else case.layers[-1]
 
@@ -256,7 +256,7 @@ def classes_of(case: Case) -> dict[str, str]:
     Magnitudes and values are not read back: they are what the case says of itself.
     """
     said: dict[str, str] = case.extra["classes"]
-    layer, hp, t = plainer(said, case), case.hp, case.t
+    layer, hp, t = judged_layer(said, case), case.hp, case.t
     n, shape = len(case.layers), layer.param.shape
     found = {
         **{name: said[name] for name in ("magnitude", "values", "least", "theta", "place")},
