@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-# Coordinates in a step for which waking a helper pays: one core needs 70 µs for them, and a helper up to as long to wake.
+# Coordinates of a step from which on waking a helper pays: one core needs 70 µs for them, and a helper wakes in less.
 WORTH_WAKING = 1 << 17
 
 
