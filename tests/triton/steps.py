@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from setadam_conformance.protocol import LayerState, Native
-from setadam_torch.conformance.adapters import TorchSingle, put, states_of
+from setadam_torch.conformance.adapters import TorchSingle, collected, put, states_of
 from setadam_torch.paths.triton import launches
 
 
@@ -30,12 +30,7 @@ class TritonSteps(TorchSingle):
         put(optimizer, params, grads, states)
         for param in params:
             optimizer.state[param]["step"] = optimizer.state[param]["step"].to(self._device)
-        work = []
-        for group in optimizer.param_groups:  # all is checked before anything is updated
-            columns: Any = [[], [], [], [], []]
-            optimizer._init_group(group, *columns)
-            work.append((group, columns))
-        for group, columns in work:
+        for group, columns in collected(optimizer):  # all is checked before anything is updated
             launches.step_layers(group, [[x.detach() for x in xs] for xs in columns])
         return list(params), states_of(optimizer, params)
 

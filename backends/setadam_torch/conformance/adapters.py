@@ -16,6 +16,7 @@ from setadam_conformance.protocol import Capabilities, LayerState, Native, NumPy
 from setadam_torch import SETAdam
 from setadam_torch.checks.tensors import real
 from setadam_torch.paths.choice import by_path, why_no_kernel
+from setadam_torch.paths.columns import Columns
 from setadam_torch.paths.protocol import two_passes
 
 DTYPES = ("float64", "float32", "bfloat16", "float16")
@@ -144,10 +145,9 @@ class TorchTwoPasses(OwnChoice):
     ) -> tuple[list[Native], list[LayerState]]:
         optimizer = self.optimizer(params, hp, layer_axes)
         put(optimizer, params, grads, states)
-        checked = [(group, optimizer._checked(group)) for group in optimizer.param_groups]
-        for group, found in checked:
-            for path, columns in by_path(group, optimizer._columns(group, *found)).items():
-                two_passes(path, group, columns)
+        for group, columns in collected(optimizer):
+            for path, part in by_path(group, columns).items():
+                two_passes(path, group, part)
         return list(params), states_of(optimizer, params)
 
 
@@ -163,6 +163,14 @@ def put(optimizer: Any, params: Sequence[Native], grads: Sequence[Native], state
         m, v = (_complex(x) if param.is_complex() else x for x in (state.m, state.v))
         step = torch.tensor(float(state.t), dtype=torch.float64)
         optimizer.state[param] = {"step": step, "exp_avg": m, "exp_avg_sq": v}
+
+
+def collected(optimizer: Any) -> list[tuple[Any, Columns]]:
+    """Each group with its tensors, after all the checks of a step."""
+    work = [(group, Columns([], [], [], [], [])) for group in optimizer.param_groups]
+    for group, columns in work:
+        optimizer._init_group(group, *columns)
+    return work
 
 
 def states_of(optimizer: Any, params: Sequence[Native]) -> list[LayerState]:

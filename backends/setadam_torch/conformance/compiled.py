@@ -7,7 +7,7 @@ import torch
 
 from setadam_conformance.protocol import Capabilities, LayerState, Native
 from setadam_torch.checks.tensors import real
-from setadam_torch.conformance.adapters import DTYPES, RELOADS, TorchSingle, put, states_of
+from setadam_torch.conformance.adapters import DTYPES, RELOADS, TorchSingle, collected, put, states_of
 
 
 class TorchCompiled(TorchSingle):
@@ -50,7 +50,7 @@ class TorchCompiled(TorchSingle):
             own = [p.clone() for p in params]
             optimizer = self.optimizer(own, hp, layer_axes)
             put(optimizer, own, [g.clone() for g in grads], _cloned(states))
-            _check(optimizer)
+            collected(optimizer)  # its checks, without the cost of tracing what they refuse
             self._graphs[key] = _Graph(own, optimizer, torch.compile(optimizer.step, fullgraph=True))
         graph = self._graphs[key]
         entries = [graph.optimizer.state[p] for p in graph.params]
@@ -76,12 +76,6 @@ class _Graph(NamedTuple):
     params: list[Native]
     optimizer: Any
     step: Any
-
-
-def _check(optimizer: Any) -> None:
-    """What a compiled step checks when it is traced, without the cost of tracing what is refused."""
-    for group in optimizer.param_groups:
-        optimizer._init_group(group, [], [], [], [], [])
 
 
 def _cloned(states: Sequence[LayerState]) -> list[LayerState]:
