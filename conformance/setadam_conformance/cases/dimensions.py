@@ -101,6 +101,7 @@ _APART: list[tuple[str, set[str], str, set[str]]] = [
     ("axes", {"all", "first", "last", "apart", "negative"}, "shape", {"()"}),
     ("axes", {"first", "last"}, "shape", {"vector", "(1,)"}),
     ("axes", {"apart"}, "shape", {"(1,)", "matrix", *_FLAT}),
+    ("axes", {"()"}, "shape", {"thousands", "a block and a tail"}),  # hundreds of layers of one coordinate are enough
     ("order", _FORTRAN, "shape", {*_FLAT, *_ONE, "empty"}),
     ("order", _GAPS, "shape", {*_ONE, "empty"}),
     ("least", {"first", "last", "tied"}, "shape", {*_ONE, "empty"}),
