@@ -20,6 +20,7 @@ def train(processes, *arguments):
     return [float(loss) for loss in re.findall(r"loss (\S+)", done.stdout)]
 
 
+@pytest.mark.heavy  # checks_resume in make test resumes as it does
 def test_it_trains_and_goes_on_with_another_number_of_processes(tmp_path):
     losses = train(2, "--steps", "60", "--folder", str(tmp_path))
     assert losses[-1] < losses[0] - 0.1  # from the loss of a guess, log 11, down
