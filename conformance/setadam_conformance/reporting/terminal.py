@@ -7,7 +7,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from setadam_conformance.reporting.summary import covered, figure, headline, summary, troubles
+from setadam_conformance.reporting.failures import print_failures
+from setadam_conformance.reporting.summary import covered, figure, headline, summary
 from setadam_conformance.running.results import Cell, Run
 
 _STYLE = {"pass": "green", "xfail": "yellow", "skip": "yellow"}
@@ -18,8 +19,7 @@ def print_tables(run: Run, console: Console, full: bool = True) -> None:
     if full:
         for table in _full(run):
             console.print(table)
-    for cell in troubles(run):
-        _print_trouble(cell, console)
+    print_failures(run, console)
     console.print(_summary(run))
     reached: dict[str, list[str]] = {}
     for backend in run.backends:
@@ -78,26 +78,3 @@ def _summary(run: Run) -> Table:
         verdict = f"[{style}]{row.verdict}[/{style}]"
         table.add_row(name, row.dtype, *counts, figure(row.ulp), figure(row.ratio), verdict)
     return table
-
-
-def _print_trouble(cell: Cell, console: Console) -> None:
-    where = f"{cell.property} on {cell.backend} in {cell.dtype}: {cell.status}"
-    console.print(f"[bold red]{escape(where)}[/bold red]", soft_wrap=True)
-    if cell.reason:
-        console.print("  " + escape(cell.reason), soft_wrap=True)
-    failure = cell.failure
-    if failure is None:
-        return
-    console.print("  " + escape(failure.message), soft_wrap=True)
-    if failure.stage is not None:
-        console.print(
-            f"  first difference at {failure.stage}, layer {failure.layer}, coordinate {failure.coordinate}: "
-            f"the formula gives {failure.expected!r}, the backend {failure.got!r}, {figure(failure.ratio)} × the bound",
-            soft_wrap=True,
-            highlight=False,
-        )
-    console.print(failure.snippet, markup=False, highlight=False, soft_wrap=True)
-    if failure.repro:
-        console.print(
-            f"  setadam-conformance replay {failure.repro} --backend {cell.backend!r}", markup=False, soft_wrap=True
-        )
