@@ -81,7 +81,7 @@ def test_json_matches_its_schema_and_is_read_back_unchanged(run):
 @pytest.mark.parametrize(
     "spoil",
     [
-        lambda data: data.update(schema="setadam-report/2"),
+        lambda data: data.update(schema="setadam-report/1"),
         lambda data: data.update(new=1),
         lambda data: data["cells"][0].update(status="maybe"),
         lambda data: data["cells"][0].pop("examples"),
@@ -98,7 +98,7 @@ def test_the_schema_refuses_other_data(run, spoil):
         jsonschema.validate(data, SCHEMA)
 
 
-@pytest.mark.parametrize("data", [None, [], {}, {"schema": "setadam-report/2"}, {"schema": "setadam-report/1"}])
+@pytest.mark.parametrize("data", [None, [], {}, {"schema": "setadam-report/1"}, {"schema": "setadam-report/2"}])
 def test_other_data_is_not_read_as_a_report(data):
     with pytest.raises(ValueError):
         from_json(data)

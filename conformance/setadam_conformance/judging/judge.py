@@ -4,12 +4,11 @@ The comparison is in the oracle's arithmetic. Rounding the reference first would
 """
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from setadam_conformance.cases.case import Case, real_view
-from setadam_conformance.cases.formats import FORMATS, compute_format
+from setadam_conformance.cases.formats import compute_format
 from setadam_conformance.judging import oracle
 from setadam_conformance.protocol import Capabilities, LayerState, NumPyArray
 
@@ -21,7 +20,6 @@ class Score:
     """The largest error of a quantity over the coordinates that are judged."""
 
     ratio: float = 0.0  # |error| / bound; a correct implementation is never above 1
-    ulp: float = 0.0  # |error| in ulps of the larger of the value and `terms`, see `compare`
     coordinate: tuple[int, ...] | None = None  # of the worst ratio, in the real view
     expected: float = 0.0
     got: float = 0.0
@@ -31,10 +29,9 @@ class Score:
     def absorb(self, other: "Score") -> None:
         """Keep the worse of the two, and add up the counts."""
         counts = self.judged + other.judged, self.not_judged + other.not_judged
-        worst_ulp = max(self.ulp, other.ulp)
         if other.ratio > self.ratio or self.coordinate is None:
             self.__dict__.update(other.__dict__)
-        self.ulp, (self.judged, self.not_judged) = worst_ulp, counts
+        self.judged, self.not_judged = counts
 
 
 @dataclass
@@ -54,10 +51,6 @@ class Verdict:
     @property
     def ratio(self) -> float:
         return max(score.ratio for score in self.scores.values())
-
-    @property
-    def ulp(self) -> float:
-        return self.scores["param"].ulp
 
 
 def judge(
@@ -87,9 +80,7 @@ def _judge_layers(
             ("v", v, state.v),
             ("param", theta._replace(judged=theta.judged & safe), real_view(param)),
         ):
-            fmt = FORMATS[case.dtype] if stage == "param" else compute_format(case.dtype)
-            terms = real_view(layer.param) if stage == "param" else layer.m if stage == "m" else layer.v
-            score, median = compare(reference, got, fmt.name, compute_format(case.dtype).name, terms)
+            score, median = compare(reference, got, compute_format(case.dtype).name)
             verdict.scores[stage].absorb(score)
             if score.judged:
                 verdict.medians[stage].append(median)
@@ -97,19 +88,15 @@ def _judge_layers(
                 verdict.parted_at, verdict.parted_layer = stage, index
 
 
-def compare(
-    reference: oracle.Reference, got: NumPyArray, fmt: str, compute: str, terms: NumPyArray | None = None
-) -> tuple[Score, float]:
+def compare(reference: oracle.Reference, got: NumPyArray, compute: str) -> tuple[Score, float]:
     """The score of one array, and its median error/bound. NaN instead of a number scores infinity.
 
-    terms: the value before the step. Where the step nearly cancels it, an ulp of the small result says nothing about
-    the accuracy of the step, so errors are counted in ulps of the larger of the two.
+    Errors are not counted in ulps: where the terms of a sum cancel, a correct result may be millions of ulps off.
     """
     if got.size == 0:
         return Score(), 0.0
     wide = oracle.arithmetic(compute)
-    size = np.abs(np.asarray(reference.value, np.float64))
-    judged = np.broadcast_to(reference.judged & np.isfinite(size), got.shape)
+    judged = np.broadcast_to(reference.judged & np.isfinite(np.asarray(reference.value, np.float64)), got.shape)
     count = int(np.sum(judged))
     if count == 0:
         return Score(not_judged=got.size), 0.0
@@ -117,13 +104,9 @@ def compare(
     error = np.abs(wide.array(np.where(finite, got, 0)) - reference.value)
     ratio = np.asarray(error / reference.bound, np.float64)
     ratio = np.where(judged, np.where(finite, ratio, np.inf), 0.0)
-    if terms is not None:
-        size = np.maximum(size, np.abs(np.asarray(terms, np.float64)))
-    ulps = np.asarray(error, np.float64) / ulp(size, fmt)
     worst = np.unravel_index(int(np.argmax(ratio)), ratio.shape)
     score = Score(
         ratio=float(ratio[worst]),
-        ulp=float(np.max(np.where(judged, np.where(finite, ulps, np.inf), 0.0))),
         coordinate=tuple(int(i) for i in worst),
         expected=float(np.asarray(reference.value)[worst]),
         got=float(got[worst]),
@@ -131,11 +114,3 @@ def compare(
         not_judged=got.size - count,
     )
     return score, float(np.median(ratio[judged]))
-
-
-def ulp(x: np.ndarray[Any, Any], fmt: str) -> np.ndarray[Any, Any]:
-    """The unit in the last place of a format at these float64 numbers: 2u·2^⌊log₂|x|⌋, or the smallest subnormal."""
-    f = FORMATS[fmt]
-    _, exponent = np.frexp(x)
-    exponent = np.where(x == 0, -1073, np.maximum(exponent, -1073))
-    return np.asarray(np.maximum(np.ldexp(2 * f.u, exponent - 1), f.smallest_subnormal))

@@ -22,7 +22,6 @@ class Row:
     passed: int
     properties: int
     examples: int
-    ulp: float | None
     ratio: float | None
     verdict: str
 
@@ -44,7 +43,6 @@ def _row(backend: str, dtype: str, cells: list[Cell]) -> Row:
         sum(cell.status == "pass" for cell in cells),
         len(cells),
         sum(cell.examples for cell in cells),
-        worst(cells, "ulp"),
         worst(cells, "ratio"),
         bad or "pass",
     )

@@ -44,7 +44,7 @@ def _full(run: Run) -> Iterator[Table]:
     for cell in run.cells:
         backends.setdefault(cell.backend, {}).setdefault(cell.property, {})[cell.dtype] = cell
     for backend, rows in backends.items():
-        title = f"{escape(backend)}: examples, worst error in ulp, worst error/bound"
+        title = f"{escape(backend)}: examples, worst error/bound"
         table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
         table.add_column("property", overflow="fold")
         for dtype in dtypes:
@@ -59,14 +59,14 @@ def _cell(cell: Cell | None) -> str:
         return ""
     if cell.status != "pass":
         return f"{cell.examples} [{_STYLE.get(cell.status, 'bold red')}]{cell.status}[/]"
-    return f"{cell.examples} {figure(cell.ulp)} {figure(cell.ratio)}" if cell.ratio is not None else str(cell.examples)
+    return f"{cell.examples} {figure(cell.ratio)}" if cell.ratio is not None else str(cell.examples)
 
 
 def _summary(run: Run) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
     for name in ("backend", "dtype"):
         table.add_column(name, no_wrap=True)
-    for name in ("passed", "examples", "worst ulp", "error/bound"):
+    for name in ("passed", "examples", "error/bound"):
         table.add_column(name, justify="right")
     table.add_column("verdict")
     previous = None
@@ -76,5 +76,5 @@ def _summary(run: Run) -> Table:
         previous = row.backend
         counts = f"{row.passed}/{row.properties}", str(row.examples)
         verdict = f"[{style}]{row.verdict}[/{style}]"
-        table.add_row(name, row.dtype, *counts, figure(row.ulp), figure(row.ratio), verdict)
+        table.add_row(name, row.dtype, *counts, figure(row.ratio), verdict)
     return table

@@ -68,14 +68,13 @@ def _table(head: list[str], rows: Iterable[list[str]]) -> str:
 
 
 def _summary(run: Run) -> str:
-    head = ["backend", "dtype", "properties", "examples", "worst ulp", "worst error/bound", "verdict"]
+    head = ["backend", "dtype", "properties", "examples", "worst error/bound", "verdict"]
     rows = [
         [
             escape(row.backend),
             row.dtype,
             f"{row.passed}/{row.properties}",
             str(row.examples),
-            figure(row.ulp),
             figure(row.ratio),
             f'<span class="{row.verdict}">{row.verdict}</span>',
         ]
@@ -97,7 +96,7 @@ def _matrix(run: Run) -> str:
 def _heat(cell: Cell | None) -> str:
     if cell is None:
         return "<td></td>"
-    tip = escape(f"{cell.examples} examples, worst {figure(cell.ulp)} ulp, {cell.status} {cell.reason}", quote=True)
+    tip = escape(f"{cell.examples} examples, {cell.status} {cell.reason}", quote=True)
     text = figure(cell.ratio) if cell.status == "pass" else f'<span class="{cell.status}">{cell.status}</span>'
     share = min(cell.ratio or 0.0, 1.0)
     return f'<td class="heat" style="--r:{share:.2f}" title="{tip}">{text}</td>'

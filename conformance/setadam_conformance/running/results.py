@@ -46,8 +46,7 @@ class Cell:
     minimum: int = 1
     judged: int = 0  # coordinates that were compared with the oracle
     not_judged: int = 0  # coordinates outside the domain of the bound
-    ulp: float | None = None  # worst error of θ in units of the last place; None: nothing compared
-    ratio: float | None = None  # worst error/bound
+    ratio: float | None = None  # worst error/bound; None: nothing compared
     stages: dict[str, "Stage"] = field(default_factory=dict)  # by "m", "v" and "param"; none: nothing compared
     seconds: float = 0.0
     reason: str = ""  # why it is skipped, expected to fail, or vacuous

@@ -99,7 +99,7 @@ def _score(result: Cell, bench: Bench) -> None:
     scores = [bench.score[stage] for stage in STAGES]
     result.judged, result.not_judged = sum(s.judged for s in scores), sum(s.not_judged for s in scores)
     if result.judged:
-        result.ratio, result.ulp = max(s.ratio for s in scores), bench.score["param"].ulp
+        result.ratio = max(s.ratio for s in scores)
         result.stages = {
             stage: Stage(bench.score[stage].ratio, statistics.median(bench.medians[stage]))
             for stage in STAGES

@@ -29,11 +29,9 @@ def known_ratios() -> None:
                 bound = np.array([1e-6, 1e-5, 1e-7, 1e-6])
                 got = value.copy()
                 got[at] += sign * share * bound[at]
-                score, _ = judge.compare(Reference(value, bound, np.ones(4, bool)), got, "float64", "float32")
+                score, _ = judge.compare(Reference(value, bound, np.ones(4, bool)), got, "float32")
                 _hold(abs(score.ratio / share - 1) < 1e-6, (sign, at, share, score.ratio))
-    score, _ = judge.compare(
-        Reference(np.ones(2), np.full(2, 1e-6), np.ones(2, bool)), -np.ones(2), "float64", "float32"
-    )
+    score, _ = judge.compare(Reference(np.ones(2), np.full(2, 1e-6), np.ones(2, bool)), -np.ones(2), "float32")
     _hold(score.ratio > 1)
 
 
@@ -41,7 +39,7 @@ def no_number_is_no_answer() -> None:
     """NaN and infinities are infinitely far from a number."""
     for bad in (np.nan, np.inf, -np.inf):
         reference = Reference(np.array([1.0, 2.0]), np.full(2, 1e300), np.ones(2, bool))
-        score, _ = judge.compare(reference, np.array([1.0, bad]), "float32", "float32")
+        score, _ = judge.compare(reference, np.array([1.0, bad]), "float32")
         _hold(score.ratio == np.inf, bad)
 
 

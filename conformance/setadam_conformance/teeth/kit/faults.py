@@ -162,12 +162,12 @@ _of_one(
 def _each_alone(choose: Callable[[list[judge.Score]], judge.Score]) -> Callable[..., Any]:
     """A comparator that picks another coordinate than the worst one."""
 
-    def compare(reference: Reference, got: Any, fmt: str, compute: str) -> Any:
-        score, median = _right["compare"](reference, got, fmt, compute)
+    def compare(reference: Reference, got: Any, compute: str) -> Any:
+        score, median = _right["compare"](reference, got, compute)
         value, bound, judged = (np.broadcast_to(x, got.shape).ravel() for x in reference)
         alone = [
             _right["compare"](Reference(value[i : i + 1], bound[i : i + 1], judged[i : i + 1]), got.ravel()[i : i + 1],
-                              fmt, compute)[0]
+                              compute)[0]
             for i in range(got.size) if judged[i]
         ]  # fmt: skip
         return (replace(score, ratio=choose(alone).ratio) if alone else score), median
@@ -177,7 +177,7 @@ def _each_alone(choose: Callable[[list[judge.Score]], judge.Score]) -> Callable[
 
 def _changed(change: Callable[[Reference, Any], Any]) -> Callable[..., Any]:
     """A comparator that compares other numbers than the returned ones."""
-    return lambda reference, got, *formats: _right["compare"](reference, change(reference, got), *formats)
+    return lambda reference, got, compute: _right["compare"](reference, change(reference, got), compute)
 
 
 def _expected(reference: Reference) -> Any:
@@ -232,7 +232,7 @@ _of_one(
     "absolute values are compared",
     judge,
     "compare",
-    lambda r, got, *f: _right["compare"](r._replace(value=np.abs(r.value)), np.abs(got), *f),
+    lambda r, got, compute: _right["compare"](r._replace(value=np.abs(r.value)), np.abs(got), compute),
 )
 
 
