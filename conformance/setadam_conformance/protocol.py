@@ -6,7 +6,7 @@ Python floats.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy.typing as npt
@@ -30,6 +30,16 @@ OPTIONS = frozenset(
 )
 
 
+# Hyperparameters at which SET-Adam's step is Adam's or AdamW's, for `Capabilities.fixed`.
+ADAM: Mapping[str, float | bool] = {
+    "cos_power": 0.0,
+    "tau": 0.0,
+    "eps_inside_sqrt": False,
+    "decoupled_weight_decay": False,
+}
+ADAMW: Mapping[str, float | bool] = {**ADAM, "decoupled_weight_decay": True}
+
+
 class ProtocolError(Exception):
     """The adapter broke the protocol, so there is no verdict on the implementation behind it."""
 
@@ -37,8 +47,8 @@ class ProtocolError(Exception):
 class LayerState(NamedTuple):
     """State of one layer.
 
-    m and v: real, in the compute dtype (float32 for 16-bit parameters). They have the parameter's shape s, or s + (2,)
-    if it is complex. t: the number of steps taken.
+    m and v: real, in the compute dtype (float32 for 16-bit parameters, unless `Capabilities.moments` says otherwise).
+    They have the parameter's shape s, or s + (2,) if it is complex. t: the number of steps taken.
     """
 
     m: Any
@@ -54,6 +64,22 @@ class Capabilities:
     dtypes: tuple[str, ...]
     devices: tuple[str, ...] = ("cpu",)
     options: frozenset[str] = OPTIONS
+    # Hyperparameters that are always these, because the implementation does not have them: `ADAM`, `ADAMW`.
+    fixed: Mapping[str, float | bool] = field(default_factory=dict, hash=False)
+    # Where ε stands. "given": as `eps_inside_sqrt` says. "both": √(v̂ + ε) + ε. "uncorrected": with v before its bias
+    # correction ("ε hat" in Adam's paper), so that w = (√v + ε)/√(1-β₂ᵗ).
+    epsilon: Literal["given", "both", "uncorrected"] = "given"
+    # How 1-βᵗ is formed. "accurate": in double, for float64 as -expm1(t log β). "cancelling": as 1 - β**t, in float64
+    # for float64 parameters; for all others in float32, to which β is rounded first.
+    corrections: Literal["accurate", "cancelling"] = "accurate"
+    # The format of m and v for 16-bit parameters: "compute" is float32, "parameter" the parameter's own.
+    moments: Literal["compute", "parameter"] = "compute"
+    # The format of the arithmetic for 16-bit parameters. With "parameter", every operation may be rounded to it.
+    arithmetic: Literal["compute", "parameter"] = "compute"
+    # The state holds m/(1-β₁ᵗ) and v/(1-β₂ᵗ) in place of m and v.
+    corrected_moments: bool = False
+    # Hyperparameters that are rounded to float32 before they are used, for float64 parameters, too.
+    float32_scalars: tuple[str, ...] = ()
     # The order of sums over a contiguous layer. "pairwise": any order whose longest chain of additions grows as log d
     # (trees, blocks, lanes, wider accumulators). "any": chains of up to d additions.
     reduction: Literal["pairwise", "any"] = "pairwise"
@@ -86,6 +112,11 @@ class Capabilities:
     def is_slow(self) -> bool:
         """True if a step or a compilation takes so long that profiles use fewer of them."""
         return self.cost >= 10
+
+    @property
+    def is_elementwise(self) -> bool:
+        """True if no operation connects the coordinates of a layer: without down-scaling and translation."""
+        return self.fixed.get("cos_power") == 0 and self.fixed.get("tau") == 0
 
 
 @runtime_checkable

@@ -8,6 +8,7 @@ import mpmath
 import numpy as np
 import numpy.typing as npt
 
+from setadam_conformance.protocol import Capabilities
 from setadam_core.layers import COMPUTE_DTYPE
 
 Wide = npt.NDArray[Any]  # an array of float64, longdouble or, as objects, mpmath numbers
@@ -51,11 +52,21 @@ def compute_format(dtype: str) -> Format:
     return FORMATS[COMPUTE_DTYPE[dtype]]
 
 
+def arithmetic_format(dtype: str, claims: Capabilities) -> Format:
+    """The format in which a backend with these claims computes the step of a parameter of this dtype."""
+    return FORMATS[dtype] if claims.arithmetic == "parameter" else compute_format(dtype)
+
+
+def moment_format(dtype: str, claims: Capabilities) -> Format:
+    """The format of m and v in a backend with these claims."""
+    return FORMATS[dtype] if claims.moments == "parameter" else compute_format(dtype)
+
+
 class Arithmetic:
     """Real arithmetic wider than a format, in which the reference and its bound are computed.
 
-    float32 is judged in float64. float64 is judged in NumPy's longdouble if that has at least 11 more bits (x86), and
-    otherwise in mpmath, which is slower and equally accurate. u is the unit roundoff.
+    float32 and narrower formats are judged in float64. float64 is judged in NumPy's longdouble if that has at least 11
+    more bits (x86), and otherwise in mpmath, which is slower and equally accurate. u is the unit roundoff.
     """
 
     def __init__(self, compute: str, longdouble: bool | None = None) -> None:
@@ -64,7 +75,7 @@ class Arithmetic:
         self.context = mpmath.MPContext()
         self.context.prec = 200
         self.dtype: np.dtype[Any]
-        if compute == "float32":
+        if compute != "float64":
             self.dtype, self.u = np.dtype(np.float64), 2.0**-53
         elif longdouble:
             self.dtype, self.u = np.dtype(np.longdouble), float(2.0 ** -(np.finfo(np.longdouble).nmant + 1))

@@ -5,14 +5,17 @@ bound. docs/bound.md derives every constant, under the name that it has here.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from setadam_conformance.cases.case import Case, LayerCase, real_view
-from setadam_conformance.cases.formats import FORMATS, Arithmetic, Wide, compute_format
+from setadam_conformance.cases.formats import FORMATS, Arithmetic, Format, Wide, arithmetic_format, moment_format
 from setadam_conformance.protocol import Capabilities
+
+# w from a = γv/(1-β₂ᵗ) and a change of ε.
+Embedding = Callable[[Wide, Any], Wide]
 
 
 class Reference(NamedTuple):
@@ -32,11 +35,20 @@ class _Setting(NamedTuple):
     u: float
     tiny: float  # the largest error of an underflowing operation
     largest: float
-    storage_u: float  # 0 where the parameter's format is the compute format
+    storage_u: float  # 0 where the parameter's format is the format of the arithmetic
     storage_tiny: float
     storage_largest: float
+    moment_u: float  # 0 where the format of m and v is that of the arithmetic, or wider
+    moment_tiny: float
     slack: float
-    bias_error: float  # relative, of 1-βᵗ as the backend forms it
+    hp: dict[str, Any]  # the hyperparameters as the backend uses them
+
+
+class _Correction(NamedTuple):
+    """1-βᵗ and its relative error as the backend forms it."""
+
+    value: Any
+    error: float
 
 
 _CACHE: dict[tuple[str, bool], Arithmetic] = {}
@@ -49,23 +61,60 @@ def arithmetic(compute: str, longdouble: bool | None = None) -> Arithmetic:
     return _CACHE[key]
 
 
-def _setting(dtype: str, claims: Capabilities, wide: Arithmetic | None) -> _Setting:
-    compute, storage = compute_format(dtype), FORMATS[dtype]
-    wide = wide or arithmetic(compute.name)
-    rounded = storage is not compute
+def _setting(case: Case, claims: Capabilities, wide: Arithmetic | None) -> _Setting:
+    own, storage, moments = (
+        arithmetic_format(case.dtype, claims),
+        FORMATS[case.dtype],
+        moment_format(case.dtype, claims),
+    )
+    wide = wide or arithmetic(own.name)
     flush = claims.flushes_subnormals
+
+    def rounding(to: Format) -> tuple[float, float]:
+        """The relative and absolute error of one rounding to a format that is narrower than the arithmetic."""
+        return (to.u, to.smallest_normal if flush else to.smallest_subnormal) if to.u > own.u else (0.0, 0.0)
+
+    in_float32 = {name: float(np.float32(case.hp[name])) for name in claims.float32_scalars}
     return _Setting(
         wide,
-        compute.u,
-        compute.smallest_normal if flush else compute.smallest_subnormal,
-        compute.largest,
-        storage.u if rounded else 0.0,
-        (storage.smallest_normal if flush else storage.smallest_subnormal) if rounded else 0.0,
+        own.u,
+        own.smallest_normal if flush else own.smallest_subnormal,
+        own.largest,
+        *rounding(storage),
         storage.largest,
-        1 + 64 * compute.u + 8 * wide.u / compute.u,
-        # 1-βᵗ is formed in double. For float64, that is the compute format itself.
-        5 * compute.u if claims.traced_t or compute.name == "float64" else compute.u,
+        *rounding(moments),
+        1 + 64 * own.u + 8 * wide.u / own.u,
+        {**case.hp, **in_float32},
     )
+
+
+def _correction(beta: float, t: int, s: _Setting, claims: Capabilities) -> _Correction:
+    """1-βᵗ for the step with this number."""
+    value = s.wide.bias_correction(beta, t)
+    in_double = s.u == FORMATS["float64"].u
+    if claims.corrections == "accurate":
+        # It is formed in double. For float64, that is the format of the arithmetic itself.
+        return _Correction(value, 5 * s.u if claims.traced_t or in_double else s.u)
+    u = FORMATS["float64" if in_double else "float32"].u
+    power = 1 - float(value)
+    exponent = abs(t * float(np.log(beta))) if beta else 0.0
+    of_power = 4 + 3 * exponent + (0 if in_double else t)  # the last is the rounding of β
+    return _Correction(value, of_power * u * power / float(value) + u + (s.u if s.u > u else 0))
+
+
+# The claims on which references depend.
+_WIDENING = (
+    "reduction",
+    "flushes_subnormals",
+    "recomputes_moments",
+    "traced_t",
+    "epsilon",
+    "corrections",
+    "moments",
+    "arithmetic",
+    "corrected_moments",
+    "float32_scalars",
+)
 
 
 class Memory:
@@ -86,7 +135,7 @@ class Memory:
             return make()
         arrays = (layer.param, layer.grad, layer.m, layer.v, *also)
         bits = tuple(x if x is None else (x.shape, str(x.dtype), x.tobytes()) for x in arrays)
-        asked = (claims.reduction, claims.flushes_subnormals, claims.recomputes_moments, claims.traced_t)
+        asked = tuple(getattr(claims, name) for name in _WIDENING)
         key = (case.dtype, case.t, tuple(case.hp.items()), layer.axes, asked, bits)
         if key in self._kept:
             self._kept.move_to_end(key)
@@ -116,11 +165,12 @@ def moments(
 def _moments(
     case: Case, layer: LayerCase, claims: Capabilities, wide: Arithmetic | None = None
 ) -> tuple[Reference, Reference]:
-    s, hp = _setting(case.dtype, claims, wide), case.hp
-    u, tiny, array = s.u, s.tiny, s.wide.array
+    s = _setting(case, claims, wide)
+    u, tiny, array, hp = s.u, s.tiny, s.wide.array, s.hp
     theta, g = array(real_view(layer.param)), array(real_view(layer.grad))
     m0, v0 = array(layer.m), array(layer.v)
-    beta1, beta2, decay = (array(hp[name]) for name in ("beta1", "beta2", "weight_decay"))
+    decay = array(hp["weight_decay"])
+    (beta1, dbeta1), (beta2, dbeta2) = (_forgetting(hp[name], case.t + 1, s, claims) for name in ("beta1", "beta2"))
 
     g = -g if hp["maximize"] else g
     dg = np.zeros_like(g)
@@ -130,12 +180,28 @@ def _moments(
 
     m = beta1 * m0 + (1 - beta1) * g
     dm = u * (3 * beta1 * np.abs(m0) + (1 - beta1) * (4 * np.abs(g) + 3 * np.abs(m0)))
-    dm = dm + (1 - beta1) * dg + tiny * (5 + np.abs(m0))
+    dm = dm + (1 - beta1) * dg + tiny * (5 + np.abs(m0)) + dbeta1 * (np.abs(m0) + np.abs(g))
+    dm = dm + s.moment_u * (np.abs(m) + dm) + s.moment_tiny
     v = beta2 * v0 + (1 - beta2) * g * g
     dv = u * (3 * beta2 * v0 + (1 - beta2) * (5 * g * g + 3 * v0))
-    dv = dv + (1 - beta2) * (2 * np.abs(g) + dg) * dg + tiny * (4 + v0)
+    dv = dv + (1 - beta2) * (2 * np.abs(g) + dg) * dg + tiny * (4 + v0) + dbeta2 * (v0 + g * g)
+    dv = dv + s.moment_u * (v + dv) + s.moment_tiny
     fits = np.asarray((np.abs(g) < s.largest / 8) & (g * g < s.largest / 8) & (v < s.largest / 8), bool)
+    fits = fits & (np.abs(m) < s.storage_largest / 8) & (v < s.storage_largest / 8) if s.moment_u else fits
     return Reference(m, dm * s.slack, fits), Reference(v, dv * s.slack, fits)
+
+
+def _forgetting(beta: float, t: int, s: _Setting, claims: Capabilities) -> tuple[Wide, float]:
+    """The factor of the old moment in step t, and the absolute error that it has beside the roundings of `_moments`.
+
+    If the state holds corrected moments, it is (β-βᵗ)/(1-βᵗ), and the new gradient's factor is (1-β)/(1-βᵗ).
+    """
+    if not claims.corrected_moments:
+        return s.wide.array(beta), 0.0
+    correction = _correction(beta, t, s, claims)
+    share = (1 - s.wide.array(beta)) / correction.value
+    lost = 4 * s.u if claims.corrections == "cancelling" else 0.0  # β-βᵗ and 1-(1-β)/(1-βᵗ) cancel
+    return 1 - share, float(share) * correction.error + lost
 
 
 def parameter(
@@ -174,59 +240,60 @@ def _parameter(
     wide: Arithmetic | None,
     moment_bounds: tuple[Wide, Wide] | None,
 ) -> Reference:
-    s, hp = _setting(case.dtype, claims, wide), case.hp
-    u, tiny, array, sqrt = s.u, s.tiny, s.wide.array, s.wide.sqrt
+    s = _setting(case, claims, wide)
+    u, tiny, array, sqrt, hp = s.u, s.tiny, s.wide.array, s.wide.sqrt, s.hp
     theta, m, v = array(real_view(layer.param)), array(m_new), array(v_new)
     lr, eps, tau, decay = (array(hp[name]) for name in ("lr", "eps", "tau", "weight_decay"))
-    bc1, bc2 = (s.wide.bias_correction(hp[name], case.t + 1) for name in ("beta1", "beta2"))
     axes = layer.real_axes
     if m.size == 0:
         return Reference(theta, np.zeros_like(theta), np.ones(theta.shape, bool))
+    one = _Correction(array(1.0), 0.0)
+    first, second = one, one
+    if not claims.corrected_moments:
+        first, second = (_correction(hp[name], case.t + 1, s, claims) for name in ("beta1", "beta2"))
+    fits = first.error < 0.5 and second.error < 0.5
+    # With an uncorrected ε, √(1-β₂ᵗ) is a factor of the whole update, and not of v.
+    outer, inner = (second, one) if claims.epsilon == "uncorrected" else (one, second)
+    bc2 = inner.value
 
     dm, dv = u * np.abs(m) + tiny, u * v
+    if s.moment_u:
+        dm, dv = dm + s.moment_u * np.abs(m) + s.moment_tiny, dv + s.moment_u * v + s.moment_tiny
     if claims.recomputes_moments and moment_bounds is not None:
         dm, dv = (2 * bound for bound in moment_bounds)
 
     # S. The error of γ is common to the layer: it multiplies γv/bc2 by one factor κ.
     gamma, dgamma = _down_scaling(v, dv, axes, float(hp["cos_power"]), s, claims)
-    common = dgamma + s.bias_error
+    common = dgamma + inner.error
     low = np.maximum(1 - common, 0)
     high = np.minimum(1 / np.maximum(1 - common, 1e-9), 1 / gamma)  # as γ ≤ 1
-    high = np.maximum(high, 1) * (1 + 2 * s.bias_error)
+    high = np.maximum(high, 1) * (1 + 2 * inner.error)
     a = gamma * v / bc2
     da = gamma * dv / bc2 + tiny * (1 + 1 / bc2)
 
-    # E, and each w's own error.
-    inside = bool(hp["eps_inside_sqrt"])
-
-    def embed(x: Wide) -> Wide:
-        x = np.maximum(x, 0)
-        return np.asarray(sqrt(x + eps) if inside else sqrt(x) + eps)
-
-    if inside:
-        share = a / (a + eps)
-        own = (share * 4 * u + u * (1 - share) + u) / 2 + u
-    else:
-        share = sqrt(a) / (sqrt(a) + eps)
-        own = share * 3 * u + u * (1 - share) + u
+    # E, and each w's own error. `lost` is the part of ε that underflows in a narrow format.
+    lost = tiny if eps < tiny / u else 0.0
+    embed, own = _embedding(a, eps, _place_of_epsilon(hp, claims), u, sqrt)
 
     # T. w̃(κ) = w(κ) - τ min w(κ) rises with κ.
     def translated(kappa: Wide, up: float) -> Wide:
-        w, w_least = embed(kappa * a + up * da), embed(_least(kappa * a - up * da, axes))
+        w, w_least = embed(kappa * a + up * da, up * lost), embed(_least(kappa * a - up * da, axes), -up * lost)
         error = w * own + tau * w_least * (_most(own, axes) + 2 * u) + u * np.abs(w - tau * w_least) + tiny * w_least
         return np.asarray(w - tau * w_least + up * error)
 
-    exact = embed(a) - tau * embed(_least(a, axes))
+    exact = embed(a, 0.0) - tau * embed(_least(a, axes), 0.0)
     d_low, d_high = translated(low, -1), translated(high, +1)
     positive = np.asarray(d_low > 0, bool)
     d_low = np.where(positive, d_low, exact)
 
-    step = lr / bc1
+    step = lr * sqrt(outer.value) / first.value
     q = step * m / exact
-    own_q = 5 * u + s.bias_error
+    own_q = 5 * u + first.error / (1 - min(first.error, 0.5))
+    if outer is not one:  # its root, and one product more
+        own_q = own_q + 2 * u + outer.error
     dq = step * (
         np.abs(m) * np.maximum(1 / d_low - 1 / exact, 1 / exact - 1 / d_high) + (dm + own_q * (np.abs(m) + dm)) / d_low
-    ) + tiny * (1 + (1 + 1 / bc1) * (1 + np.abs(m)) / d_low + step + np.abs(m))
+    ) + tiny * (1 + (1 + 1 / first.value) * (1 + np.abs(m)) / d_low + step + np.abs(m))
 
     shrunk, dshrunk = theta, np.zeros_like(theta)
     if decay and hp["decoupled_weight_decay"]:
@@ -236,12 +303,43 @@ def _parameter(
     bound = dq * (1 + u) + dshrunk + u * (np.abs(value) + dq + dshrunk) + tiny
     bound = bound + s.storage_u * (np.abs(value) + bound) + s.storage_tiny
     judged = positive & np.asarray(
-        (_most(v / bc2, axes) < s.largest / 8)
+        fits
+        & (_most(v / bc2, axes) < s.largest / 8)
         & (step * np.abs(m) * np.maximum(1, 1 / d_low) < s.largest / 8)
         & (np.abs(value) + bound < s.storage_largest),
         bool,
     )
     return Reference(value, bound * s.slack, judged)
+
+
+def _place_of_epsilon(hp: Mapping[str, Any], claims: Capabilities) -> str:
+    """Where ε is: "inside" the root, "outside", or "both"."""
+    if claims.epsilon == "both":
+        return "both"
+    return "inside" if hp["eps_inside_sqrt"] else "outside"
+
+
+def _embedding(a: Wide, eps: Wide, place: str, u: float, sqrt: Callable[[Wide], Wide]) -> tuple[Embedding, Wide]:
+    """How w follows from a and from a change of ε, and the relative error that each w has of its own."""
+
+    def inside(x: Wide, change: Any) -> Wide:
+        return np.asarray(sqrt(np.maximum(np.maximum(x, 0) + eps + change, 0)))
+
+    def outside(x: Wide, change: Any) -> Wide:
+        return np.asarray(sqrt(np.maximum(x, 0)) + eps + change)
+
+    def both(x: Wide, change: Any) -> Wide:
+        return inside(x, change) + eps + change
+
+    share = a / (a + eps)
+    own_inside = (share * 4 * u + u * (1 - share) + u) / 2 + u
+    if place == "inside":
+        return inside, own_inside
+    if place == "outside":
+        root = sqrt(a) / (sqrt(a) + eps)
+        return outside, root * 3 * u + u * (1 - root) + u
+    root = inside(a, 0.0) / both(a, 0.0)
+    return both, root * own_inside + u * (1 - root) + u
 
 
 def chain(d: int, reduction: str) -> int:
