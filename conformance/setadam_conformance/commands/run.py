@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     """Check backends and print a verdict."""
     from setadam_conformance.reporting import print_tables
 
-    console = Console(width=None if sys.stdout.isatty() else 110)  # a log file has no width
+    console = Console(width=None if sys.stdout.isatty() else 80)  # a log file has no width
     for name in args.property:
         property_named(name)
     excused = expectations.read(args.expect) if args.expect else []
