@@ -5,11 +5,14 @@ meet; `rows` makes a row into a case. The first class of a dimension is the plai
 class that needs an option is tried only if the backend claims the option.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from itertools import combinations
+from typing import Any
 
+from setadam_conformance.cases.case import DEFAULTS
 from setadam_conformance.cases.formats import FORMATS
 from setadam_conformance.protocol import Capabilities
 
@@ -86,12 +89,16 @@ TABLE: dict[str, Dimension] = {
     )
 }  # fmt: skip
 
-LARGEST_T = 2**31 + 3  # of a step in the class "about 2³¹"
+# The largest number of steps taken in a class of "t".
+LAST_T = {"0": 0, "1 to 9": 9, "10 to 10⁵": 10**5, "beyond 2²⁴": 2**30, "about 2³¹": 2**31 + 2}
 
 _FLAT = {"vector", "hundreds", "thousands", "a block and a tail"}
 _ONE = {"()", "(1,)"}
 _FORTRAN = {"Fortran", "g Fortran"}
 _GAPS = {"gaps", "g gaps"}
+
+# The hyperparameters behind dimensions of another name.
+_FIELDS = {"direction": "maximize", "eps_is": "eps_inside_sqrt", "decay": "weight_decay"}
 
 # Classes of two dimensions that cannot meet. No rule needs three dimensions, so `allowed` is exact for pairs.
 _APART: list[tuple[str, set[str], str, set[str]]] = [
@@ -129,6 +136,41 @@ def fit(a: tuple[str, str], b: tuple[str, str]) -> bool:
     return (a, b) not in _forbidden()
 
 
+def hyperparameter_classes(hp: Mapping[str, Any]) -> dict[str, str]:
+    """The classes of hyperparameters, read from their values."""
+    beta1, beta2, power = hp["beta1"], hp["beta2"], hp["cos_power"]
+    usual_lr = hp["lr"] >= 1e-3 or hp["lr"] < 1e-9
+    of_lr = ("0", 0), ("tiny", 1e-9), ("1e-3", 1e-3), ("below 1", 1), ("above 1", math.inf)
+    of_beta = ("0", 0), ("below ½", 0.5), ("near 1", 1)
+    of_eps = ("tiny", 1e-20), ("between", 1e-5), ("large", math.inf)
+    of_tau = ("0", 0), ("between", 0.9), ("near 1", 1)
+    of_power = ("below 2", 2), ("above 2", math.inf)
+    return {
+        "lr": first_class(hp["lr"], *of_lr) if usual_lr else "below 1",
+        "beta1": "0.9" if beta1 == 0.9 else first_class(beta1, *of_beta),
+        "beta2": "0.999" if beta2 == 0.999 else first_class(beta2, *of_beta),
+        "eps": "1e-8" if hp["eps"] == 1e-8 else first_class(hp["eps"], *of_eps),
+        "tau": "0.5" if hp["tau"] == 0.5 else first_class(hp["tau"], *of_tau),
+        "decay": _decay(hp),
+        "direction": "ascend" if hp["maximize"] else "descend",
+        "cos_power": {2.0: "2", 0.0: "0", 4.0: "4"}.get(power) or first_class(power, *of_power),
+        "eps_is": "inside" if hp["eps_inside_sqrt"] else "outside",
+    }
+
+
+def first_class(x: float, *limits: tuple[str, float]) -> str:
+    """The first class whose upper end is not below x."""
+    return next(name for name, end in limits if x <= end)
+
+
+def _decay(hp: Mapping[str, Any]) -> str:
+    if not hp["weight_decay"]:
+        return "decoupled" if hp["decoupled_weight_decay"] else "none"
+    if hp["decoupled_weight_decay"]:
+        return "decoupled" if hp["lr"] * hp["weight_decay"] <= 1 else "decoupled, 1-ηλ < 0"
+    return "coupled" if hp["weight_decay"] <= 0.5 else "coupled, above ½"
+
+
 def is_possible(row: Row) -> bool:
     """Whether the classes of a row can meet."""
     return all(fit(a, b) for a, b in combinations(row.items(), 2))
@@ -140,8 +182,13 @@ def classes(claims: Capabilities, dtypes: tuple[str, ...]) -> dict[str, tuple[st
     for name, dimension in TABLE.items():
         kept = tuple(c for c, needs in dimension.classes.items() if needs <= claims.options)
         found[name] = tuple(c for c in kept if c in dtypes) if name == "dtype" else kept
-    if claims.largest_t < LARGEST_T:
-        found["t"] = tuple(c for c in found["t"] if c != "about 2³¹")
+    found["t"] = tuple(c for c in found["t"] if LAST_T[c] < claims.largest_t)
+    if claims.fixed:
+        fixed = hyperparameter_classes({**DEFAULTS, **claims.fixed})
+        found.update({name: (c,) for name, c in fixed.items() if _FIELDS.get(name, name) in claims.fixed})
+    if "decoupled_weight_decay" in claims.fixed:
+        decoupled = bool(claims.fixed["decoupled_weight_decay"])
+        found["decay"] = tuple(c for c in found["decay"] if c.startswith("decoupled") is decoupled)
     if claims.compiles and claims.is_slow:  # a graph of ten layers takes a minute
         found["layers"] = tuple(c for c in found["layers"] if c in ("1", "2 or 3"))
     if not {"float32", "float64"} & set(dtypes):

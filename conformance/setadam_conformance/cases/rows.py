@@ -1,13 +1,12 @@
 """A row of the table of dimensions as a case, and a case as a row. A row and a seed give the same case every time."""
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from setadam_conformance.cases.case import Case, LayerCase, dtype_of, real_view
-from setadam_conformance.cases.dimensions import Row
+from setadam_conformance.cases.dimensions import LAST_T, Row, first_class, hyperparameter_classes
 from setadam_conformance.cases.formats import FORMATS, compute_format
 from setadam_conformance.protocol import NumPyArray
 
@@ -262,42 +261,15 @@ def classes_of(case: Case) -> dict[str, str]:
         **{name: said[name] for name in ("magnitude", "values", "least", "theta", "place")},
         "dtype": case.dtype,
         "numbers": "complex" if layer.is_complex else "real",
-        "lr": _first(hp["lr"], ("0", 0), ("tiny", 1e-9), ("1e-3", 1e-3), ("below 1", 1), ("above 1", math.inf))
-        if hp["lr"] >= 1e-3 or hp["lr"] < 1e-9
-        else "below 1",
-        "beta1": "0.9" if hp["beta1"] == 0.9 else _first(hp["beta1"], ("0", 0), ("below ½", 0.5), ("near 1", 1)),
-        "beta2": "0.999" if hp["beta2"] == 0.999 else _first(hp["beta2"], ("0", 0), ("below ½", 0.5), ("near 1", 1)),
-        "eps": "1e-8"
-        if hp["eps"] == 1e-8
-        else _first(hp["eps"], ("tiny", 1e-20), ("between", 1e-5), ("large", math.inf)),
-        "tau": "0.5" if hp["tau"] == 0.5 else _first(hp["tau"], ("0", 0), ("between", 0.9), ("near 1", 1)),
-        "decay": _decay(hp),
-        "direction": "ascend" if hp["maximize"] else "descend",
-        "cos_power": {2.0: "2", 0.0: "0", 4.0: "4"}.get(hp["cos_power"]) or _first(
-            hp["cos_power"], ("below 2", 2), ("above 2", math.inf)
-        ),
-        "eps_is": "inside" if hp["eps_inside_sqrt"] else "outside",
-        "t": _first(t, ("0", 0), ("1 to 9", 9), ("10 to 10⁵", 10**5), ("beyond 2²⁴", 2**30), ("about 2³¹", math.inf)),
+        **hyperparameter_classes(hp),
+        "t": first_class(t, *LAST_T.items()),
         "special": _special_of(layer),
         "shape": _shape_class(shape, layer.param.size, said["shape"], said["axes"]),
         "axes": _axes_class(layer.axes, len(shape)),
         "order": _order_class(layer),
-        "layers": _first(n, ("1", 1), ("2 or 3", 3), ("4 to 9", 9), ("10 or more", math.inf)),
+        "layers": first_class(n, ("1", 1), ("2 or 3", 3), ("4 to 9", 9), ("10 or more", math.inf)),
     }  # fmt: skip
     return {name: found[name] for name in said}
-
-
-def _first(x: float, *limits: tuple[str, float]) -> str:
-    """The first class whose upper end is not below x."""
-    return next(name for name, end in limits if x <= end)
-
-
-def _decay(hp: Mapping[str, Any]) -> str:
-    if not hp["weight_decay"]:
-        return "decoupled" if hp["decoupled_weight_decay"] else "none"
-    if hp["decoupled_weight_decay"]:
-        return "decoupled" if hp["lr"] * hp["weight_decay"] <= 1 else "decoupled, 1-ηλ < 0"
-    return "coupled" if hp["weight_decay"] <= 0.5 else "coupled, above ½"
 
 
 def _special_of(layer: LayerCase) -> str:
