@@ -113,10 +113,19 @@ class Capabilities:
         """True if a step or a compilation takes so long that profiles use fewer of them."""
         return self.cost >= 10
 
+    def allows(self, needs: frozenset[str]) -> bool:
+        """True if these options are claimed, or belong to hyperparameters that are fixed."""
+        return needs - self.fixed.keys() <= self.options
+
     @property
     def is_elementwise(self) -> bool:
         """True if no operation connects the coordinates of a layer: without down-scaling and translation."""
         return self.fixed.get("cos_power") == 0 and self.fixed.get("tau") == 0
+
+    @property
+    def is_narrow(self) -> bool:
+        """True if moments or arithmetic of 16-bit parameters have their format."""
+        return "parameter" in (self.moments, self.arithmetic)
 
 
 @runtime_checkable

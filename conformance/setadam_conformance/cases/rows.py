@@ -136,7 +136,7 @@ def _shape(row: Row, rng: np.random.Generator) -> tuple[tuple[int, ...], tuple[i
     else:
         shape = [(0, 3, 2), (3, 0, 2), (2, 3, 0)][int(rng.integers(3))]
     n = len(shape)
-    axes: Mapping[str, tuple[int, ...] | None] = {
+    axes: dict[str, tuple[int, ...] | None] = {
         "None": None,
         "all": tuple(range(n)),
         "first": (0,),

@@ -11,10 +11,31 @@ from setadam_conformance.cases.case import Case, LayerCase, dtype_of, map_layer
 from setadam_conformance.cases.formats import FORMATS, compute_format
 from setadam_conformance.judging.bench import Bench
 from setadam_conformance.judging.judge import judge
-from setadam_conformance.properties.registry import prop
+from setadam_conformance.properties.registry import layerwise, prop
 from setadam_conformance.protocol import Capabilities
 
 Cases = st.SearchStrategy[Case]
+
+
+@prop(
+    lambda c, d: of.cases(c, d, shape=of.few(c, (65,), [(2,), (9,), (65,), (4, 4)]), count=st.just(1),
+                          exponent=st.integers(-3, 3), extra=st.fixed_dictionaries({"seed": st.integers(0, 999)})),
+    applies=lambda claims: claims.is_elementwise,
+    usual_graphs=True,
+)  # fmt: skip
+def coordinates_are_independent(bench: Bench, case: Case) -> None:
+    """NaN or ±Inf in one coordinate of a gradient stays there: all other coordinates take their step, within the bound.
+
+    For implementations without down-scaling and translation, such as Adam. Catches a norm, a clip or a check over the
+    whole layer. Source: Adam's operations are elementwise.
+    """
+    (layer,) = case.layers
+    at = case.extra["seed"] % layer.grad.size
+    for bad in (np.nan, np.inf, -np.inf):
+        grad = layer.grad.copy()
+        grad.flat[at] = bad
+        spoilt = replace(case, layers=(replace(layer, grad=grad),))
+        bench.spreads(spoilt, bench.conform(spoilt))
 
 
 def _constant(claims: Capabilities, dtype: str) -> Cases:
@@ -78,7 +99,7 @@ def empty_layers(bench: Bench, case: Case) -> None:
     The minimum of an empty array raises an error in most libraries. Source: pytorch#119885.
     """
     one = np.ones(3, dtype_of(case.dtype))
-    moment = np.ones(3, compute_format(case.dtype).numpy)
+    moment = np.ones(3, case.layers[0].m.dtype)
     if "many" in bench.claims.options:
         case = replace(case, layers=(*case.layers, LayerCase(one, one, moment, moment)))
     answer = bench.conform(case)
@@ -127,6 +148,7 @@ def _extreme(claims: Capabilities) -> st.SearchStrategy[dict[str, Any]]:
 @prop(
     lambda c, d: of.cases(c, d, hp=of.just(cos_power=0.0, tau=0.0), exponent=st.integers(-6, 4)),
     needs=("cos_power",),
+    free=("tau", "eps_inside_sqrt"),
 )
 def adam_identity(bench: Bench, case: Case) -> None:
     """With S and T off, the step is Adam with ε under the root: `optax.adam(eps=0, eps_root=ε)`.
@@ -163,6 +185,7 @@ def adam_identity(bench: Bench, case: Case) -> None:
     share=0.3,
     usual_graphs=True,
     narrow="float16",  # the square of its largest number fits in float32
+    applies=layerwise,
 )
 def nan_and_infinity(bench: Bench, case: Case) -> None:
     """NaN or ±Inf in one coordinate of a gradient makes its whole layer NaN, and other layers are unaffected.

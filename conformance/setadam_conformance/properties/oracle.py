@@ -149,7 +149,7 @@ def _scale_free(claims: Capabilities, dtype: str) -> Cases:
     return draw_case()
 
 
-@prop(_scale_free)
+@prop(_scale_free, applies=lambda claims: not claims.is_narrow)
 def scale_free(bench: Bench, case: Case) -> None:
     """γ depends only on the direction of v, from the smallest subnormal v to near overflow.
 

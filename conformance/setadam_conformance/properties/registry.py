@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from hypothesis import strategies as st
 
@@ -28,6 +29,8 @@ class Property:
     applies: Callable[[Capabilities], bool]
     narrow: str | None  # the 16-bit format that reveals more faults than the other, if one does
     covers: bool = False  # its examples are rows of the table of dimensions (`cases.dimensions`), not drawn
+    about: Literal["arithmetic", "interface"] = "arithmetic"
+    free: frozenset[str] = frozenset()  # hyperparameters that it sets itself
 
     @property
     def explanation(self) -> str:
@@ -44,12 +47,18 @@ class Property:
         return self.share <= 0.1
 
     def concerns(self, claims: Capabilities, dtype: str) -> bool:
-        """True if the backend claims everything that the property needs."""
-        return dtype in self.dtypes and self.needs <= claims.options and self.applies(claims)
+        """True if the backend claims everything that the property needs, and fixes nothing that it changes."""
+        free = not (self.free | self.needs) & claims.fixed.keys()
+        return dtype in self.dtypes and self.needs <= claims.options and free and self.applies(claims)
 
 
 PROPERTIES: dict[str, Property] = {}
 ALL_DTYPES = ("float64", "float32", "bfloat16", "float16")
+
+
+def layerwise(claims: Capabilities) -> bool:
+    """For properties that need down-scaling or translation: whether the backend has them."""
+    return not claims.is_elementwise
 
 
 def prop(
@@ -62,13 +71,26 @@ def prop(
     applies: Callable[[Capabilities], bool] = lambda claims: True,
     narrow: str | None = None,
     covers: bool = False,
+    about: Literal["arithmetic", "interface"] = "arithmetic",
+    free: tuple[str, ...] = (),
 ) -> Callable[[Check], Check]:
     """Register a property under its function's name, with hyphens."""
 
     def register(check: Check) -> Check:
         name = check.__name__.replace("_", "-")
         PROPERTIES[name] = Property(
-            name, check, strategy, frozenset(needs), frozenset(dtypes), share, usual_graphs, applies, narrow, covers
+            name,
+            check,
+            strategy,
+            frozenset(needs),
+            frozenset(dtypes),
+            share,
+            usual_graphs,
+            applies,
+            narrow,
+            covers,
+            about,
+            frozenset(free),
         )
         return check
 

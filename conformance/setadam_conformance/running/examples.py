@@ -17,6 +17,7 @@ from hypothesis.errors import FlakyFailure
 
 from setadam_conformance.cases import covering, dimensions
 from setadam_conformance.cases.case import Case
+from setadam_conformance.cases.claimed import as_claimed
 from setadam_conformance.cases.dimensions import Row
 from setadam_conformance.cases.rows import case_of
 from setadam_conformance.cases.strategies import defaults
@@ -29,9 +30,10 @@ from setadam_conformance.running.plan import Plan, seed_of
 def examples(cell: Plan, claims: Capabilities) -> tuple[Case, ...]:
     """The cell's examples, in order. Raises hypothesis.errors.Unsatisfiable if there are none."""
     if cell.strength:
-        return tuple(case_of(row, seed) for row, seed in rows_of(cell, claims))
+        return tuple(as_claimed(case_of(row, seed), claims) for row, seed in rows_of(cell, claims))
     asked = Capabilities(dtypes=(cell.dtype,), options=claims.options, compiles=claims.compiles, cost=claims.cost)
-    return _examples(cell.property, cell.dtype, cell.examples, seed_of(cell), cell.at_defaults, asked)
+    drawn = _examples(cell.property, cell.dtype, cell.examples, seed_of(cell), cell.at_defaults, asked)
+    return tuple(as_claimed(case, claims) for case in drawn)
 
 
 def rows_of(cell: Plan, claims: Capabilities) -> list[tuple[Row, int]]:
@@ -62,7 +64,16 @@ def shrink(cell: Plan, claims: Capabilities, check: Callable[[Case], None]) -> N
             asked = replace(claims, dtypes=(cell.dtype,))
             phases = (Phase.generate, Phase.shrink)
             n, seed = cell.examples, seed_of(cell)
-            _engine(cell.property, cell.dtype, n, seed, cell.at_defaults, asked, phases, check)
+            _engine(
+                cell.property,
+                cell.dtype,
+                n,
+                seed,
+                cell.at_defaults,
+                asked,
+                phases,
+                lambda case: check(as_claimed(case, claims)),
+            )
     except NonconformingError as error:
         return error
     except FlakyFailure:
@@ -76,7 +87,7 @@ def _towards_the_plainest(cell: Plan, claims: Capabilities, check: Callable[[Cas
     def fails(row: Row, seed: int) -> NonconformingError | None:
         try:
             with quietly():
-                check(case_of(row, seed))
+                check(as_claimed(case_of(row, seed), claims))
         except NonconformingError as error:
             return error
         return None
