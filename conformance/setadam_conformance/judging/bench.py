@@ -46,11 +46,15 @@ class Bench:
     def step(self, case: Case, adapter: Adapter | None = None) -> Answer:
         """One step. A backend does not conform if it raises, or returns another dtype or shape."""
         adapter = adapter or self.adapter
-        return self._read(case, self.call(case, native(adapter, case), adapter), adapter)
+        return self.answer(case, self.call(case, native(adapter, case), adapter), adapter)
 
     def call(self, case: Case, given: Given, adapter: Adapter | None = None) -> Any:
         """What the backend's step returns for these native arrays. The backend gets copies of the lists."""
-        params, grads, states = map(list, given)
+        params, grads, states = given
+        return self._call(case, ([*params], [*grads], [*states]), adapter)
+
+    def _call(self, case: Case, handed: Given, adapter: Adapter | None = None) -> Any:
+        params, grads, states = handed
         axes = [layer.axes for layer in case.layers]
         try:
             return (adapter or self.adapter).step(params, grads, states, dict(case.hp), axes)
@@ -72,6 +76,38 @@ class Bench:
             raise ProtocolError(
                 f"{adapter.name}.to_numpy cannot read {type(x).__name__}: {type(error).__name__}: {error}"
             ) from error
+
+    def answer(self, case: Case, new: Any, adapter: Adapter | None = None) -> Answer:
+        """What a step returned, as NumPy. A backend does not conform if a dtype, a shape or t is not as it must be."""
+        adapter = adapter or self.adapter
+        try:
+            returned, after = new
+            found = [(m, v, t) for m, v, t in after]
+            params = [self.read(p, adapter) for p in returned]
+        except (TypeError, ValueError) as error:
+            raise ProtocolError(
+                f"{adapter.name}.step must return the parameters and a LayerState(m, v, t) for each, got {new!r:.200}"
+            ) from error
+        states = [LayerState(self.read(m, adapter), self.read(v, adapter), t) for m, v, t in found]
+        if not len(params) == len(states) == len(case.layers):
+            raise ProtocolError(
+                f"{adapter.name}.step returned {len(params)} layers and {len(states)} states for {len(case.layers)}"
+            )
+        compute = compute_format(case.dtype).numpy
+        for i, (layer, p, s) in enumerate(zip(case.layers, params, states, strict=True)):
+            for name, x, shape, dtype in (
+                ("param", p, layer.param.shape, layer.param.dtype),
+                ("m", s.m, layer.m.shape, compute),
+                ("v", s.v, layer.v.shape, compute),
+            ):
+                if x.shape != shape or x.dtype != dtype:
+                    self.fail(
+                        f"{name} of layer {i} must be {dtype}{list(shape)}, got {x.dtype}{list(x.shape)}",
+                        case,
+                    )
+            if not (isinstance(s.t, SupportsInt) and int(s.t) == s.t == case.t + 1):
+                self.fail(f"t of layer {i} must be {case.t + 1} after the step, got {s.t}", case)
+        return Answer(params, states)
 
     def conform(self, case: Case, answer: Answer | None = None) -> Answer:
         """One step, judged by the oracle."""
@@ -111,54 +147,38 @@ class Bench:
             if not np.array_equal(real_view(x), real_view(y), equal_nan=True):
                 self.fail(f"{message} (array {i}: {x.ravel()[:4]} and {y.ravel()[:4]})", case)
 
-    def refuses(self, case: Case, what: str) -> None:
-        """Fail unless the backend raises on this case and leaves parameters, gradients and moments unchanged."""
-        given = native(self.adapter, case)
-        params, grads, states = given
-        inputs = {"θ": params, "g": grads, "m": [s.m for s in states], "v": [s.v for s in states]}
-        before = {name: [self.read(x) for x in arrays] for name, arrays in inputs.items()}
+    def refuses(self, case: Case, what: str, given: Given | None = None, *, must: bool = True) -> bool:
+        """Fail unless the backend raises on this case and leaves parameters, gradients and states unchanged.
+
+        given: native arrays for the case, and step counts of the backend's own type; by default new ones. must: False
+        if the backend may accept the case. Returns True if it was refused.
+        """
+        given = given or native(self.adapter, case)
+        handed: Given = ([*given[0]], [*given[1]], [*given[2]])  # a backend may also write into the lists
+        before = self._values(given)
         try:
-            self.call(case, given)
+            self._call(case, handed)
         except NonconformingError:
-            for name, arrays in inputs.items():
-                after = [self.read(x) for x in arrays]
-                self.same_bits(before[name], after, f"{what} was refused, but {name} had already been changed", case)
-            return
-        self.fail(f"{what} was accepted", case)
+            for now in (given, handed):
+                for name, arrays in self._values(now).items():
+                    message = f"{what} was refused, but {name} had already been changed"
+                    self.require(len(arrays) == len(case.layers), message, case)
+                    self.same_bits(before[name], arrays, message, case)
+            return True
+        if must:
+            self.fail(f"{what} was accepted", case)
+        return False
+
+    def _values(self, given: Given) -> dict[str, list[NumPyArray]]:
+        """A copy of everything that a step is given, by name."""
+        params, grads, states = given
+        arrays = {"θ": params, "g": grads, "m": [s.m for s in states], "v": [s.v for s in states]}
+        values = {name: [self.read(x) for x in of_layers] for name, of_layers in arrays.items()}
+        return {**values, "t": [np.array(int(s.t)) for s in states]}
 
     def fail(self, message: str, case: Case, verdict: Verdict | None = None) -> NoReturn:
         """Stop this example."""
         raise NonconformingError(message, case, verdict)
-
-    def _read(self, case: Case, new: Any, adapter: Adapter) -> Answer:
-        try:
-            returned, after = new
-            found = [(m, v, t) for m, v, t in after]
-            params = [self.read(p, adapter) for p in returned]
-        except (TypeError, ValueError) as error:
-            raise ProtocolError(
-                f"{adapter.name}.step must return the parameters and a LayerState(m, v, t) for each, got {new!r:.200}"
-            ) from error
-        states = [LayerState(self.read(m, adapter), self.read(v, adapter), t) for m, v, t in found]
-        if not len(params) == len(states) == len(case.layers):
-            raise ProtocolError(
-                f"{adapter.name}.step returned {len(params)} layers and {len(states)} states for {len(case.layers)}"
-            )
-        compute = compute_format(case.dtype).numpy
-        for i, (layer, p, s) in enumerate(zip(case.layers, params, states, strict=True)):
-            for name, x, shape, dtype in (
-                ("param", p, layer.param.shape, layer.param.dtype),
-                ("m", s.m, layer.m.shape, compute),
-                ("v", s.v, layer.v.shape, compute),
-            ):
-                if x.shape != shape or x.dtype != dtype:
-                    self.fail(
-                        f"{name} of layer {i} must be {dtype}{list(shape)}, got {x.dtype}{list(x.shape)}",
-                        case,
-                    )
-            if not (isinstance(s.t, SupportsInt) and int(s.t) == s.t == case.t + 1):
-                self.fail(f"t of layer {i} must be {case.t + 1} after the step, got {s.t}", case)
-        return Answer(params, states)
 
     def _record(self, case: Case, verdict: Verdict) -> None:
         for stage in STAGES:

@@ -1,16 +1,17 @@
 """Properties of the interface: what a step may write, must keep, and must refuse, and what survives a reload."""
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from hypothesis import strategies as st
 
 from setadam_conformance.cases import strategies as of
 from setadam_conformance.cases.case import Case
-from setadam_conformance.judging.bench import Bench, native
+from setadam_conformance.cases.formats import FORMATS
+from setadam_conformance.judging.bench import Bench, Given, follow, native
 from setadam_conformance.properties.registry import prop
-from setadam_conformance.protocol import Capabilities
+from setadam_conformance.protocol import Capabilities, LayerState
 
 
 @prop(lambda c, d: of.cases(c, d, count=of.few(c, 2, [1, 2]), hp=of.hyperparameters(c, usual=False)), share=0.3)
@@ -122,6 +123,71 @@ def nothing_is_half_updated(bench: Bench, case: Case) -> None:
     first, second = case.layers
     wrong = replace(second, grad=np.ones((2, 4), second.grad.dtype))
     bench.refuses(replace(case, layers=(first, wrong)), "a gradient of another shape in the second layer")
+
+
+class _Wrong(NamedTuple):
+    """A case to refuse."""
+
+    what: str
+    case: Case
+    must: bool = True  # False: a backend may accept it
+
+
+@prop(lambda c, d: of.cases(c, d, count=of.few(c, 2, [1, 2, 3]), hp=of.hyperparameters(c)),
+      share=0.2, usual_graphs=True)  # fmt: skip
+def refusals_change_nothing(bench: Bench, case: Case) -> None:
+    """A step that is refused changes nothing, and the next one is as if it had not been tried.
+
+    The arrays and the step count are those that the backend itself returned, so a counter that is an array is seen,
+    and so is one that the optimizer keeps to itself. Refused are hyperparameters, shapes, dtypes and step counts; what
+    is wrong with an array is wrong in the last layer only. A user who catches the error, and trains on, would train
+    from a mixed state. Source: `optimizer.step` increments its counters, or updates m, before its checks.
+    """
+    for i in range(len(_wrong(case, bench.claims))):
+        new, after = bench.call(case, native(bench.adapter, case))
+        answer = bench.answer(case, (new, after))
+        following = follow(case, answer, [layer.grad for layer in case.layers])
+        given: Given = (list(new), native(bench.adapter, following)[1], [LayerState(*state) for state in after])
+        wrong = _wrong(following, bench.claims)[i]
+        if bench.refuses(wrong.case, wrong.what, _with_own(bench, wrong.case, following, given), must=wrong.must):
+            bench.conform(following, bench.answer(following, bench.call(following, given)))
+
+
+def _wrong(case: Case, claims: Capabilities) -> list[_Wrong]:
+    """Cases that differ from this one in a hyperparameter, t, or an array of the last layer."""
+    last = case.layers[-1]
+    wrong = [
+        _Wrong("lr = nan", case.with_hp(lr=float("nan"))),
+        _Wrong("beta2 = 1.0", case.with_hp(beta2=1.0)),
+        _Wrong("eps = 1e-320", case.with_hp(eps=1e-320)),
+    ]
+    if claims.in_place:
+        # -1 would divide by 1-β⁰ = 0, an error that is not a refusal.
+        wrong.append(_Wrong("t = -2", replace(case, t=-2), must=False))
+    for name in ("grad", "m", "v"):
+        x = getattr(last, name)
+        changed: dict[str, Any] = {f"{name} of shape {(3, *x.shape)}": np.ones((3, *x.shape), x.dtype)}
+        others = [FORMATS[dtype].numpy for dtype in claims.dtypes if FORMATS[dtype].numpy != x.dtype]
+        if others and not last.is_complex:
+            changed[f"{name} of dtype {others[0]}"] = np.ones(x.shape, others[0])
+        for what, array in changed.items():
+            layers = (*case.layers[:-1], replace(last, **{name: array}))
+            wrong.append(_Wrong(f"{what} in the last layer", replace(case, layers=layers), must="shape" in what))
+    return wrong
+
+
+def _with_own(bench: Bench, wrong: Case, case: Case, given: Given) -> Given:
+    """Native arrays for a wrong case: the given ones of the case, except where the two differ."""
+    params, grads, states = map(list, given)
+    _, new_grads, new_states = native(bench.adapter, replace(wrong, layers=wrong.layers[-1:]))
+    last, right = wrong.layers[-1], case.layers[-1]
+    own = states[-1]
+    if last.grad is not right.grad:
+        grads[-1] = new_grads[0]
+    states[-1] = LayerState(
+        own.m if last.m is right.m else new_states[0].m, own.v if last.v is right.v else new_states[0].v, own.t
+    )
+    return params, grads, [s if wrong.t == case.t else s._replace(t=wrong.t) for s in states]
 
 
 @prop(

@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from setadam_conformance.protocol import LayerState
 from setadam_conformance.teeth.reference import Layer, Reference, Rows
 
 R = Reference
+IN_PLACE = replace(Reference.capabilities, in_place=True)
 Sum = Callable[[Rows], Rows]
 
 
@@ -302,6 +304,12 @@ _variant(
     ),
     step_layer=lambda s, c: _in_place(s, c),
 )
+_variant(
+    "counted-in-place",
+    "all layers updated in place, t an array that is incremented in place",
+    {"in_place": True},
+    step=lambda s, p, g, st, hp, axes: step_in_place(s, p, g, st, hp, axes),
+)
 
 
 def _widened(c: Layer) -> Layer:
@@ -392,3 +400,17 @@ def _in_place(self: Reference, c: Layer) -> Any:
     for old, new in ((given, param), (before.m, state.m), (before.v, state.v)):
         old[...] = new
     return given, before._replace(t=state.t)
+
+
+def step_in_place(
+    self: Reference, params: Any, grads: Any, states: Any, hp: Any, axes: Any
+) -> tuple[list[Any], list[LayerState]]:
+    """A step that checks all layers, updates the given arrays, and counts in place if t is an array."""
+    new, after = R.step(self, params, grads, [s._replace(t=int(s.t)) for s in states], hp, axes)
+    kept = []
+    for param, state, p, s in zip(params, states, new, after, strict=True):
+        t: Any = state.t if isinstance(state.t, np.ndarray) else np.array(0)
+        for old, value in ((param, p), (state.m, s.m), (state.v, s.v), (t, s.t)):
+            old[...] = value
+        kept.append(LayerState(state.m, state.v, t))
+    return list(params), kept

@@ -15,7 +15,7 @@ from setadam_conformance.teeth.sampler import worst
 
 KINDS = {
     "epsilon", "bias correction", "down-scaling", "down-translating", "moments", "update", "weight decay",
-    "state order", "layout", "block tails", "aliasing", "error handling", "reload", "whole backend",
+    "state order", "layout", "block tails", "aliasing", "error handling", "written before a refusal", "reload", "whole backend",
 }  # fmt: skip
 
 

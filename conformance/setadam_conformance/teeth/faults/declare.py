@@ -1,4 +1,4 @@
-"""How a fault is declared: a name, one line that says what is wrong, and the methods that are replaced."""
+"""How a fault is declared: a name, one line that says what is wrong, and the members that are replaced."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,13 +31,11 @@ FAULTS: dict[str, Fault] = {}
 def kind(kind: str) -> Callable[..., None]:
     """A function that declares faults of this kind from a name, what is wrong, and overrides of Reference."""
 
-    def fault(
-        name: str, what: str, dtypes: tuple[str, ...] = ALL_DTYPES, why: str = "", **overrides: Callable[..., Any]
-    ) -> None:
+    def fault(name: str, what: str, dtypes: tuple[str, ...] = ALL_DTYPES, why: str = "", **overrides: Any) -> None:
         if name in FAULTS:
             raise ValueError(f"two faults are called {name!r}")
-        if unknown := [method for method in overrides if not hasattr(Reference, method)]:
-            raise ValueError(f"fault {name!r} overrides methods that Reference does not have: {unknown}")
+        if unknown := [member for member in overrides if not hasattr(Reference, member)]:
+            raise ValueError(f"fault {name!r} overrides members that Reference does not have: {unknown}")
         adapter = type(name, (Reference,), {"name": f"fault:{name}", **overrides})
         FAULTS[name] = Fault(name, kind, what, adapter, dtypes, why)
 
