@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from setadam_conformance.cases.case import Case, real_view
-from setadam_conformance.cases.formats import compute_format
+from setadam_conformance.cases.formats import arithmetic_format
 from setadam_conformance.judging import oracle
 from setadam_conformance.protocol import Capabilities, LayerState, NumPyArray
 
@@ -72,20 +72,28 @@ def _judge_layers(
     for index, (layer, param, state) in enumerate(zip(case.layers, params, states, strict=True)):
         m, v = oracle.moments(case, layer, claims)
         theta = oracle.parameter(case, layer, state.m, state.v, claims, moment_bounds=(m.bound, v.bound))
-        safe = np.all(m.judged, axis=layer.real_axes, keepdims=True)  # an overflow affects its whole layer
-        if layer.is_complex:  # multiplying by 1j mixes the two parts if one is not finite
-            safe = safe & np.all(np.isfinite(np.asarray(theta.value, np.float64)), axis=-1, keepdims=True)
+        safe = m.judged
+        if not claims.is_elementwise:  # an overflow affects its whole layer
+            safe = np.all(safe, axis=layer.real_axes, keepdims=True)
+        if layer.is_complex:  # products of complex numbers mix the two parts if one is not finite
+            m, v, theta = (_taken_together(reference) for reference in (m, v, theta))
         for stage, reference, got in (
             ("m", m, state.m),
             ("v", v, state.v),
             ("param", theta._replace(judged=theta.judged & safe), real_view(param)),
         ):
-            score, median = compare(reference, got, compute_format(case.dtype).name)
+            score, median = compare(reference, got, arithmetic_format(case.dtype, claims).name)
             verdict.scores[stage].absorb(score)
             if score.judged:
                 verdict.medians[stage].append(median)
             if not score.ratio <= 1 and verdict.parted_at is None:
                 verdict.parted_at, verdict.parted_layer = stage, index
+
+
+def _taken_together(reference: oracle.Reference) -> oracle.Reference:
+    """The reference of a complex array in its real view, judged where both parts are finite."""
+    finite = np.all(np.isfinite(np.asarray(reference.value, np.float64)), axis=-1, keepdims=True)
+    return reference._replace(judged=reference.judged & finite)
 
 
 def compare(reference: oracle.Reference, got: NumPyArray, compute: str) -> tuple[Score, float]:

@@ -114,6 +114,7 @@ _WIDENING = (
     "arithmetic",
     "corrected_moments",
     "float32_scalars",
+    "is_elementwise",
 )
 
 
@@ -277,11 +278,16 @@ def _parameter(
 
     # T. w̃(κ) = w(κ) - τ min w(κ) rises with κ.
     def translated(kappa: Wide, up: float) -> Wide:
-        w, w_least = embed(kappa * a + up * da, up * lost), embed(_least(kappa * a - up * da, axes), -up * lost)
+        w = embed(kappa * a + up * da, up * lost)
+        if claims.is_elementwise:
+            return np.asarray(w + up * w * (own + u))
+        w_least = embed(_least(kappa * a - up * da, axes), -up * lost)
         error = w * own + tau * w_least * (_most(own, axes) + 2 * u) + u * np.abs(w - tau * w_least) + tiny * w_least
         return np.asarray(w - tau * w_least + up * error)
 
-    exact = embed(a, 0.0) - tau * embed(_least(a, axes), 0.0)
+    exact = embed(a, 0.0)
+    if not claims.is_elementwise:
+        exact = exact - tau * embed(_least(a, axes), 0.0)
     d_low, d_high = translated(low, -1), translated(high, +1)
     positive = np.asarray(d_low > 0, bool)
     d_low = np.where(positive, d_low, exact)
@@ -304,7 +310,7 @@ def _parameter(
     bound = bound + s.storage_u * (np.abs(value) + bound) + s.storage_tiny
     judged = positive & np.asarray(
         fits
-        & (_most(v / bc2, axes) < s.largest / 8)
+        & ((v if claims.is_elementwise else _most(v, axes)) / bc2 < s.largest / 8)
         & (step * np.abs(m) * np.maximum(1, 1 / d_low) < s.largest / 8)
         & (np.abs(value) + bound < s.storage_largest),
         bool,
