@@ -11,6 +11,7 @@ import mpmath
 import numpy as np
 
 from setadam_conformance.cases.case import Case, LayerCase, real_view
+from setadam_conformance.protocol import Capabilities
 
 context = mpmath.MPContext()
 context.prec = 300
@@ -25,9 +26,15 @@ class Step(NamedTuple):
     theta: list[Number]
 
 
-def exact_step(case: Case, layer: LayerCase) -> Step:
-    """One step of one layer in exact arithmetic (to 300 bits)."""
+def exact_step(case: Case, layer: LayerCase, claims: Capabilities | None = None) -> Step:
+    """One step of one layer in exact arithmetic (to 300 bits).
+
+    claims: where they change the formulas (ε, the moments that the state holds, hyperparameters in float32), the step
+    is theirs.
+    """
+    claims = claims or Capabilities(dtypes=(case.dtype,))
     mpf, hp = context.mpf, {k: context.mpf(float(x)) for k, x in case.hp.items()}
+    hp |= {k: context.mpf(float(np.float32(case.hp[k]))) for k in claims.float32_scalars}
     theta = _numbers(real_view(layer.param))
     grad = _numbers(real_view(layer.grad))
     t = case.t + 1
@@ -38,6 +45,8 @@ def exact_step(case: Case, layer: LayerCase) -> Step:
             g = -g
         if not case.hp["decoupled_weight_decay"]:
             g = g + hp["weight_decay"] * p
+        if claims.corrected_moments:  # the state before step t is divided by 1-β^(t-1)
+            m_old, v_old = m_old * (1 - hp["beta1"] ** (t - 1)), v_old * (1 - hp["beta2"] ** (t - 1))
         m.append(hp["beta1"] * m_old + (1 - hp["beta1"]) * g)
         v.append(hp["beta2"] * v_old + (1 - hp["beta2"]) * g**2)
 
@@ -49,15 +58,25 @@ def exact_step(case: Case, layer: LayerCase) -> Step:
         gamma = cosine ** hp["cos_power"] if case.hp["cos_power"] else mpf(1)
         w = []
         for i in members:
-            v_hat = gamma * v[i] / (1 - hp["beta2"] ** t)
-            inside = case.hp["eps_inside_sqrt"]
-            w.append(context.sqrt(v_hat + hp["eps"]) if inside else context.sqrt(v_hat) + hp["eps"])
+            correction = 1 - hp["beta2"] ** t
+            w.append(_embedded(gamma * v[i], correction, hp["eps"], bool(case.hp["eps_inside_sqrt"]), claims.epsilon))
         smallest = min(w)
         for i, w_i in zip(members, w, strict=True):
             update = hp["lr"] / (1 - hp["beta1"] ** t) * m[i] / (w_i - hp["tau"] * smallest)
             kept = 1 - hp["lr"] * hp["weight_decay"] if case.hp["decoupled_weight_decay"] else 1
             new[i] = kept * theta[i] - update
+    if claims.corrected_moments:
+        m, v = [x / (1 - hp["beta1"] ** t) for x in m], [x / (1 - hp["beta2"] ** t) for x in v]
     return Step(m, v, new)
+
+
+def _embedded(v: Number, correction: Number, eps: Number, inside: bool, epsilon: str) -> Number:
+    """The denominator w of one coordinate, from γv and 1-β₂ᵗ."""
+    if epsilon == "both":
+        return context.sqrt(v / correction + eps) + eps
+    if epsilon == "uncorrected":
+        return (context.sqrt(v + eps) if inside else context.sqrt(v) + eps) / context.sqrt(correction)
+    return context.sqrt(v / correction + eps) if inside else context.sqrt(v / correction) + eps
 
 
 def _numbers(x: np.ndarray[Any, Any]) -> list[Number]:

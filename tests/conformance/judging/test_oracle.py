@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 
 from setadam_conformance.cases import strategies
 from setadam_conformance.cases.case import real_view
-from setadam_conformance.cases.formats import FORMATS, Arithmetic, compute_format
+from setadam_conformance.cases.claimed import as_claimed
+from setadam_conformance.cases.formats import FORMATS, Arithmetic, arithmetic_format, compute_format
 from setadam_conformance.judging import oracle
 from setadam_conformance.judging.exact import context, exact_step
 from setadam_conformance.judging.judge import STAGES
-from setadam_conformance.protocol import Capabilities
+from setadam_conformance.protocol import ADAM, ADAMW, Capabilities
 
 CLAIMS = Capabilities(dtypes=tuple(FORMATS))
 DTYPES = list(FORMATS)
@@ -64,6 +65,44 @@ def test_oracles_agree(dtype, longdouble):
             shape = real_view(layer.param).shape
             held = [np.array([wide.number(x) for x in xs], wide.dtype).reshape(shape) for xs in (exact.m, exact.v)]
             theta = oracle.parameter(case, layer, *held, CLAIMS, _Passing(wide))
+            assert disagreement(theta, exact.theta, wide, theta.bound) < 0.01
+
+    compare()
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {"fixed": ADAM},
+        {"epsilon": "both"},
+        {"epsilon": "uncorrected"},
+        {"epsilon": "uncorrected", "fixed": ADAMW},
+        {"corrected_moments": True},
+        {"float32_scalars": ("lr", "beta2", "eps")},
+        {"moments": "parameter"},
+        {"moments": "parameter", "arithmetic": "parameter"},
+    ],
+    ids=str,
+)
+def test_oracles_agree_on_other_adams(claims):
+    """Where claims change the formulas, both oracles change them alike."""
+    claims = replace(CLAIMS, **claims)
+
+    @settings(max_examples=30)
+    @given(st.sampled_from(DTYPES).flatmap(lambda dtype: strategies.cases(CLAIMS, dtype, shape=SMALL)))
+    def compare(drawn):
+        case = as_claimed(drawn, claims)
+        wide = oracle.arithmetic(arithmetic_format(case.dtype, claims).name)
+        for layer in case.layers:
+            exact = exact_step(case, layer, claims)
+            m, v = oracle.moments(case, layer, claims)
+            assert disagreement(m, exact.m, wide, m.bound) < 0.01
+            assert disagreement(v, exact.v, wide, v.bound) < 0.01
+            if not (np.all(m.judged) and np.all(v.judged)):
+                return
+            shape = real_view(layer.param).shape
+            held = [np.array([wide.number(x) for x in xs], wide.dtype).reshape(shape) for xs in (exact.m, exact.v)]
+            theta = oracle.parameter(case, layer, *held, claims, _Passing(wide))
             assert disagreement(theta, exact.theta, wide, theta.bound) < 0.01
 
     compare()
