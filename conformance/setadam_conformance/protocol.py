@@ -123,6 +123,11 @@ class Capabilities:
         return self.fixed.get("cos_power") == 0 and self.fixed.get("tau") == 0
 
     @property
+    def has_other_formulas(self) -> bool:
+        """True if the same inputs have another exact result than the specification's."""
+        return bool(self.epsilon != "given" or self.corrected_moments or self.float32_scalars or self.is_narrow)
+
+    @property
     def is_narrow(self) -> bool:
         """True if moments or arithmetic of 16-bit parameters have their format."""
         return "parameter" in (self.moments, self.arithmetic)

@@ -21,7 +21,8 @@ def as_claimed(case: Case, claims: Capabilities) -> Case:
     layers = case.layers
     if claims.moments != "compute":
         layers = tuple(_narrowed(layer, case.dtype, claims) for layer in layers)
-    return replace(case, layers=layers, t=min(case.t, claims.largest_t - 1), hp=hp)
+    t = min(case.t, claims.largest_t - 1)
+    return case if layers is case.layers and (t, hp) == (case.t, case.hp) else replace(case, layers=layers, t=t, hp=hp)
 
 
 def _narrowed(layer: LayerCase, dtype: str, claims: Capabilities) -> LayerCase:

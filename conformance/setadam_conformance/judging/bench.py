@@ -7,7 +7,6 @@ from typing import Any, NamedTuple, NoReturn, SupportsInt
 import numpy as np
 
 from setadam_conformance.cases.case import Case, LayerCase, real_view
-from setadam_conformance.cases.formats import compute_format
 from setadam_conformance.judging import nonfinite
 from setadam_conformance.judging.judge import STAGES, Score, Verdict, judge
 from setadam_conformance.protocol import Adapter, Capabilities, LayerState, NumPyArray, ProtocolError
@@ -93,12 +92,11 @@ class Bench:
             raise ProtocolError(
                 f"{adapter.name}.step returned {len(params)} layers and {len(states)} states for {len(case.layers)}"
             )
-        compute = compute_format(case.dtype).numpy
         for i, (layer, p, s) in enumerate(zip(case.layers, params, states, strict=True)):
             for name, x, shape, dtype in (
                 ("param", p, layer.param.shape, layer.param.dtype),
-                ("m", s.m, layer.m.shape, compute),
-                ("v", s.v, layer.v.shape, compute),
+                ("m", s.m, layer.m.shape, layer.m.dtype),
+                ("v", s.v, layer.v.shape, layer.v.dtype),
             ):
                 if x.shape != shape or x.dtype != dtype:
                     self.fail(

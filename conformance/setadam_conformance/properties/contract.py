@@ -14,7 +14,11 @@ from setadam_conformance.properties.registry import prop
 from setadam_conformance.protocol import Capabilities, LayerState
 
 
-@prop(lambda c, d: of.cases(c, d, count=of.few(c, 2, [1, 2]), hp=of.hyperparameters(c, usual=False)), share=0.3)
+@prop(
+    lambda c, d: of.cases(c, d, count=of.few(c, 2, [1, 2]), hp=of.hyperparameters(c, usual=False)),
+    share=0.3,
+    about="interface",
+)
 def inputs_are_not_written(bench: Bench, case: Case) -> None:
     """Gradients are never written. Parameters and state are written only by a backend that claims `in_place`.
 
@@ -37,7 +41,12 @@ def _decay(claims: Capabilities) -> dict[str, Any]:
     return decay | ({"maximize": True} if "maximize" in claims.options else {})
 
 
-@prop(lambda c, d: of.cases(c, d, shape=None if c.compiles else of.shapes(c, empty=True)), share=0.3, usual_graphs=True)
+@prop(
+    lambda c, d: of.cases(c, d, shape=None if c.compiles else of.shapes(c, empty=True)),
+    share=0.3,
+    usual_graphs=True,
+    about="interface",
+)
 def dtype_shape_and_bits_are_kept(bench: Bench, case: Case) -> None:
     """Conversions are exact, and a step returns θ, m and v with the dtypes and shapes that they had.
 
@@ -73,7 +82,7 @@ BAD_HYPERPARAMETERS: list[tuple[str, float]] = [
 ]
 
 
-@prop(_one_layer, share=0.2, usual_graphs=True)
+@prop(_one_layer, share=0.2, usual_graphs=True, about="interface")
 def hyperparameter_errors(bench: Bench, case: Case) -> None:
     """Hyperparameters that are out of range or not finite are refused before anything is changed.
 
@@ -81,12 +90,13 @@ def hyperparameter_errors(bench: Bench, case: Case) -> None:
     Source: `setadam_core.Hyperparameters`.
     """
     for name, value in BAD_HYPERPARAMETERS:
-        if name == "weight_decay" and name not in bench.claims.options:
+        absent = name == "weight_decay" and name not in bench.claims.options
+        if absent or name in bench.claims.fixed:
             continue
         bench.refuses(case.with_hp(**{name: value}), f"{name} = {value}")
 
 
-@prop(_one_layer, share=0.2, usual_graphs=True)
+@prop(_one_layer, share=0.2, usual_graphs=True, about="interface")
 def tiny_epsilon_error(bench: Bench, case: Case) -> None:
     """An ε that underflows in the compute dtype is refused: it would become 0, and a zero gradient would give 0/0.
 
@@ -99,6 +109,7 @@ def tiny_epsilon_error(bench: Bench, case: Case) -> None:
     lambda c, d: of.cases(c, d, shape=st.just((4, 1)), count=st.just(1), exponent=st.just(0), hp=of.just()),
     share=0.2,
     usual_graphs=True,
+    about="interface",
 )
 def shape_errors(bench: Bench, case: Case) -> None:
     """A gradient or moment whose shape is not the parameter's is refused, even if it would broadcast.
@@ -113,7 +124,7 @@ def shape_errors(bench: Bench, case: Case) -> None:
 
 
 @prop(lambda c, d: of.cases(c, d, shape=st.just((4,)), count=st.just(2), exponent=st.just(0), hp=of.just()),
-      needs=("many",), share=0.2, usual_graphs=True)  # fmt: skip
+      needs=("many",), share=0.2, usual_graphs=True, about="interface")  # fmt: skip
 def nothing_is_half_updated(bench: Bench, case: Case) -> None:
     """If the second layer is refused, the first one is unchanged.
 
@@ -134,7 +145,7 @@ class _Wrong(NamedTuple):
 
 
 @prop(lambda c, d: of.cases(c, d, count=of.few(c, 2, [1, 2, 3]), hp=of.hyperparameters(c)),
-      share=0.2, usual_graphs=True)  # fmt: skip
+      share=0.2, usual_graphs=True, about="interface")  # fmt: skip
 def refusals_change_nothing(bench: Bench, case: Case) -> None:
     """A step that is refused changes nothing, and the next one is as if it had not been tried.
 
@@ -195,6 +206,7 @@ def _with_own(bench: Bench, wrong: Case, case: Case, given: Given) -> Given:
     applies=lambda claims: bool(claims.reloads),
     share=0.3,
     usual_graphs=True,
+    about="interface",
 )
 def reload_in_mid_run(bench: Bench, case: Case) -> None:
     """A state that is saved and loaded again (state_dict, pickle, deepcopy, files) has the same bits and step count.
@@ -234,6 +246,6 @@ def paths_agree(bench: Bench, case: Case) -> None:
     bench.conform(case)
     for peer in bench.peers:
         claims = peer.capabilities
-        if case.dtype in claims.dtypes and case.needs <= claims.options:
+        if case.dtype in claims.dtypes and claims.allows(case.needs):
             other = Bench(peer, case.dtype)
             other.conform(case, other.step(case))

@@ -2,14 +2,16 @@
 share of examples that reject a fault can be counted.
 """
 
+from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import numpy as np
 
 from setadam_conformance.cases.case import Case
 from setadam_conformance.judging.bench import Bench, NonconformingError
 from setadam_conformance.properties import PROPERTIES
-from setadam_conformance.protocol import Adapter
+from setadam_conformance.protocol import Adapter, Capabilities
 from setadam_conformance.running.backends import Source
 from setadam_conformance.running.examples import examples as _examples
 from setadam_conformance.running.plan import PROFILES, Plan, plan
@@ -19,16 +21,27 @@ _SOURCE = Source(Reference.name, Reference.framework, "setadam_conformance.teeth
 
 
 @cache
-def cells(profile: str, dtype: str, seed: int = 0) -> tuple[Plan, ...]:
-    """The cells that the profile would run on a backend with the reference's claims."""
-    every = plan({_SOURCE: Reference.capabilities}, profile=PROFILES[profile], seed=seed)
+def cells(profile: str, dtype: str, seed: int = 0, claims: Capabilities = Reference.capabilities) -> tuple[Plan, ...]:
+    """The cells that the profile would run on a backend with these claims."""
+    every = plan({_SOURCE: claims}, profile=PROFILES[profile], seed=seed)
     return tuple(cell for cell in every if cell.dtype == dtype)
 
 
-@cache
-def examples(cell: Plan) -> tuple[Case, ...]:
+def examples(cell: Plan, claims: Capabilities = Reference.capabilities) -> tuple[Case, ...]:
     """The cell's examples, in order."""
-    return _examples(cell, Reference.capabilities)
+    return _drawn(cell, replace(claims, **_OF_BOUNDS))
+
+
+_drawn = cache(_examples)
+# Claims that change bounds, and no example.
+_OF_BOUNDS: dict[str, Any] = {
+    "reduction": "pairwise",
+    "flushes_subnormals": False,
+    "recomputes_moments": False,
+    "traced_t": False,
+    "corrections": "accurate",
+    "minimum_skips_nan": False,
+}
 
 
 def rejected(adapter: Adapter, cell: Plan, stop: bool = False) -> tuple[int, str]:
@@ -36,7 +49,7 @@ def rejected(adapter: Adapter, cell: Plan, stop: bool = False) -> tuple[int, str
     bench, prop = Bench(adapter, cell.dtype), PROPERTIES[cell.property]
     count, message = 0, ""
     with np.errstate(all="ignore"):
-        for case in examples(cell):
+        for case in examples(cell, adapter.capabilities):
             try:
                 prop.check(bench, case)
             except NonconformingError as error:

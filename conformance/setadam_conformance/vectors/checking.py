@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from setadam_conformance.cases.case import Case, case_from_json, real_view
+from setadam_conformance.cases.claimed import as_claimed
 from setadam_conformance.judging.bench import Answer, Bench, NonconformingError
 from setadam_conformance.judging.judge import STAGES
 from setadam_conformance.protocol import Adapter, Capabilities, NumPyArray
@@ -81,17 +82,21 @@ def check(
 ) -> list[VectorResult]:
     """Run a backend on the vectors and judge it by the stored values and bounds.
 
-    Vectors that need an option which the backend does not claim are left out, and so are those for which `select` is
-    false: a backend that compiles needs a compilation for each new shape or hyperparameter.
+    Vectors that need an option or formulas which the backend does not claim are left out, and so are those for which
+    `select` is false: a backend that compiles needs a compilation for each new shape or hyperparameter.
     """
-    supported = adapter.capabilities.options
     results: list[VectorResult] = []
     for dtype in dtypes:
         bench = Bench(adapter, dtype)
-        chosen = (v for v in load(folder, dtype) if v.case.needs <= supported and select(v))
+        chosen = (v for v in load(folder, dtype) if _fits(v, adapter.capabilities) and select(v))
         with np.errstate(all="ignore"):  # NumPy warns of the NaN in some vectors
             results.extend(_check(bench, vector) for vector in chosen)
     return results
+
+
+def _fits(vector: Vector, claims: Capabilities) -> bool:
+    case = vector.case
+    return claims.allows(case.needs) and not claims.has_other_formulas and as_claimed(case, claims).hp == case.hp
 
 
 def _check(bench: Bench, vector: Vector) -> VectorResult:
