@@ -1,5 +1,6 @@
 """The reports of a run: JSON with its schema, a self-contained page, JUnit XML, plots, differences."""
 
+import itertools
 import json
 import re
 from copy import deepcopy
@@ -15,6 +16,7 @@ from rich.console import Console
 from setadam_conformance.adapters.spec import NumPySpec
 from setadam_conformance.reporting import diff, from_json, print_diff, print_tables, to_json, write_html, write_junit
 from setadam_conformance.reporting.plots import histogram, scatter
+from setadam_conformance.reporting.summary import short_names
 from setadam_conformance.running.results import FAILING, Backend, Cell, Run, Stage
 
 SCHEMA = json.loads(files("setadam_conformance.reporting").joinpath("report.schema.json").read_text(encoding="utf-8"))
@@ -143,8 +145,9 @@ def test_the_page_is_self_contained(run, tmp_path):
     assert page.open == []
     assert {name for name, _ in page.tags} & {"script", "link", "img", "iframe", "object", "embed", "base"} == set()
     for _, attributes in page.tags:
-        assert not {"src", "href", "srcset", "action", "data"} & attributes.keys()
+        assert not {"src", "srcset", "action", "data"} & attributes.keys()
         assert not any(name.startswith("on") for name in attributes)
+        assert attributes.get("href", "#").startswith("#")
     source = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert not re.search(r"url\(|@import|https?://|//[a-z]", re.sub(r"<pre>.*?</pre>", "", source, flags=re.DOTALL))
 
@@ -157,6 +160,93 @@ def test_the_page_has_all_results(run, tmp_path):
     assert "first difference" in text.lower()
     assert "interrupted" not in text
     assert "interrupted" in " ".join(page_of(other(run, complete=False, exit_code=4), tmp_path).text)
+
+
+def squares(page):
+    """The squares of the picture, by property and backend, which their tooltips begin with."""
+    found = {}
+    for tag, attributes in page.tags:
+        if tag == "a" and "--b:" in attributes.get("style", ""):
+            found[attributes["title"].partition(": ")[0]] = attributes
+    return found
+
+
+def test_the_verdict_comes_first_and_then_the_picture(run, tmp_path):
+    page = page_of(run, tmp_path)
+    tags = [tag for tag, _ in page.tags]
+    after = page.tags[tags.index("body") + 1 :]
+    assert [tag for tag, _ in after[:2]] == ["h1", "p"]
+    assert [attributes.get("class") for _, attributes in after[2:4]] == ["wide", "picture"]
+    kinds = [attributes.get("class") for _, attributes in page.tags]
+    assert kinds.index("picture") < kinds.index("legend") < tags.index("table") < tags.index("nav")
+    assert f"Does not conform: {Off.name}, spec:numpy, *" in page.text
+
+
+def test_all_links_lead_to_one_place(run, tmp_path):
+    page = page_of(run, tmp_path)
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    targets = {attributes["href"][1:] for _, attributes in page.tags if "href" in attributes}
+    assert targets <= set(ids)
+    assert {"failures", "summary", "backends", "distributions", "environment"} <= targets
+
+
+def test_what_fails_has_a_letter_and_a_place_among_the_failures(run, tmp_path):
+    page = page_of(run, tmp_path)
+    order = [attributes.get("id") for _, attributes in page.tags]
+    found = squares(page)
+    shown = {backend.name for backend in run.backends}
+    bad = [cell for cell in run.cells if cell.status in {*FAILING, "vacuous"} and cell.backend in shown]
+    assert {cell.status for cell in bad} == {*FAILING, "vacuous"}
+    for cell in bad:
+        square = found[f"{cell.property} on {cell.backend}"]
+        assert square["class"] == "bad"
+        assert order.index("failures") < order.index(square["href"][1:]) < order.index("summary")
+    assert set("EFPLV") <= set(page.text)
+
+
+def test_squares_are_coloured_by_the_worst_ratio_of_all_dtypes(tmp_path):
+    def cell(prop, dtype, ratio, status="pass"):
+        return Cell(prop, "b", dtype, status=status, ratio=ratio, examples=1)
+
+    cells = [
+        cell("low", "float32", 0.1),
+        cell("edge", "float32", 0.25),
+        cell("high", "float32", 0.1),
+        cell("high", "float64", 0.97),
+        cell("exact", "float32", None),
+        cell("mixed", "float32", 0.5),
+        cell("mixed", "float64", 30.0, "fail"),
+        cell("excused", "float64", None, "skip"),
+    ]
+    backends = [Backend("b", "b"), Backend("c", "c")]
+    cells.append(Cell("low", "c", "float32", status="pass", ratio=0.6))
+    found = squares(page_of(Run("quick", 0, (1, 1), "", 0.0, {}, backends, cells, exit_code=1), tmp_path))
+    assert {name: square["class"] for name, square in found.items()} == {
+        "low on b": "level0",
+        "edge on b": "level0",
+        "high on b": "level3",
+        "exact on b": "exact",
+        "mixed on b": "bad",
+        "excused on b": "calm",
+        "low on c": "level2",
+    }
+    assert "float64 0.970, float32 0.100" in found["high on b"]["title"]
+
+
+def test_names_are_shown_as_they_are_and_never_as_markup(run, tmp_path):
+    names = ['cmd:"><script>alert(1)</script>', "cmd:a 'b' & <b>", "@%41#", "[bold]x[/bold]"]
+    hostile = other(run, backends=[Backend(name, "x") for name in names])
+    hostile.cells = [Cell("<i>p", name, "float32", status="pass") for name in names]
+    hostile.cells += [Cell("<i>q", name, "float32", status="fail", reason="<img src=x>") for name in names]
+    page = page_of(hostile, tmp_path)
+    assert page.open == []
+    assert not {"script", "img"} & {tag for tag, _ in page.tags}
+    for said in (*names, "<i>q", "<img src=x>"):
+        assert said in page.text
+    assert {f"<i>q on {name}" for name in names} <= set(squares(page))
+    targets = {attributes["href"][1:] for _, attributes in page.tags if "href" in attributes}
+    assert targets <= {attributes["id"] for _, attributes in page.tags if "id" in attributes}
 
 
 def test_the_page_has_its_plots(run, tmp_path):
@@ -210,9 +300,7 @@ def test_junit_counts_add_up(run, tmp_path):
 
 
 def test_the_terminal_shows_failures_and_missing_backends(run):
-    console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    print_tables(run, console)
-    text = console.export_text()
+    text = printed(run)
     for said in (
         "one-step",
         Off.name,
@@ -223,6 +311,50 @@ def test_the_terminal_shows_failures_and_missing_backends(run):
     ):
         assert said in text
     assert "does not conform" in text
+
+
+def printed(run):
+    """What is printed of a run in 80 columns."""
+    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    print_tables(run, console)
+    return console.export_text()
+
+
+def test_tables_fit_80_columns(run):
+    long = [
+        'cmd:"node some/long/path/to/a/program.mjs --flag"',
+        'cmd:"node some/long/path/of/a/program.mjs --flag"',
+        "setadam_experiments.backends.torch:TorchTwoPassesWithALongName",
+        "torch:two-passes",
+    ]
+    statuses = {"bfloat16": "pass", "float16": "vacuous", "float32": "pass", "float64": "pass"}
+    cells = [
+        Cell("dtype-shape-and-bits-are-kept", name, dtype, status=status, examples=123456, ratio=0.999)
+        for name in long
+        for dtype, status in statuses.items()
+    ]
+    text = printed(other(run, backends=[Backend(name, "x") for name in long], cells=cells))
+    rules = [line for line in text.splitlines() if line.startswith("──")]
+    assert len(rules) == len(long) + 1
+    lines = text.splitlines()
+    for i, rule in enumerate(lines):
+        if rule.startswith("──"):
+            table = itertools.takewhile(str.strip, lines[i - 1 :])
+            assert all(len(line.rstrip()) <= 80 for line in table)
+    assert "…" not in "".join(line for line in lines if "123456" in line and line.startswith("dtype-"))
+    for name in long[:3]:
+        assert sum(line.endswith(f" is {name}") for line in lines) == 1
+    short = [line.partition(": worst error/bound")[0] for line in lines if ": worst error/bound" in line]
+    assert len(set(short)) == len(long)
+    assert short[3] == "torch:two-passes"
+
+
+def test_short_names_are_different():
+    names = [f"{'a' * 20}{i}{'b' * 20}" for i in range(12)]
+    short = short_names([*names, "x"], 12)
+    assert short["x"] == "x"
+    assert len(set(short.values())) == 13
+    assert max(map(len, short.values())) == 12
 
 
 def changes(a, b):

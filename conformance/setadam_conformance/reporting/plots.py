@@ -12,7 +12,7 @@ Points = Sequence[tuple[float, float]]
 
 
 def histogram(title: str, series: Mapping[str, Iterable[float]], label: str) -> str:
-    """The number of values of error/bound in each tenth of a decade, from 1e-4 and below to above 1."""
+    """The number of values of error/bound in each quarter of a decade, from 1e-4 and below to above 1."""
     edges = [10 ** (-4 + i / 4) for i in range(18)]  # … 1, then one bin beyond
     counts = {name: _count(values, edges) for name, values in series.items()}
     most = max((max(c) for c in counts.values()), default=0) or 1
