@@ -158,8 +158,8 @@ def test_the_page_has_all_results(run, tmp_path):
         assert said in text
     assert "case_from_json" in text  # the snippet
     assert "first difference" in text.lower()
-    assert "interrupted" not in text
-    assert "interrupted" in " ".join(page_of(other(run, complete=False, exit_code=4), tmp_path).text)
+    assert "nterrupted" not in text
+    assert "Interrupted" in " ".join(page_of(other(run, complete=False, exit_code=4), tmp_path).text)
 
 
 def squares(page):
