@@ -1,28 +1,58 @@
 """`setadam-conformance`: the command line.
 
 Exit codes: 0 conforming, 1 not conforming, 2 wrong arguments, 3 a backend did not load or broke the protocol, 4 nothing
-(or less than a property's minimum) ran, 5 the kit itself is at fault.
+(or less than a property's minimum) ran, 5 the kit itself is at fault. Ctrl-C outside the examples of a run: 130.
 """
 
 import argparse
 import sys
+import traceback
 from collections.abc import Sequence
 
-from setadam_conformance.commands import explain, listing, replay, report, run, selftest, vectors
+from setadam_conformance.running.streams import make_tolerant
+
+_BACKEND, _KIT, _INTERRUPTED = 3, 5, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
-    args = _parser().parse_args(argv)
-    return int(args.command(args))
+    """Run the command line; returns the exit code.
+
+    1 is a verdict, and also Python's exit code after an exception. So none leaves this function except argparse's
+    SystemExit (0 or 2), and RuntimeError if a backend calls it while it is being loaded.
+    """
+    make_tolerant()
+    try:
+        parser = _parser()
+    except ImportError as error:
+        return _say(f"{error}; `pip install 'setadam[conformance]'` installs what the kit needs", _KIT)
+    args = parser.parse_args(argv)
+    try:
+        return int(args.command(args))
+    except KeyboardInterrupt:
+        return _say("interrupted", _INTERRUPTED)
+    except SystemExit as error:
+        return _say(f"a backend ended the kit with SystemExit({error.code!r})", _BACKEND)
+    except Exception:
+        traceback.print_exc()
+        return _say("the kit itself is at fault, so there is no verdict", _KIT)
 
 
 def _parser() -> argparse.ArgumentParser:
+    # Imported here, so that a library that is missing has an exit code of its own.
+    from setadam_conformance.commands import explain, listing, replay, report, run, selftest, vectors
+    from setadam_conformance.running.runner import check_not_loading
+
+    check_not_loading()
     parser = argparse.ArgumentParser(prog="setadam-conformance", description=__doc__.partition("\n")[0])
     parsers = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in (run, listing, explain, replay, selftest, vectors, report):
         command.add_to(parsers)
     return parser
+
+
+def _say(text: str, code: int) -> int:
+    print(f"setadam-conformance: {text}", file=sys.stderr)
+    return code
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
 from setadam_conformance.properties import PROPERTIES, Property
@@ -36,6 +37,20 @@ def reporting_errors(command: Command) -> Command:
             return BACKEND
 
     return wrapped
+
+
+def check_writable(option: str, *files: Path) -> None:
+    """Make the folders of files that will be written, and check before the work that they can be. Raises UsageError."""
+    for file in files:
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            is_new = not file.exists()
+            file.open("ab").close()
+            if is_new:
+                file.unlink()
+        except (OSError, ValueError) as error:  # ValueError: a null character in the name
+            why = "its folder is a file" if isinstance(error, FileExistsError | NotADirectoryError) else error
+            raise UsageError(f"{option}: cannot write {file}: {getattr(why, 'strerror', None) or why}") from error
 
 
 def property_named(name: str) -> Property:

@@ -1,7 +1,6 @@
 """`replay`: run a failing example again, bit for bit."""
 
 import argparse
-import json
 from pathlib import Path
 
 from setadam_conformance.cases.case import case_from_json
@@ -16,6 +15,7 @@ from setadam_conformance.commands.common import (
 from setadam_conformance.judging.bench import NonconformingError
 from setadam_conformance.running import backends
 from setadam_conformance.running.examples import quietly
+from setadam_conformance.running.files import read_json
 from setadam_conformance.running.plan import Plan
 from setadam_conformance.running.runner import adapter_of, bench_for
 
@@ -33,9 +33,11 @@ def add_to(parsers: Parsers) -> None:
 def replay(args: argparse.Namespace) -> int:
     """Run a failing example again: 1 if it still fails, 0 if not."""
     try:
-        data = json.loads(args.file.read_text(encoding="utf-8"))
-        name, prop, case = data["backend"], property_named(data["property"]), case_from_json(data["case"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        data = read_json(args.file)
+        name, prop, case = str(data["backend"]), property_named(data["property"]), case_from_json(data["case"])
+    except UsageError:
+        raise
+    except Exception as error:  # whatever is in the file
         raise UsageError(f"{args.file} is not a replay file: {error!r}") from error
     if not args.backend and name not in backends.known():  # a file is data: it must not choose what is run or imported
         raise UsageError(

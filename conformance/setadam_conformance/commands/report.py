@@ -1,12 +1,13 @@
 """`report diff`: compare two reports."""
 
 import argparse
-import json
 from pathlib import Path
 
 from rich.console import Console
 
 from setadam_conformance.commands.common import CONFORMING, NONCONFORMING, Parsers, UsageError, reporting_errors
+from setadam_conformance.running.files import read_json
+from setadam_conformance.running.results import Run
 
 
 def add_to(parsers: Parsers) -> None:
@@ -23,11 +24,18 @@ def add_to(parsers: Parsers) -> None:
 def diff(args: argparse.Namespace) -> int:
     """Compare two reports, files or the folders they are in: 1 if something got worse."""
     from setadam_conformance.reporting import diff as compare
-    from setadam_conformance.reporting import from_json, print_diff
+    from setadam_conformance.reporting import print_diff
 
-    try:
-        files = [path / "report.json" if path.is_dir() else path for path in (args.a, args.b)]
-        a, b = (from_json(json.loads(file.read_text())) for file in files)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"not a report: {error}") from error
+    a, b = _read(args.a), _read(args.b)
     return NONCONFORMING if print_diff(compare(a, b), Console()) else CONFORMING
+
+
+def _read(path: Path) -> Run:
+    """The run in a report, or in the folder of one. Raises UsageError."""
+    from setadam_conformance.reporting import from_json
+
+    file = path / "report.json" if path.is_dir() else path
+    try:
+        return from_json(read_json(file))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{file} is not a report: {error}") from error

@@ -2,10 +2,8 @@
 
 import argparse
 import contextlib
-import json
 import os
 import platform
-import re
 import sys
 import time
 from dataclasses import asdict
@@ -15,6 +13,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from setadam_conformance.commands import outputs
 from setadam_conformance.commands.common import (
     BACKEND,
     CONFORMING,
@@ -32,7 +31,7 @@ from setadam_conformance.running import backends, expectations
 from setadam_conformance.running.coverage import coverage, gaps
 from setadam_conformance.running.plan import PROFILES, Plan, plan
 from setadam_conformance.running.results import FAILING, Backend, Cell, Coverage, Run
-from setadam_conformance.running.workers import PATIENCE, Claims, Workers
+from setadam_conformance.running.workers import Claims, Workers
 
 
 def add_to(parsers: Parsers) -> None:
@@ -64,9 +63,10 @@ def add_to(parsers: Parsers) -> None:
     parser.add_argument(
         "--patience",
         type=positive,
-        default=round(PATIENCE),
+        default=round(backends.PATIENCE),
         metavar="SECONDS",
-        help="time limit for one example, then its worker is ended (default: %(default)s; none with --jobs 1)",
+        help="time limit for loading a backend and for one example, after which its worker is ended; for a program, of "
+        "each reply (default: %(default)s; with --jobs 1, only for programs)",
     )
     parser.add_argument("--expect", type=Path, metavar="FILE", help="known failures (TOML), each with a date")
     parser.add_argument("--report", type=Path, metavar="DIR", help="write report.json, report.html and repro files")
@@ -82,13 +82,15 @@ def run(args: argparse.Namespace) -> int:
     console = Console(width=None if sys.stdout.isatty() else 80)  # a log file has no width
     for name in args.property:
         property_named(name)
+    outputs.check_outputs(args.report, args.junit)
     excused = expectations.read(args.expect) if args.expect else []
     started, start = datetime.now(UTC), time.perf_counter()
     sources = backends.select(args.backend)
     with Workers(args.jobs, args.patience) as workers:
         claims = workers.claims(sources, args.device)
+        able = {source: found for source, found in claims.items() if isinstance(found, Capabilities)}
         cells = plan(
-            {source: found for source, found in claims.items() if isinstance(found, Capabilities)},
+            able,
             profile=PROFILES[args.profile],
             seed=args.seed,
             shard=args.shard,
@@ -97,15 +99,13 @@ def run(args: argparse.Namespace) -> int:
             properties=tuple(args.property),
             max_examples=args.max_examples,
         )
-        planned = cells
         skipped, left = _set_aside(cells, excused)
         done = _run_cells(left, workers, excused, console)
     complete = len(done) == len(left)
     done = [*skipped, *done, *_broken(claims, args.device)]
     if complete:
-        done.extend(_unused(excused))
-    able = {source.name: found for source, found in claims.items() if isinstance(found, Capabilities)}
-    reached = coverage(planned, done, able)
+        done.extend(map(expectations.as_cell, expectations.outdated(excused, able)))
+    reached = coverage(cells, done, {source.name: found for source, found in able.items()})
     if complete and not skipped and args.shard == (1, 1) and args.max_examples is None:
         done.extend(gaps(reached, done))
     order = {name: i for i, name in enumerate(PROPERTIES)}
@@ -124,8 +124,10 @@ def run(args: argparse.Namespace) -> int:
     )
     here = {source: not isinstance(found, str) for source, found in claims.items()}
     result.exit_code = exit_code(result, lacking=bool(backends.absent(args.backend, here)))
-    _write(result, args)
+    if args.report:
+        outputs.name_repros(result, args.report)
     print_tables(result, console, full=not args.summary)
+    outputs.write_outputs(result, args.report, args.junit)
     return result.exit_code
 
 
@@ -208,31 +210,3 @@ def _run_cells(
             done.append(expectations.apply(cell, found, date.today()) if found else cell)
             progress.update(task, advance=1, description=f"{cell.property} {cell.backend} {cell.dtype}")
     return done
-
-
-def _unused(excused: list[expectations.Expectation]) -> list[Cell]:
-    """A lapsed cell for each expectation that matched nothing: it is as outdated as one past its date."""
-    return [
-        Cell(e.property, e.backend, e.dtype, status="lapsed", reason=f"the expectation matches nothing: {e.reason}")
-        for e in excused
-        if not e.used
-    ]
-
-
-def _write(result: Run, args: argparse.Namespace) -> None:
-    from setadam_conformance.reporting import write_html, write_json, write_junit
-
-    if args.report:
-        args.report.mkdir(parents=True, exist_ok=True)
-        for cell in result.cells:
-            if cell.failure:
-                stem = re.sub(r"[^A-Za-z0-9.-]+", "-", f"{cell.property}-{cell.backend}-{cell.dtype}")
-                path = args.report / f"{stem}.json"
-                cell.failure.repro = str(path)
-                data = {"property": cell.property, "backend": cell.backend, "case": cell.failure.case}
-                path.write_text(json.dumps(data, indent=1))
-        write_json(result, args.report / "report.json")
-        write_html(result, args.report / "report.html")
-    if args.junit:
-        args.junit.parent.mkdir(parents=True, exist_ok=True)
-        write_junit(result, args.junit)

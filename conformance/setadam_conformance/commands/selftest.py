@@ -3,7 +3,15 @@
 import argparse
 from pathlib import Path
 
-from setadam_conformance.commands.common import CONFORMING, KIT, Parsers, UsageError, positive, reporting_errors
+from setadam_conformance.commands.common import (
+    CONFORMING,
+    KIT,
+    Parsers,
+    UsageError,
+    check_writable,
+    positive,
+    reporting_errors,
+)
 
 
 def add_to(parsers: Parsers) -> None:
@@ -26,6 +34,8 @@ def selftest(args: argparse.Namespace) -> int:
 
     if args.markdown and args.only:
         raise UsageError("--markdown writes all tables, so it cannot be used with --only")
+    if args.markdown:
+        check_writable("--markdown", args.markdown)
     parts = args.only or PARTS
     sound = main(args.profile, args.markdown, parts=parts, layers=args.layers, jobs=args.jobs)
     return CONFORMING if sound else KIT

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from setadam_conformance.cases.formats import FORMATS
 from setadam_conformance.commands.common import (
     BACKEND,
     CONFORMING,
@@ -10,6 +11,8 @@ from setadam_conformance.commands.common import (
     NONCONFORMING,
     VACUOUS,
     Parsers,
+    UsageError,
+    check_writable,
     reporting_errors,
 )
 from setadam_conformance.protocol import Capabilities, ProtocolError
@@ -35,12 +38,17 @@ def vectors(args: argparse.Namespace) -> int:
 
     folder = args.folder or files.vectors_folder()
     if args.action == "generate":
+        check_writable("--folder", *(folder / f"{dtype}.json" for dtype in FORMATS))
         files.generate(folder)
         return CONFORMING
     if args.action == "lint":
-        problems = files.lint(folder)
+        try:
+            problems = files.lint(folder)
+        except (OSError, ValueError) as error:
+            raise UsageError(f"--folder: {folder} has no schema.json and withdrawn.json: {error}") from error
         print("\n".join(problems) or f"{folder}: no problems")
         return KIT if problems else CONFORMING
+    _check_readable(folder)
     here: dict[backends.Source, bool] = {}
     results: list[files.VectorResult] = []
     broken = False
@@ -66,3 +74,14 @@ def vectors(args: argparse.Namespace) -> int:
     if not results:
         return VACUOUS
     return CONFORMING if all(result.conforms for result in results) else NONCONFORMING
+
+
+def _check_readable(folder: Path) -> None:
+    """Raise UsageError unless the folder has a file of vectors for each dtype."""
+    from setadam_conformance.vectors import load
+
+    for dtype in FORMATS:
+        try:
+            load(folder, dtype)
+        except Exception as error:  # whatever is in the file
+            raise UsageError(f"--folder: {folder / f'{dtype}.json'} is not a file of vectors: {error!r}") from error

@@ -29,7 +29,7 @@ from setadam_conformance.running.results import Cell, Run
 
 def write_html(run: Run, path: Path) -> None:
     """Write the page."""
-    path.write_text(_page(run), encoding="utf-8")
+    path.write_text(_page(run), encoding="utf-8", errors="replace")  # UTF-8 has no lone surrogates
 
 
 def _page(run: Run) -> str:

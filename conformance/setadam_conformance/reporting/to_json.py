@@ -39,7 +39,9 @@ def from_json(data: dict[str, Any]) -> Run:
 
 def write_json(run: Run, path: Path) -> None:
     """Write the report."""
-    path.write_text(json.dumps(to_json(run), indent=1, ensure_ascii=False, allow_nan=False), encoding="utf-8")
+    text = json.dumps(to_json(run), indent=1, ensure_ascii=False, allow_nan=False)
+    # UTF-8 has no lone surrogates; their backslash escape is that of JSON.
+    path.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def _backend(data: dict[str, Any]) -> Backend:

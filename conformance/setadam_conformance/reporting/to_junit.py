@@ -1,9 +1,12 @@
 """A run as JUnit XML: a suite for each backend, a test case for each cell."""
 
+import re
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
 from setadam_conformance.running.results import Cell, Run
+
+_ILLEGAL = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def write_junit(run: Run, path: Path) -> None:
@@ -17,7 +20,7 @@ def write_junit(run: Run, path: Path) -> None:
     if not run.complete:
         rest.append(Cell("complete", "run", "any", status="error", reason="the run was interrupted"))
     for name, cells in (suites | ({"run": rest} if rest else {})).items():
-        suite = ET.SubElement(root, "testsuite", name=name, timestamp=run.started)
+        suite = ET.SubElement(root, "testsuite", name=_legal(name), timestamp=run.started)
         for cell in cells:
             _case(suite, cell)
         for kind, tag in (("tests", "testcase"), ("failures", "*/failure"), ("errors", "*/error")):
@@ -29,7 +32,9 @@ def write_junit(run: Run, path: Path) -> None:
 
 def _case(suite: ET.Element, cell: Cell) -> None:
     name = f"{cell.property}[{cell.dtype}]"
-    case = ET.SubElement(suite, "testcase", classname=cell.backend, name=name, time=f"{cell.seconds:.3f}")
+    case = ET.SubElement(
+        suite, "testcase", classname=_legal(cell.backend), name=_legal(name), time=f"{cell.seconds:.3f}"
+    )
     said = [cell.reason, cell.failure.message if cell.failure else ""]
     text = "\n".join(filter(None, said))
     tag = {"pass": None, "skip": "skipped", "xfail": "skipped", "error": "error"}.get(cell.status, "failure")
@@ -39,7 +44,5 @@ def _case(suite: ET.Element, cell: Cell) -> None:
 
 
 def _legal(text: str) -> str:
-    """The text without the control characters that XML does not allow."""
-    return "".join(
-        c for c in text if c in "\t\n\r" or (ord(c) >= 32 and not 0xD800 <= ord(c) < 0xE000 and c not in "\ufffe\uffff")
-    )
+    """The text with U+FFFD in the place of each character that XML 1.0 does not allow."""
+    return _ILLEGAL.sub("\ufffd", text)

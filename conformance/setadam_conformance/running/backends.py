@@ -16,6 +16,9 @@ from setadam_conformance.cases.formats import FORMATS
 from setadam_conformance.protocol import OPTIONS, Adapter, Capabilities, ProtocolError
 
 GROUP = "setadam.backends"
+# Seconds to load a backend, for one example, or for one reply of a program. A cold torch.compile on a busy machine has
+# taken 15.
+PATIENCE = 300.0
 _SPEC = "setadam_conformance.adapters.spec"
 # By default, the specification is judged under each namespace, like any backend.
 BUILT_IN = {
@@ -41,18 +44,22 @@ class Source:
     framework: str
     target: str  # "module:Class", or "cmd:program args"
 
-    def make(self, device: str) -> Adapter:
-        """Make the adapter.
+    @property
+    def is_program(self) -> bool:
+        return self.target.startswith("cmd:")
+
+    def make(self, device: str, patience: float = PATIENCE) -> Adapter:
+        """Make the adapter. patience: seconds that a program may take for a reply.
 
         Raises
         ------
         ImportError, RuntimeError : the backend cannot run here.
         ProtocolError : it is not an adapter.
         """
-        if self.target.startswith("cmd:"):
+        if self.is_program:
             from setadam_conformance.adapters.command import CommandAdapter
 
-            command: Adapter = CommandAdapter(self.target.removeprefix("cmd:"), device)
+            command: Adapter = CommandAdapter(self.target.removeprefix("cmd:"), device, patience)
             return command
         module, _, attribute = self.target.partition(":")
         try:
@@ -101,7 +108,7 @@ def select(names: Iterable[str]) -> list[Source]:
     """The backends that are named, or all registered ones if none is.
 
     A name is that of a registered backend, a framework (all of its backends), `module:Class`, or `cmd:program args`.
-    Raises BackendError.
+    Nothing is imported or started yet. Raises BackendError for a name that is none of these.
     """
     sources = known()
     chosen: dict[str, Source] = {}
@@ -152,11 +159,6 @@ def _framework(name: str) -> str:
 
 
 def _by_path(path: str) -> Source:
-    module, _, attribute = path.partition(":")
     if str(Path.cwd()) not in sys.path:  # as `python -m` does, to find an adapter in the current folder
         sys.path.insert(0, str(Path.cwd()))
-    try:
-        getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise BackendError(f"cannot load the backend {path!r}: {error}") from error
     return Source(path, "other", path)

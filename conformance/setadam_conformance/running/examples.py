@@ -4,15 +4,18 @@ They depend only on the seed, the property, the dtype and the backend's claims. 
 backend gets the same ones. Hypothesis runs a backend itself only to shrink a failure.
 """
 
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
+from pathlib import Path
 
 import hypothesis
 import numpy as np
 from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis.configuration import set_hypothesis_home_dir, storage_directory
 from hypothesis.errors import FlakyFailure
 
 from setadam_conformance.cases import covering, dimensions
@@ -143,7 +146,22 @@ def _engine(
     def examine(case: Case) -> None:
         check(case)
 
-    examine()
+    with _without_storage():
+        examine()
+
+
+@contextmanager
+def _without_storage() -> Iterator[None]:
+    """Keep Hypothesis from making `.hypothesis/` in the working directory, for its caches, even without a database.
+
+    It may fail to write there, so it gets a folder that cannot exist.
+    """
+    before = storage_directory(intent_to_write=False)
+    set_hypothesis_home_dir(Path(os.devnull, "hypothesis"))
+    try:
+        yield
+    finally:
+        set_hypothesis_home_dir(before.path)
 
 
 @contextmanager

@@ -2,16 +2,23 @@
 
 The file is TOML, an array of tables `[[expect]]`. Each has `property`, `backend` and `dtype` (shell patterns; "*" if
 left out), `status` ("xfail" or "skip"), a `reason`, and `expires`, the date on which it lapses. The run fails if an
-expected failure passes, if an expectation has lapsed, and if one matches no cell: an outdated list would hide failures.
+expected failure passes, if an expectation has lapsed, and if one is outdated (see `outdated`): such a list would hide
+failures. One file can serve several runs, each of a part of the backends, dtypes, properties or profiles.
 """
 
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from setadam_conformance.cases.formats import FORMATS
+from setadam_conformance.properties import PROPERTIES
+from setadam_conformance.protocol import Capabilities
+from setadam_conformance.running.backends import Source, known
+from setadam_conformance.running.files import read_text
+from setadam_conformance.running.plan import PROFILES, plan
 from setadam_conformance.running.results import Cell
 
 
@@ -42,9 +49,12 @@ class Expectation:
 def read(path: Path) -> list[Expectation]:
     """The entries of the file. Raises ExpectationError, which names the entry, if a field is missing or wrong."""
     try:
-        entries = tomllib.loads(path.read_text()).get("expect", [])
-    except (OSError, tomllib.TOMLDecodeError) as error:
+        tables = tomllib.loads(read_text(path))
+    except (OSError, ValueError, RecursionError) as error:
         raise ExpectationError(f"cannot read the expectations in {path}: {error}") from error
+    entries = tables.pop("expect", [])
+    if tables or not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise ExpectationError(f"{path} must be an array of tables [[expect]], and nothing else")
     return [_entry(entry, f"{path}, entry {i}") for i, entry in enumerate(entries, start=1)]
 
 
@@ -58,7 +68,10 @@ def _entry(entry: dict[str, object], where: str) -> Expectation:
         raise ExpectationError(f"{where}: reason must be a sentence that says why, got {entry.get('reason')!r}")
     if type(entry.get("expires")) is not date:
         raise ExpectationError(f"{where}: expires must be a date such as 2027-01-31, got {entry.get('expires')!r}")
-    names = {name: str(entry.get(name, "*")) for name in ("property", "backend", "dtype")}
+    names = {name: entry.get(name, "*") for name in ("property", "backend", "dtype")}
+    for name, pattern in names.items():
+        if not isinstance(pattern, str):
+            raise ExpectationError(f"{where}: {name} must be a name or a pattern, got {pattern!r}")
     return Expectation(**names, status=str(entry["status"]), reason=str(entry["reason"]), expires=entry["expires"])  # type: ignore[arg-type]
 
 
@@ -89,3 +102,29 @@ def apply(cell: Cell, expectation: Expectation, today: date) -> Cell:
     elif cell.status == "pass":
         cell.status, cell.reason = "xpass", f"passes, though expected to fail: {expectation.reason}"
     return cell
+
+
+def outdated(expectations: Iterable[Expectation], claims: Mapping[Source, Capabilities]) -> list[Expectation]:
+    """The expectations that matched no cell of this run, and could match none in any other run either.
+
+    claims: of the backends that this run judged. An expectation is kept if it fits what this run did not select:
+    another property, dtype or profile of these backends, or another backend. It is outdated if it names a property or
+    dtype that does not exist, or only backends of this run that never have such a cell.
+    """
+    cells = [(cell.property, cell.source.name, cell.dtype) for cell in plan(claims, profile=PROFILES["deep"])]
+    judged = {source.name for source in claims}
+    others = known().keys() - judged
+
+    def is_outdated(e: Expectation) -> bool:
+        if not any(fnmatchcase(p, e.property) for p in PROPERTIES) or not any(fnmatchcase(d, e.dtype) for d in FORMATS):
+            return True
+        if any(e.fits(*cell) for cell in cells) or any(fnmatchcase(name, e.backend) for name in others):
+            return False
+        return any(fnmatchcase(name, e.backend) for name in judged)
+
+    return [e for e in expectations if not e.used and is_outdated(e)]
+
+
+def as_cell(e: Expectation) -> Cell:
+    """How a report shows an outdated expectation."""
+    return Cell(e.property, e.backend, e.dtype, status="lapsed", reason=f"the expectation matches nothing: {e.reason}")

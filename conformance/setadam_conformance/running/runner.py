@@ -8,32 +8,50 @@ import faulthandler
 import statistics
 import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from hypothesis.errors import Unsatisfiable
 
-from setadam_conformance.adapters.command import CommandAdapter
 from setadam_conformance.cases.case import Case, case_to_json
-from setadam_conformance.cases.rows import classes_of
+from setadam_conformance.cases.reading import classes_in
 from setadam_conformance.judging.bench import Bench, NonconformingError
 from setadam_conformance.judging.judge import STAGES
 from setadam_conformance.properties import PROPERTIES, Property
 from setadam_conformance.protocol import Adapter, ProtocolError
-from setadam_conformance.running.backends import Source, known
+from setadam_conformance.running.backends import PATIENCE, Source, known
 from setadam_conformance.running.examples import examples, quietly, shrink
 from setadam_conformance.running.plan import Plan
 from setadam_conformance.running.results import Cell, Failure, Stage
 from setadam_conformance.running.snippet import snippet
 
 _ADAPTERS: dict[tuple[Source, str], Adapter] = {}  # of this process
+_LOADING: list[str] = []  # the backends that are being made
 
 
-def adapter_of(source: Source, device: str) -> Adapter:
-    """The only adapter of the backend in this process. Raises ImportError or RuntimeError if it cannot run here."""
+def adapter_of(source: Source, device: str, patience: float = PATIENCE) -> Adapter:
+    """The only adapter of the backend in this process.
+
+    patience: seconds that a program may take for a reply. Raises ImportError or RuntimeError if it cannot run here, and
+    ProtocolError if it is not an adapter.
+    """
     key = (source, device)
     if key not in _ADAPTERS:
-        _ADAPTERS[key] = source.make(device)
+        _LOADING.append(source.name)
+        try:
+            _ADAPTERS[key] = source.make(device, patience)
+        finally:
+            _LOADING.pop()
     return _ADAPTERS[key]
+
+
+def check_not_loading() -> None:
+    """Raise RuntimeError while a backend is being made: a run that it starts would load it, which starts a run, …"""
+    if _LOADING:
+        raise RuntimeError(
+            f"{_LOADING[-1]} runs setadam_conformance when it is imported: put that under `if __name__ == '__main__':`"
+        )
 
 
 def close_adapters() -> None:
@@ -43,21 +61,36 @@ def close_adapters() -> None:
         getattr(adapter, "close", lambda: None)()
 
 
-def run_cell(cell: Plan, patience: float | None = None) -> Cell:
+@contextmanager
+def ending_after(seconds: float | None) -> Iterator[None]:
+    """If the block takes longer than this, print where the process is, and end it. None: no limit."""
+    if seconds is not None:
+        faulthandler.dump_traceback_later(seconds, exit=True)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def run_cell(cell: Plan, patience: float = PATIENCE, ends: bool = False) -> Cell:
     """Run one property on one backend in one dtype.
 
-    If an example takes longer than `patience` seconds, the process prints where it is and exits.
+    ends: if loading the backend or an example takes longer than `patience` seconds, end the process. The adapter of a
+    program limits each reply itself, since the program would survive the end of this process.
     """
-    adapter = adapter_of(cell.source, cell.device)
-    if patience is not None and isinstance(adapter, CommandAdapter):
-        # A program that hangs must be killed by its adapter: it would survive the exit of this process.
-        adapter.timeout = min(adapter.timeout, patience / 2)
-    return check(PROPERTIES[cell.property], adapter, cell, patience)
+    limit = patience if ends and not cell.source.is_program else None
+    try:
+        with ending_after(limit):
+            adapter = adapter_of(cell.source, cell.device, patience)
+    except (ImportError, RuntimeError, ProtocolError) as error:  # it has been loaded once, in this or another process
+        return blank(cell, status="error", reason=f"the backend could not be loaded a second time: {error}")
+    return check(PROPERTIES[cell.property], adapter, cell, limit)
 
 
 def check(prop: Property, adapter: Adapter, cell: Plan, patience: float | None = None) -> Cell:
-    """Run one property on an adapter and return the result."""
-    bench = bench_for(adapter, cell)
+    """Run one property on an adapter and return the result. patience: seconds for an example, see `ending_after`."""
+    with ending_after(patience):
+        bench = bench_for(adapter, cell)
     result = blank(cell)
     start = time.perf_counter()
 
@@ -72,7 +105,7 @@ def check(prop: Property, adapter: Adapter, cell: Plan, patience: float | None =
             with quietly():
                 examine(case)
             if cell.strength:
-                result.rows.append(classes_of(case))
+                result.rows.extend(classes_in(case))
         result.status = "pass"
     except NonconformingError as error:
         smallest = shrink(cell, adapter.capabilities, lambda case: examine(case, bench_for(adapter, cell)))
@@ -147,7 +180,7 @@ def _peers(cell: Plan) -> list[Adapter]:
     for source in paths[here + 1 :] + paths[:here]:
         try:
             peer = adapter_of(source, cell.device)
-        except (ImportError, RuntimeError):
+        except (ImportError, RuntimeError, ProtocolError):
             continue
         if own.compiles or not peer.capabilities.compiles:
             return [peer]

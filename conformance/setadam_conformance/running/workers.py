@@ -7,34 +7,37 @@ not depend on which worker runs it.
 """
 
 import gc
-import multiprocessing
 import os
 import signal
+import sys
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field
-from types import TracebackType
+from multiprocessing.context import SpawnContext, SpawnProcess
+from types import ModuleType, TracebackType
 from typing import Any, Self
 
 from setadam_conformance.protocol import Capabilities, ProtocolError
 from setadam_conformance.running import runner
-from setadam_conformance.running.backends import Source
+from setadam_conformance.running.backends import PATIENCE, Source
 from setadam_conformance.running.plan import Plan
 from setadam_conformance.running.results import Cell
+from setadam_conformance.running.streams import make_tolerant
 
-PATIENCE = 300.0  # seconds for one example: a cold torch.compile on a busy machine has taken 15
 _WORTH_AN_IMPORT = 5.0  # a second worker imports a framework if this many seconds of work are left in it
 
 
 Claims = Capabilities | str | ProtocolError  # what a backend claims, why it cannot run here, or how it broke
 
 
-def claims_of(source: Source, device: str) -> Claims:
-    """The backend's claims, or why it could not be loaded."""
+def claims_of(source: Source, device: str, patience: float = PATIENCE, ends: bool = False) -> Claims:
+    """The backend's claims, or why it could not be loaded. patience and ends: see `runner.run_cell`."""
     try:
-        return runner.adapter_of(source, device).capabilities
+        with runner.ending_after(patience if ends and not source.is_program else None):
+            return runner.adapter_of(source, device, patience).capabilities
     except (ImportError, RuntimeError) as error:
         return str(error)
     except ProtocolError as error:
@@ -42,9 +45,10 @@ def claims_of(source: Source, device: str) -> Claims:
 
 
 class Workers:
-    """`jobs` worker processes. With one job, everything runs in this process and nothing is timed.
+    """`jobs` worker processes. With one job, everything runs in this process, and only programs are timed.
 
-    patience: seconds for an example. A worker that takes longer is ended.
+    patience: seconds to load a backend, for an example, and for a reply of a program. A worker or a program that takes
+    longer is ended.
     """
 
     def __init__(self, jobs: int, patience: float = PATIENCE) -> None:
@@ -66,14 +70,15 @@ class Workers:
     def claims(self, sources: Iterable[Source], device: str) -> dict[Source, Claims]:
         """The claims of each backend, or why it could not be loaded."""
         if not self._lanes:
-            return {source: claims_of(source, device) for source in sources}
+            return {source: _here(claims_of, source, device, self._patience) for source in sources}
         queues: dict[str, deque[tuple[Any, ...]]] = {}
         for source in sources:
-            queues.setdefault(source.framework, deque()).append((source, device))
+            queues.setdefault(source.framework, deque()).append((source, device, self._patience, True))
         found: dict[Source, Claims] = {}
-        for (source, _), claims, error in self._share(queues, claims_of, split=False):
+        for (source, *_), claims, error in self._share(queues, claims_of, split=False):
             if isinstance(error, BrokenProcessPool):
-                claims = ProtocolError(f"{source.name} ended the process that loaded it")
+                how = f"it crashed, or took more than {self._patience:g} s"
+                claims = ProtocolError(f"{source.name} ended the process that loaded it: {how}")
             elif error is not None:
                 claims = ProtocolError(f"{source.name} cannot be loaded: {type(error).__name__}: {error}")
             found[source] = claims
@@ -82,12 +87,13 @@ class Workers:
     def run(self, cells: list[Plan]) -> Iterator[Cell]:
         """Run the cells, and yield each result when it is ready, in no fixed order."""
         if not self._lanes:
-            yield from map(runner.run_cell, cells)
+            for cell in cells:
+                yield _here(runner.run_cell, cell, self._patience)
             return
         queues: dict[str, deque[tuple[Any, ...]]] = {}
         for cell in cells:
-            queues.setdefault(cell.group, deque()).append((cell, self._patience))
-        for (cell, _), result, error in self._share(queues, runner.run_cell, split=True):
+            queues.setdefault(cell.group, deque()).append((cell, self._patience, True))
+        for (cell, *_), result, error in self._share(queues, runner.run_cell, split=True):
             if error is None:
                 yield result
                 continue
@@ -177,9 +183,7 @@ class _Lane:
         self.restart()
 
     def restart(self) -> None:
-        # Spawned, not forked: JAX and OpenMP have threads.
-        context = multiprocessing.get_context("spawn")
-        self._pool = ProcessPoolExecutor(1, mp_context=context, initializer=_prepare)
+        self._pool = ProcessPoolExecutor(1, mp_context=Spawning(), initializer=_prepare)
         self.loaded, self.current, self.idle = set(), "", True
         self._closing: Future[Any] | None = None
 
@@ -218,6 +222,34 @@ def _finish() -> None:
     gc.freeze()
 
 
+def _here(work: Callable[..., Any], *task: Any) -> Any:
+    """Do a task in this process. As in a worker, what a backend prints goes to stderr."""
+    with redirect_stdout(sys.stderr):
+        return work(*task)
+
+
+class _Process(SpawnProcess):
+    """A process that does not import the main module again.
+
+    Otherwise a script that starts a run without `if __name__ == "__main__":` would start it in every worker too. A
+    script that is read from stdin could not start workers at all.
+    """
+
+    def start(self) -> None:
+        main = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")
+        try:
+            super().start()
+        finally:
+            sys.modules["__main__"] = main
+
+
+class Spawning(SpawnContext):
+    """How the kit starts processes: spawned, not forked, because JAX and OpenMP have threads."""
+
+    Process = _Process
+
+
 def _prepare() -> None:
     """Set up a new worker.
 
@@ -225,6 +257,7 @@ def _prepare() -> None:
     walks over everything that frameworks have imported. What a backend prints goes to stderr. Ctrl-C ends the worker
     silently.
     """
+    make_tolerant()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     gc.set_threshold(20_000, 10, 20)
     os.dup2(2, 1)

@@ -7,11 +7,11 @@ from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from datetime import date
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from setadam_conformance.running.plan import Plan
+from setadam_conformance.running.workers import Spawning
 from setadam_conformance.teeth import FAULTS, KIT_FAULTS, VARIANTS, check_kit
 from setadam_conformance.teeth.circumstances import of_classes, of_pairs
 from setadam_conformance.teeth.examples import cells, examples, rejected
@@ -163,7 +163,7 @@ def _map(tasks: list[Task], jobs: int) -> Iterable[Any]:
     if jobs == 1:
         yield from map(_do, tasks)
         return
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(jobs, mp_context=Spawning()) as pool:
         yield from pool.map(_do, tasks, chunksize=1)
 
 
@@ -273,5 +273,5 @@ def main(
         print(*(f"  {name}: {text}" for text in result.variants[name]), sep="\n")
     if to:
         to.parent.mkdir(parents=True, exist_ok=True)
-        to.write_text(markdown(result))
+        to.write_text(markdown(result), encoding="utf-8")
     return result.sound

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 def anchor(*names: str) -> str:
     """An id for these names. Different names have different ids, and no id needs escaping."""
-    return "@".join(quote(name, safe="") for name in names)
+    return "@".join(quote(name, safe="", errors="surrogatepass") for name in names)
 
 
 def link(target: str, text: str, kind: str = "") -> str:
