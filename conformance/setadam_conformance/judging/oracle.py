@@ -198,7 +198,8 @@ def _forgetting(beta: float, t: int, s: _Setting, claims: Capabilities) -> tuple
     If the state holds corrected moments, it is (β-βᵗ)/(1-βᵗ), and the new gradient's factor is (1-β)/(1-βᵗ).
     """
     if not claims.corrected_moments:
-        return s.wide.array(beta), 0.0
+        # In float16, the new gradient's factor may be subnormal.
+        return s.wide.array(beta), s.tiny if 1 - beta < s.tiny / s.u else 0.0
     correction = _correction(beta, t, s, claims)
     share = (1 - s.wide.array(beta)) / correction.value
     lost = 4 * s.u if claims.corrections == "cancelling" else 0.0  # β-βᵗ and 1-(1-β)/(1-βᵗ) cancel

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from setadam_conformance.cases.case import Case, LayerCase, dtype_of
+from setadam_conformance.cases.claimed import as_claimed
 from setadam_conformance.cases.formats import FORMATS, compute_format
 from setadam_conformance.cases.strategies import HYPERPARAMETERS, STEPS, defaults, exponent_range
 from setadam_conformance.judging.judge import STAGES, judge
@@ -64,7 +65,8 @@ def worst(adapter: Adapter, dtype: str, layers: int, seed: int = 0) -> tuple[dic
     """
     ratio, rejected = dict.fromkeys((*STAGES, "update"), 0.0), []
     with np.errstate(all="ignore"):
-        for case in batches(dtype, layers, seed):
+        for drawn in batches(dtype, layers, seed):
+            case = as_claimed(drawn, adapter.capabilities)
             (layer,) = case.layers
             new = adapter.step(
                 [layer.param.copy()],

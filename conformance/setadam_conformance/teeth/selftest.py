@@ -73,12 +73,12 @@ def try_fault(name: str, profile: str, brief: bool = False) -> dict[str, Shares]
     order = [dtype for dtype in _FIRST if dtype in fault.dtypes]
     for dtype in order:
         shares: Shares = {}
-        for cell in _in_order(cells(profile, dtype)):
+        for cell in _in_order(cells(profile, dtype, claims=fault.adapter.capabilities)):
             if shares and cell.property in _DEAR:
                 continue
             count, _ = rejected(fault.adapter(), cell, stop=brief)
             if count:
-                shares[cell.property] = count / len(examples(cell))
+                shares[cell.property] = count / len(examples(cell, fault.adapter.capabilities))
                 if brief or dtype != order[0]:
                     break
         found[dtype] = shares
@@ -100,8 +100,9 @@ def try_variant(
     brief: without the expensive properties, and in dtypes other than the first with sampled layers only.
     """
     variant, wrongly, ratios = VARIANTS[name], [], {}
-    for dtype in ALL_DTYPES:
-        every = _in_order(cells(profile, dtype))
+    claims = variant.adapter.capabilities
+    for dtype in claims.dtypes:
+        every = _in_order(cells(profile, dtype, claims=claims))
         if profile == "quick" and dtype != _FIRST[0]:
             every = [] if brief else every[:1]
         elif brief:
@@ -109,7 +110,7 @@ def try_variant(
         for cell in every:
             count, message = rejected(variant.adapter(), cell)
             if count:
-                wrongly.append(f"{cell.property} {dtype}: {count} of {len(examples(cell))}: {message}")
+                wrongly.append(f"{cell.property} {dtype}: {count} of {len(examples(cell, claims))}: {message}")
         ratios[dtype], beyond = worst(variant.adapter(), dtype, layers)
         if beyond:
             wrongly.append(f"sampler {dtype}: {len(beyond)} batches, {ratios[dtype]}")

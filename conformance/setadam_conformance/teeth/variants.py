@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from setadam_conformance.protocol import LayerState
+from setadam_conformance.teeth.adams import ADAMS, Adam
 from setadam_conformance.teeth.reference import Layer, Reference, Rows
 
 R = Reference
@@ -36,6 +37,13 @@ def _variant(name: str, what: str, claims: dict[str, Any] | None = None, **overr
     members = {"name": f"variant:{name}", "capabilities": capabilities, **overrides}
     VARIANTS[name] = Variant(name, what, type(name, (Reference,), members))
 
+
+def _of_adam(adapter: type[Adam]) -> Variant:
+    what = (adapter.__doc__ or "").partition("\n")[0].removesuffix(".")
+    return Variant(adapter.name.removeprefix("teeth:"), f"Adam, {what[0].lower()}{what[1:]}", adapter)
+
+
+VARIANTS.update({variant.name: variant for variant in map(_of_adam, ADAMS)})
 
 _WIDER = {"float32": np.float64, "float64": np.longdouble}
 

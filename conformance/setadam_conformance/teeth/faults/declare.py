@@ -28,15 +28,15 @@ class Fault:
 FAULTS: dict[str, Fault] = {}
 
 
-def kind(kind: str) -> Callable[..., None]:
-    """A function that declares faults of this kind from a name, what is wrong, and overrides of Reference."""
+def kind(kind: str, base: type[Reference] = Reference) -> Callable[..., None]:
+    """A function that declares faults of this kind from a name, what is wrong, and overrides of the base."""
 
     def fault(name: str, what: str, dtypes: tuple[str, ...] = ALL_DTYPES, why: str = "", **overrides: Any) -> None:
         if name in FAULTS:
             raise ValueError(f"two faults are called {name!r}")
-        if unknown := [member for member in overrides if not hasattr(Reference, member)]:
-            raise ValueError(f"fault {name!r} overrides members that Reference does not have: {unknown}")
-        adapter = type(name, (Reference,), {"name": f"fault:{name}", **overrides})
+        if unknown := [member for member in overrides if not hasattr(base, member)]:
+            raise ValueError(f"fault {name!r} overrides members that {base.__name__} does not have: {unknown}")
+        adapter = type(name, (base,), {"name": f"fault:{name}", **overrides})
         FAULTS[name] = Fault(name, kind, what, adapter, dtypes, why)
 
     return fault
