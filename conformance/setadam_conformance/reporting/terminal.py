@@ -19,10 +19,10 @@ def print_tables(run: Run, console: Console, full: bool = True) -> None:
     """Print the full table (unless `full` is false), the failures, the summary, and the verdict."""
     names = short_names([*(b.name for b in run.backends), *(cell.backend for cell in run.cells)], _WIDEST_NAME)
     if full:
-        for table in _full(run, names):
-            console.print(table, "")
+        for title, table in _full(run, names):
+            console.print(f"[italic]{escape(title)}[/italic]", table, "", sep="\n", highlight=False)
     print_failures(run, console)
-    console.print(_summary(run, names), "")
+    console.print("", _summary(run, names), "", sep="\n")
     reached: dict[str, list[str]] = {}
     for backend in run.backends:
         if backend.coverage:
@@ -39,18 +39,18 @@ def print_tables(run: Run, console: Console, full: bool = True) -> None:
     )
 
 
-def _full(run: Run, names: Mapping[str, str]) -> Iterator[Table]:
-    """One table for each backend: for each property the examples, and for each dtype error/bound or the status."""
+def _full(run: Run, names: Mapping[str, str]) -> Iterator[tuple[str, Table]]:
+    """A title and a table for each backend: of each property the examples, and by dtype error/bound or the status."""
     for backend, properties in by_backend(run).items():
         columns = dtypes(cell for cells in properties.values() for cell in cells.values())
-        table = _table(f"{names[backend]}: worst error/bound")
+        table = _table()
         table.add_column("property", overflow="fold")
         for name in ("examples", *columns):
             table.add_column(name, justify="right", no_wrap=True)
         for name, cells in properties.items():
             examples = sum(cell.examples for cell in cells.values())
             table.add_row(escape(name), str(examples), *(_cell(cells.get(dtype)) for dtype in columns))
-        yield table
+        yield f"{names[backend]}: worst error/bound", table
 
 
 def _cell(cell: Cell | None) -> str:
@@ -77,16 +77,9 @@ def _summary(run: Run, names: Mapping[str, str]) -> Table:
     return table
 
 
-def _table(title: str | None = None) -> Table:
+def _table() -> Table:
     """An empty table with two spaces between its columns."""
-    return Table(
-        title=title and escape(title),
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-    )
+    return Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), pad_edge=False)
 
 
 def _styled(status: str) -> str:
