@@ -22,7 +22,7 @@ from typing import IO, Any, NoReturn, Self, get_args, get_type_hints
 
 import numpy as np
 
-from setadam_conformance.cases.case import dtype_of, real_view
+from setadam_conformance.cases.case import Case, dtype_of, real_view
 from setadam_conformance.cases.formats import FORMATS, compute_format
 from setadam_conformance.protocol import OPTIONS, Capabilities, LayerState, NumPyArray, ProtocolError
 
@@ -105,19 +105,11 @@ class CommandAdapter:
         layer_axes: Sequence[tuple[int, ...] | None],
     ) -> tuple[list[NumPyArray], list[LayerState]]:
         """One exchange. RefusedError if the program refuses, or if the protocol cannot express the arguments."""
-        dtype, layers = _encode(params, grads, states, layer_axes)
+        request = _request(self._seq + 1, params, grads, states, hp, layer_axes)
         self._seq += 1
-        request = {
-            "cmd": "step",
-            "seq": self._seq,
-            "dtype": dtype,
-            "hp": {name: _setting(value) for name, value in hp.items()},
-            "t": states[0].t if states else 0,
-            "layers": layers,
-        }
         with self._fault_closes():
             reply = self._exchange(request, values=sum(p.size for p in params) * 6)
-            return self._decode(reply, dtype, params)
+            return self._decode(reply, request["dtype"], params)
 
     def close(self) -> None:
         """Send stop, wait for the program to end, and kill it if it does not. May be called twice."""
@@ -162,7 +154,7 @@ class CommandAdapter:
         watchdog = threading.Timer(self.timeout, self._time_out)
         watchdog.start()
         try:
-            stdin.write(json.dumps(message, separators=(",", ":"), allow_nan=False).encode() + b"\n")
+            stdin.write(_line(message).encode() + b"\n")
             stdin.flush()
             line = stdout.readline(longest)
         except OSError:
@@ -321,6 +313,38 @@ class CommandAdapter:
             i = int(np.argmax(lost))
             self._fail(f"gave {where}[{i}] as {texts[i]!r}, which is not a {dtype}")
         return narrow.reshape(shape)
+
+
+def request_lines(case: Case) -> str:
+    """The two lines that ask a program for this step, to be piped into it by hand."""
+    params, grads = [layer.param for layer in case.layers], [layer.grad for layer in case.layers]
+    states = [LayerState(layer.m, layer.v, case.t) for layer in case.layers]
+    step = _request(1, params, grads, states, case.hp, [layer.axes for layer in case.layers])
+    return "\n".join(map(_line, ({"cmd": "start", "protocol": PROTOCOL, "device": "cpu"}, step)))
+
+
+def _line(message: Mapping[str, Any]) -> str:
+    return json.dumps(message, separators=(",", ":"), allow_nan=False)
+
+
+def _request(
+    seq: int,
+    params: Sequence[NumPyArray],
+    grads: Sequence[NumPyArray],
+    states: Sequence[LayerState],
+    hp: Mapping[str, Any],
+    layer_axes: Sequence[tuple[int, ...] | None],
+) -> dict[str, Any]:
+    """A request for one step. RefusedError if the protocol cannot express the arguments."""
+    dtype, layers = _encode(params, grads, states, layer_axes)
+    return {
+        "cmd": "step",
+        "seq": seq,
+        "dtype": dtype,
+        "hp": {name: _setting(value) for name, value in hp.items()},
+        "t": states[0].t if states else 0,
+        "layers": layers,
+    }
 
 
 def _encode(

@@ -3,7 +3,8 @@
 import argparse
 from pathlib import Path
 
-from setadam_conformance.cases.case import case_from_json
+from setadam_conformance.adapters.command import CommandAdapter, request_lines
+from setadam_conformance.cases.case import Case, case_from_json
 from setadam_conformance.commands.common import (
     CONFORMING,
     NONCONFORMING,
@@ -12,7 +13,9 @@ from setadam_conformance.commands.common import (
     property_named,
     reporting_errors,
 )
-from setadam_conformance.judging.bench import NonconformingError
+from setadam_conformance.diagnosis import trace_of
+from setadam_conformance.diagnosis.failures import rebuilt
+from setadam_conformance.judging.bench import Bench, NonconformingError
 from setadam_conformance.running import backends
 from setadam_conformance.running.examples import quietly
 from setadam_conformance.running.files import read_json
@@ -31,7 +34,7 @@ def add_to(parsers: Parsers) -> None:
 
 @reporting_errors
 def replay(args: argparse.Namespace) -> int:
-    """Run a failing example again: 1 if it still fails, 0 if not."""
+    """Print the step of a failing example, and run its property again: 1 if it still fails, 0 if not."""
     try:
         data = read_json(args.file)
         name, prop, case = str(data["backend"]), property_named(data["property"]), case_from_json(data["case"])
@@ -51,9 +54,25 @@ def replay(args: argparse.Namespace) -> int:
     cell = Plan(prop.name, source, case.dtype, args.device, 1, 1, 0, (1, 1))
     try:
         with quietly():
-            prop.check(bench_for(adapter, cell), case)
+            bench, case = bench_for(adapter, cell), rebuilt(case)
+            _print_trace(bench, case)
+            prop.check(bench, case)
     except NonconformingError as error:
         print(f"{source.name} still fails {prop.name}: {error.message}")
         return NONCONFORMING
     print(f"{source.name} passes {prop.name} on this example")
     return CONFORMING
+
+
+def _print_trace(bench: Bench, case: Case) -> None:
+    """Print the step of the example, formula beside answer, and for a program the lines to pipe into it."""
+    from setadam_conformance.reporting.failures import trace_lines
+
+    try:
+        answer = bench.step(case)
+    except NonconformingError as error:  # the property may expect that
+        print(f"the step itself {error.message}\n")
+        return
+    print(*trace_lines(trace_of(case, answer, bench.claims)), "", sep="\n")
+    if isinstance(bench.adapter, CommandAdapter):
+        print("two lines to pipe into the program:", request_lines(case), "", sep="\n")

@@ -101,6 +101,8 @@ def run(args: argparse.Namespace) -> int:
         )
         skipped, left = _set_aside(cells, excused)
         done = _run_cells(left, workers, excused, console)
+        if len(done) == len(left):
+            _explain(done, sources, workers, args.device)
     complete = len(done) == len(left)
     done = [*skipped, *done, *_broken(claims, args.device)]
     if complete:
@@ -210,3 +212,16 @@ def _run_cells(
             done.append(expectations.apply(cell, found, date.today()) if found else cell)
             progress.update(task, advance=1, description=f"{cell.property} {cell.backend} {cell.dtype}")
     return done
+
+
+def _explain(done: list[Cell], sources: list[backends.Source], workers: Workers, device: str) -> None:
+    """Give each failure its diagnosis."""
+    failing: dict[backends.Source, list[Cell]] = {}
+    for source in sources:
+        if cells := [cell for cell in done if cell.backend == source.name and cell.status == "fail" and cell.failure]:
+            failing[source] = cells
+    with contextlib.suppress(KeyboardInterrupt):
+        for source, found in workers.diagnose(failing, device):
+            for cell, diagnosis in zip(failing[source], found, strict=True):
+                assert cell.failure is not None
+                cell.failure.diagnosis = diagnosis

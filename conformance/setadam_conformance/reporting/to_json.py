@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from setadam_conformance.running.results import Backend, Cell, Coverage, Failure, Run, Stage
+from setadam_conformance.running.results import Backend, Cell, Coverage, Diagnosis, Failure, Run, Stage, Trace, TraceRow
 
 SCHEMA = "setadam-report/2"
 
@@ -55,6 +55,7 @@ def _cell(data: dict[str, Any]) -> Cell:
         failure = dict(data["failure"])
         for name in ("expected", "got", "ratio"):
             failure[name] = _number(failure[name])
+        failure["diagnosis"] = _diagnosis(failure["diagnosis"])
         data["failure"] = Failure(**failure)
     data["ratio"] = _number(data["ratio"])
     data["stages"] = {
@@ -62,6 +63,20 @@ def _cell(data: dict[str, Any]) -> Cell:
     }
     data["sample"] = [(d, t, *map(_number, ratios)) for d, t, *ratios in data["sample"]]
     return Cell(**data)
+
+
+def _diagnosis(data: dict[str, Any] | None) -> Diagnosis | None:
+    if data is None:
+        return None
+    if data["trace"] is None:
+        return Diagnosis(**data)
+    rows = [
+        TraceRow(
+            **{**row, **{k: list(map(_number, row[k])) for k in ("expected", "got")}, "ratio": _number(row["ratio"])}
+        )
+        for row in data["trace"]["rows"]
+    ]
+    return Diagnosis(**{**data, "trace": Trace(**{**data["trace"], "rows": rows})})
 
 
 def _number(x: Any) -> Any:

@@ -10,6 +10,43 @@ FAILING = frozenset({"fail", "error", "xpass", "lapsed"})
 
 
 @dataclass
+class TraceRow:
+    """One quantity of a step, at the coordinates of the trace.
+
+    expected: by the formula; one number for each coordinate, or a single one for all. got: the backend's; for w̃, what
+    its θ and m imply, NaN where they imply nothing; empty if it is not known. ratio: the worst error/bound, if judged.
+    """
+
+    symbol: str
+    formula: str
+    expected: list[float]
+    got: list[float] = field(default_factory=list)
+    ratio: float | None = None
+    parts: bool = False  # the first quantity that is beyond its bound
+
+
+@dataclass
+class Trace:
+    """A step of one layer, quantity by quantity: the formula beside the answer."""
+
+    title: str  # the step, the layer and the hyperparameters
+    coordinates: list[list[int]]
+    rows: list[TraceRow]
+
+
+@dataclass
+class Diagnosis:
+    """What is wrong, as far as the kit can tell. Failures of a backend with the same `cause` are reported together."""
+
+    cause: str
+    lines: list[str]  # from the most telling to the least
+    trace: Trace | None = None  # of the smallest failing layer that was found
+    case: dict[str, Any] | None = None  # that layer as a case, see case.case_to_json
+    snippet: str = ""  # runnable code that repeats it
+    request: str = ""  # the lines to pipe into a program
+
+
+@dataclass
 class Failure:
     """The smallest failing example that was found."""
 
@@ -23,6 +60,7 @@ class Failure:
     ratio: float | None = None
     snippet: str = ""  # runnable code
     repro: str = ""  # the file that `replay` takes, once written
+    diagnosis: Diagnosis | None = None
 
 
 @dataclass

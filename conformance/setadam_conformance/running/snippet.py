@@ -1,28 +1,75 @@
-"""A failing example as a complete program, which prints the results of the formula and of the backend."""
+"""A failing example as a complete program, which prints the trace of the step: the formula beside the backend."""
 
-import json
+from typing import Any
 
-from setadam_conformance.cases.case import Case, case_to_json
+import numpy as np
+
+from setadam_conformance.cases.case import Case, LayerCase
+from setadam_conformance.protocol import NumPyArray
 from setadam_conformance.running.backends import Source
+
+_LARGE = 256  # numbers: an example with more of them is not code to be read
 
 
 def snippet(case: Case, source: Source, prop: str) -> str:
-    """Python code that repeats the step on the backend and on the specification, bit for bit."""
-    data = json.dumps(case_to_json(case), indent=1)
-    return f'''# {prop} on {source.name}, {case.dtype}
-import json
-from setadam_conformance.running.backends import select
-from setadam_conformance.judging.bench import Bench
-from setadam_conformance.cases.case import case_from_json
-from setadam_conformance.judging.exact import exact_step
-from setadam_conformance.judging.judge import judge
+    """Python code that repeats the step on the backend and on the specification, bit for bit.
 
-case = case_from_json(json.loads("""{data}"""))
-(source,) = select([{source.name!r}])
-adapter = source.make("cpu")
+    NaN loses its payload, and arrays are contiguous. Of a large example, it is code that reads the file for `replay`.
+    """
+    size = sum(layer.m.size for layer in case.layers)
+    if size > _LARGE:
+        made = 'import json, sys\ncase = case_from_json(json.load(open(sys.argv[1]))["case"])  # the file for replay'
+        imports = "case_from_json"
+    else:
+        layers = "".join(map(_layer, case.layers))
+        made = f"case = Case({case.dtype!r}, ({layers}\n), t={case.t}, hp={_literal(case.hp)})"
+        imports = "Case, LayerCase, dtype_of" if "dtype_of" in layers else "Case, LayerCase"
+    return f"""# {prop} on {source.name}, {case.dtype}
+import numpy as np
+from numpy import array, inf, nan
+from setadam_conformance.cases.case import {imports}
+from setadam_conformance.diagnosis import trace_of
+from setadam_conformance.judging.bench import Bench
+from setadam_conformance.reporting.failures import trace_lines
+from setadam_conformance.running.backends import select
+{made}
+adapter = select([{source.name!r}])[0].make("cpu")
 answer = Bench(adapter, case.dtype).step(case)
-for layer, param in zip(case.layers, answer.params):
-    print("formula:", [float(x) for x in exact_step(case, layer).theta][:8])
-    print("backend:", param.ravel()[:8])
-print(judge(case, answer.params, answer.states, adapter.capabilities))
-'''
+print(*trace_lines(trace_of(case, answer, adapter.capabilities)), sep="\\n")
+"""
+
+
+def _layer(layer: LayerCase) -> str:
+    arrays = ", ".join(f"{name}={_array(getattr(layer, name))}" for name in ("param", "grad", "m", "v"))
+    axes = "" if layer.axes is None else f", axes={layer.axes}"
+    return f"\n    LayerCase({arrays}{axes}),"
+
+
+def _array(x: NumPyArray) -> str:
+    """An array in decimal, which NumPy reads back to the same bits."""
+    bfloat16 = str(x.dtype) == "bfloat16"
+    wide = x.astype(np.float64) if bfloat16 else x
+    shaped = f".reshape({x.shape})" if x.size == 0 and x.shape != (0,) else ""
+    return (
+        f"array({_numbers(wide)}, {'dtype_of(' + repr(str(x.dtype)) + ')' if bfloat16 else repr(str(x.dtype))}){shaped}"
+    )
+
+
+def _numbers(x: NumPyArray) -> str:
+    """Nested lists, or a number. The shortest decimals that are exact in the array's own format."""
+    if x.ndim and x.size:
+        return f"[{', '.join(_numbers(row) for row in x)}]"
+    if x.size == 0:
+        return "[]"
+    value: Any = x[()]
+    if x.dtype.kind == "c":
+        return f"complex({_numbers(np.asarray(value.real))}, {_numbers(np.asarray(value.imag))})"
+    if not np.isfinite(value):
+        return str(float(value))
+    if value and not 1e-4 <= abs(value) < 1e6:
+        return np.format_float_scientific(value, trim="-")
+    return np.format_float_positional(value, trim="0")
+
+
+def _literal(hp: dict[str, object]) -> str:
+    return "{" + ", ".join(f"{name!r}: {value!r}" for name, value in hp.items()) + "}"

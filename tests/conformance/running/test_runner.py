@@ -59,7 +59,7 @@ def test_failure_is_shrunk_and_replays(verdicts):
     assert cell.failure.ratio > 1
     case = case_from_json(cell.failure.case)
     assert [layer.param.size for layer in case.layers] == [1]
-    assert "case_from_json" in cell.failure.snippet
+    assert "LayerCase(" in cell.failure.snippet
     compile(cell.failure.snippet, "snippet", "exec")
 
 
