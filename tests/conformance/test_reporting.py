@@ -14,10 +14,13 @@ import pytest
 from rich.console import Console
 
 from setadam_conformance.adapters.spec import NumPySpec
+from setadam_conformance.cli import main
 from setadam_conformance.reporting import diff, from_json, print_diff, print_tables, to_json, write_html, write_junit
+from setadam_conformance.reporting.failures import trace_lines
 from setadam_conformance.reporting.plots import histogram, scatter
 from setadam_conformance.reporting.summary import short_names
-from setadam_conformance.running.results import FAILING, Backend, Cell, Run, Stage
+from setadam_conformance.running.backends import known
+from setadam_conformance.running.results import FAILING, Backend, Cell, Diagnosis, Run, Stage, Trace, TraceRow
 
 SCHEMA = json.loads(files("setadam_conformance.reporting").joinpath("report.schema.json").read_text(encoding="utf-8"))
 
@@ -67,6 +70,8 @@ def test_json_matches_its_schema_and_is_read_back_unchanged(run):
     run = deepcopy(run)
     failure = next(cell.failure for cell in run.cells if cell.failure)
     failure.got, failure.ratio = np.nan, np.inf
+    trace = Trace("a step", [[0]], [TraceRow("w̃", "w - τ min w", [1.0], [np.nan], np.inf)])
+    failure.diagnosis = Diagnosis("cause", ["θ is wrong"], trace, failure.case, "run()", "a line")
     text = json.dumps(to_json(run), allow_nan=False)
     jsonschema.validate(json.loads(text), SCHEMA)
     again = from_json(json.loads(text))
@@ -156,8 +161,11 @@ def test_the_page_has_all_results(run, tmp_path):
     text = " ".join(page_of(run, tmp_path).text)
     for said in ("does not conform", "shard 1 of 2", "seed 3", Off.name, "pip install absent", "because of <xpass>"):
         assert said in text
-    assert "case_from_json" in text  # the snippet
-    assert "first difference" in text.lower()
+    shown = [cell.failure for cell in run.cells if cell.failure]
+    assert shown
+    for failure in shown:
+        assert failure.snippet in text
+        assert failure.message in text
     assert "nterrupted" not in text
     assert "Interrupted" in " ".join(page_of(other(run, complete=False, exit_code=4), tmp_path).text)
 
@@ -203,6 +211,23 @@ def test_what_fails_has_a_letter_and_a_place_among_the_failures(run, tmp_path):
         assert square["class"] == "bad"
         assert order.index("failures") < order.index(square["href"][1:]) < order.index("summary")
     assert set("EFPLV") <= set(page.text)
+
+
+def test_failures_of_one_cause_are_told_once(run, tmp_path):
+    trace = Trace("a step", [[0]], [TraceRow("θ", "θ - η", [1.0], [2.0], 9.5, parts=True)])
+    found = Diagnosis("cause", ["θ is <wrong>", "look at τ"], trace, snippet="run()", request="pipe this")
+    told = other(run, exit_code=1)
+    for cell in told.cells:
+        if cell.failure:
+            cell.failure.diagnosis = found
+    failing = [cell for cell in told.cells if cell.failure]
+    assert len(failing) > 1
+    text = page_of(told, tmp_path).text
+    for said in ("θ is <wrong>", "look at τ", "run()", "pipe this"):
+        assert text.count(said) == 1
+    assert text.count("\n".join(trace_lines(trace))) == 1
+    for cell in failing:  # folded
+        assert f"{cell.property} in {cell.dtype}" in text
 
 
 def test_squares_are_coloured_by_the_worst_ratio_of_all_dtypes(tmp_path):
@@ -300,11 +325,12 @@ def test_junit_counts_add_up(run, tmp_path):
 
 
 def test_the_terminal_shows_failures_and_missing_backends(run):
-    text = printed(run)
+    text = " ".join(printed(run).split())
+    failure = next(cell.failure for cell in run.cells if cell.failure)
     for said in (
         "one-step",
         Off.name,
-        "first difference at param",
+        " ".join(failure.message.split()),
         "did not run here: pip install absent",
         "xpass",
         "lapsed",
@@ -347,6 +373,21 @@ def test_tables_fit_80_columns(run):
     short = [line.partition(": worst error/bound")[0] for line in lines if ": worst error/bound" in line]
     assert len(set(short)) == len(long)
     assert short[3] == "torch:two-passes"
+
+
+def test_a_log_file_gets_80_columns(capsys):
+    assert main(["run", "--backend", "spec:numpy", "--property", "sign", "--profile", "quick", "--jobs", "1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    rules = [i for i, line in enumerate(lines) if line.startswith("──")]
+    assert len(rules) == 2
+    for i in rules:
+        assert all(len(line) <= 80 for line in itertools.takewhile(str.strip, lines[i - 1 :]))
+
+
+def test_names_of_registered_backends_are_not_shortened():
+    names = list(known())
+    assert len(names) > 5
+    assert short_names(names, 20) == dict(zip(names, names, strict=True))
 
 
 def test_short_names_are_different():
