@@ -11,6 +11,7 @@ from xml.etree import ElementTree as ET
 import jsonschema
 import numpy as np
 import pytest
+from rich.cells import cell_len
 from rich.console import Console
 
 from setadam_conformance.adapters.spec import NumPySpec
@@ -228,6 +229,13 @@ def test_failures_of_one_cause_are_told_once(run, tmp_path):
     assert text.count("\n".join(trace_lines(trace))) == 1
     for cell in failing:  # folded
         assert f"{cell.property} in {cell.dtype}" in text
+
+
+def test_columns_of_a_trace_are_aligned():
+    rows = [TraceRow("w̃", "w - τ min w", [1.0, 2.0], [1.5, 2.5]), TraceRow("θ", "θ - η", [1.0, 2.0], [3.0, 4.0], 9.5)]
+    _, head, *lines = trace_lines(Trace("a step", [[0], [1]], rows))
+    assert len(lines) == 4
+    assert {cell_len(line.partition("  9.5")[0]) for line in lines} == {cell_len(head)}
 
 
 def test_squares_are_coloured_by_the_worst_ratio_of_all_dtypes(tmp_path):

@@ -12,6 +12,7 @@ from setadam_conformance.reporting.summary import troubles
 from setadam_conformance.running.results import Cell, Diagnosis, Run, Trace, TraceRow
 
 _WIDTH = 80
+_IMPLIED = "    implied by the answer"
 _CELL_LINES = 2
 _SHORT = 2000  # characters of a request, and of code, that are printed
 
@@ -104,7 +105,7 @@ def trace_lines(trace: Trace | None) -> list[str]:
         return []
     digits = _digits(trace)
     width = max(digits + 7, 10)
-    labels = max(cell_len(_label(row)) for row in trace.rows) + 1
+    labels = max(map(cell_len, (_IMPLIED, *map(_label, trace.rows)))) + 1
     lines = textwrap.wrap(trace.title, _WIDTH - 4)
     head = "".join(f"[{','.join(map(str, at))}]".rjust(width) for at in trace.coordinates)
     lines.append(" " * labels + head)
@@ -112,9 +113,9 @@ def trace_lines(trace: Trace | None) -> list[str]:
         lines.append(_pad(_label(row), labels) + _numbers(row.expected, digits, width))
         if row.got and row.ratio is None:  # w̃, of which NaN says that nothing is implied
             got = _numbers(row.got, digits, width).replace("nan", "  –")
-            lines.append(_pad("       implied by the answer", labels) + got)
+            lines.append(_pad(_IMPLIED, labels) + got)
         elif row.got and (row.parts or not (row.ratio or 0) <= 1):
-            said = _pad("       answer", labels) + _numbers(row.got, digits, width)
+            said = _pad("    answer", labels) + _numbers(row.got, digits, width)
             lines.append(said + (f"  {_times(row.ratio)} bound" if row.ratio is not None else "") + " <--" * row.parts)
         elif row.got:
             lines[-1] += "  the same"
