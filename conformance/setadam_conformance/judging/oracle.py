@@ -312,7 +312,8 @@ def _parameter(
     judged = positive & np.asarray(
         fits
         & ((v if claims.is_elementwise else _most(v, axes)) / bc2 < s.largest / 8)
-        & (step * np.abs(m) * np.maximum(1, 1 / d_low) < s.largest / 8)
+        & (np.maximum(step, 1 / first.value) * np.abs(m) * np.maximum(1, 1 / d_low) < s.largest / 8)
+        & (np.maximum(step, 1) / d_low < s.largest / 8)
         & (np.abs(value) + bound < s.storage_largest),
         bool,
     )
@@ -336,7 +337,7 @@ def _embedding(a: Wide, eps: Wide, place: str, u: float, sqrt: Callable[[Wide], 
         return np.asarray(sqrt(np.maximum(x, 0)) + eps + change)
 
     def both(x: Wide, change: Any) -> Wide:
-        return inside(x, change) + eps + change
+        return np.asarray(inside(x, change) + eps + change)
 
     share = a / (a + eps)
     own_inside = (share * 4 * u + u * (1 - share) + u) / 2 + u
