@@ -16,15 +16,15 @@ import subprocess
 import threading
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
 from types import TracebackType
-from typing import IO, Any, NoReturn, Self, get_args, get_type_hints
+from typing import IO, Any, NoReturn, Self, get_origin
 
 import numpy as np
 
+from setadam_conformance.adapters.claims import CLAIMS, wrong_claim
 from setadam_conformance.cases.case import Case, dtype_of, real_view
-from setadam_conformance.cases.formats import FORMATS, compute_format
-from setadam_conformance.protocol import OPTIONS, Capabilities, LayerState, NumPyArray, ProtocolError
+from setadam_conformance.cases.formats import FORMATS, compute_format, moment_format
+from setadam_conformance.protocol import Capabilities, LayerState, NumPyArray, ProtocolError
 
 PROTOCOL = 1
 _SPECIAL = {"nan": float("nan"), "inf": float("inf"), "-inf": float("-inf")}
@@ -32,7 +32,6 @@ _SPECIAL = {"nan": float("nan"), "inf": float("inf"), "-inf": float("-inf")}
 _HEX = re.compile(r"[+-]?0[xX][01](\.[0-9a-fA-F]{0,13})?[pP][+-]?[0-9]{1,5}")
 # Claims that a program cannot make: arrays are copied through the pipe, and its optimizer cannot be reloaded.
 _NOT_ON_THE_LINE = {"in_place", "layouts", "reloads"}
-_TYPES = get_type_hints(Capabilities)
 _STDERR_LINES = 20
 
 
@@ -105,7 +104,7 @@ class CommandAdapter:
         layer_axes: Sequence[tuple[int, ...] | None],
     ) -> tuple[list[NumPyArray], list[LayerState]]:
         """One exchange. RefusedError if the program refuses, or if the protocol cannot express the arguments."""
-        request = _request(self._seq + 1, params, grads, states, hp, layer_axes)
+        request = _request(self._seq + 1, params, grads, states, hp, layer_axes, self.capabilities)
         self._seq += 1
         with self._fault_closes():
             reply = self._exchange(request, values=sum(p.size for p in params) * 6)
@@ -232,31 +231,19 @@ class CommandAdapter:
             if not isinstance(name, str) or not name:
                 self._fail(f"name must be a string that is not empty, got {name!r}")
             self.name = f"cmd:{name}"
-        known = {f.name for f in fields(Capabilities)} - _NOT_ON_THE_LINE
+        known = CLAIMS.keys() - _NOT_ON_THE_LINE
         for key, value in reply.items():
             if key not in known:
                 self._fail(f"claims {key!r}; known claims: {', '.join(sorted(known))}")
-            if _TYPES[key] is bool:
-                if not isinstance(value, bool):
-                    self._fail(f"{key} must be true or false, got {value!r}")
-                continue
-            if key in ("cost", "largest_t"):
-                if type(value) is not int or value < 1:
-                    self._fail(f"{key} must be a whole number ≥ 1, got {value!r}")
-                continue
-            if key == "reduction":
-                if value not in get_args(_TYPES[key]):
-                    self._fail(f"reduction must be one of {get_args(_TYPES[key])}, got {value!r}")
-                continue
-            if not isinstance(value, list) or not all(isinstance(x, str) for x in value):
-                self._fail(f"{key} must be an array of strings, got {value!r}")
-            allowed = {"dtypes": set(FORMATS), "options": OPTIONS}.get(key, set(value))
-            if set(value) - allowed:
-                self._fail(f"{key} must be among {', '.join(sorted(allowed))}, got {value!r}")
-            reply[key] = frozenset(value) if key == "options" else tuple(value)
-        if not reply.get("dtypes"):
+            container = get_origin(CLAIMS[key])
+            if container in (tuple, frozenset) and isinstance(value, list):
+                reply[key] = container(x if isinstance(x, str) else None for x in value)
+        if "dtypes" not in reply:
             self._fail("must name the dtypes that it supports")
-        return Capabilities(**reply)
+        claims = Capabilities(**reply)
+        if wrong := wrong_claim(claims):
+            self._fail(wrong)
+        return claims
 
     def _decode(
         self, reply: dict[str, Any], dtype: str, params: Sequence[NumPyArray]
@@ -276,13 +263,13 @@ class CommandAdapter:
             got = len(layers) if isinstance(layers, list) else _short(json.dumps(layers))
             self._fail(f"must give layers as an array of {len(params)}, got {got}")
         new_params, states = [], []
-        compute = compute_format(dtype).name
+        moments = moment_format(dtype, self.capabilities).name
         for index, (layer, param) in enumerate(zip(layers, params, strict=True)):
             real, where = real_view(param), f"layers[{index}]"
             if not isinstance(layer, dict):
                 self._fail(f"must give {where} as an object, got {_short(json.dumps(layer))}")
             new = self._array(layer.get("param"), real.shape, dtype, f"{where}.param")
-            m, v = (self._array(layer.get(k), real.shape, compute, f"{where}.{k}") for k in "mv")
+            m, v = (self._array(layer.get(k), real.shape, moments, f"{where}.{k}") for k in "mv")
             new_params.append(new.view(param.dtype).reshape(param.shape))
             states.append(LayerState(m, v, t))
         return new_params, states
@@ -319,7 +306,9 @@ def request_lines(case: Case) -> str:
     """The two lines that ask a program for this step, to be piped into it by hand."""
     params, grads = [layer.param for layer in case.layers], [layer.grad for layer in case.layers]
     states = [LayerState(layer.m, layer.v, case.t) for layer in case.layers]
-    step = _request(1, params, grads, states, case.hp, [layer.axes for layer in case.layers])
+    is_narrow = case.layers[0].m.dtype != compute_format(case.dtype).numpy
+    claims = Capabilities(dtypes=(case.dtype,), moments="parameter" if is_narrow else "compute")
+    step = _request(1, params, grads, states, case.hp, [layer.axes for layer in case.layers], claims)
     return "\n".join(map(_line, ({"cmd": "start", "protocol": PROTOCOL, "device": "cpu"}, step)))
 
 
@@ -334,9 +323,10 @@ def _request(
     states: Sequence[LayerState],
     hp: Mapping[str, Any],
     layer_axes: Sequence[tuple[int, ...] | None],
+    claims: Capabilities,
 ) -> dict[str, Any]:
     """A request for one step. RefusedError if the protocol cannot express the arguments."""
-    dtype, layers = _encode(params, grads, states, layer_axes)
+    dtype, layers = _encode(params, grads, states, layer_axes, claims)
     return {
         "cmd": "step",
         "seq": seq,
@@ -352,6 +342,7 @@ def _encode(
     grads: Sequence[NumPyArray],
     states: Sequence[LayerState],
     layer_axes: Sequence[tuple[int, ...] | None],
+    claims: Capabilities,
 ) -> tuple[str, list[dict[str, Any]]]:
     """The real dtype's name, and the layers as they appear in a line.
 
@@ -369,8 +360,8 @@ def _encode(
         real = real_view(param)
         for name, x, like in (
             ("grad", grad, (param.shape, param.dtype)),
-            ("m", state.m, (real.shape, compute_format(dtype).numpy)),
-            ("v", state.v, (real.shape, compute_format(dtype).numpy)),
+            ("m", state.m, (real.shape, moment_format(dtype, claims).numpy)),
+            ("v", state.v, (real.shape, moment_format(dtype, claims).numpy)),
         ):
             if (x.shape, x.dtype) != like:
                 raise RefusedError(

@@ -12,8 +12,8 @@ from importlib.metadata import PackageNotFoundError, entry_points, version
 from pathlib import Path
 from typing import Any
 
-from setadam_conformance.cases.formats import FORMATS
-from setadam_conformance.protocol import OPTIONS, Adapter, Capabilities, ProtocolError
+from setadam_conformance.adapters.claims import wrong_claim
+from setadam_conformance.protocol import Adapter, Capabilities, ProtocolError
 
 GROUP = "setadam.backends"
 # Seconds to load a backend, for one example, or for one reply of a program. A cold torch.compile on a busy machine has
@@ -79,17 +79,8 @@ def checked(adapter: Any, name: str) -> Adapter:
     claims = adapter.capabilities
     if not isinstance(claims, Capabilities):
         raise ProtocolError(f"{name}.capabilities must be a Capabilities, got {claims!r}")
-    for what, claimed, allowed in (
-        ("dtypes", claims.dtypes, tuple(FORMATS)),
-        ("options", claims.options, tuple(sorted(OPTIONS))),
-        ("reduction", (claims.reduction,), ("pairwise", "any")),
-    ):
-        if not set(claimed) <= set(allowed):
-            raise ProtocolError(f"{name} claims {what} {claimed!r}; known: {', '.join(allowed)}")
-    if not claims.dtypes:
-        raise ProtocolError(f"{name} claims no dtype; known: {', '.join(FORMATS)}")
-    if type(claims.cost) is not int or claims.cost < 1:
-        raise ProtocolError(f"{name}: cost must be a whole number ≥ 1, got {claims.cost!r}")
+    if wrong := wrong_claim(claims):
+        raise ProtocolError(f"{name} {wrong}")
     if claims.reloads and not hasattr(adapter, "reload"):
         raise ProtocolError(f"{name} claims reloads {claims.reloads!r} but has no method reload")
     found: Adapter = adapter

@@ -6,8 +6,10 @@ import shlex
 import signal
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -258,11 +260,23 @@ STARTS = {
     '{"protocol":2,"dtypes":["float32"]}': "must speak protocol 1, got 2",
     '{"dtypes":["float32"]}': "must speak protocol 1, got None",
     '{"protocol":1}': "must name the dtypes",
-    '{"protocol":1,"dtypes":["int8"]}': "dtypes must be among",
-    '{"protocol":1,"dtypes":"float32"}': "dtypes must be an array of strings",
-    '{"protocol":1,"dtypes":["float32"],"options":["magic"]}': "options must be among",
-    '{"protocol":1,"dtypes":["float32"],"reduction":"best"}': "reduction must be one of",
-    '{"protocol":1,"dtypes":["float32"],"traced_t":1}': "traced_t must be true or false",
+    '{"protocol":1,"dtypes":["int8"]}': "claims dtypes .*must be among",
+    '{"protocol":1,"dtypes":[]}': "claims dtypes .*must be at least one of",
+    '{"protocol":1,"dtypes":"float32"}': "claims dtypes 'float32'; it must be a tuple of strings",
+    '{"protocol":1,"dtypes":[["float32"]]}': "claims dtypes .*must be a tuple of strings",
+    '{"protocol":1,"dtypes":["float32"],"options":["magic"]}': "claims options .*must be among",
+    '{"protocol":1,"dtypes":["float32"],"options":{}}': "claims options .*must be a frozenset of strings",
+    '{"protocol":1,"dtypes":["float32"],"reduction":"best"}': "claims reduction 'best'; it must be one of pairwise",
+    '{"protocol":1,"dtypes":["float32"],"reduction":["any"]}': "claims reduction .*must be one of",
+    '{"protocol":1,"dtypes":["float32"],"traced_t":1}': "claims traced_t 1; it must be true or false",
+    '{"protocol":1,"dtypes":["float32"],"cost":1.5}': "claims cost 1.5; it must be a whole number ≥ 1",
+    '{"protocol":1,"dtypes":["float32"],"largest_t":true}': "claims largest_t True; it must be a whole number",
+    '{"protocol":1,"dtypes":["float32"],"fixed":{"momentum":0}}': "claims fixed .*must be a mapping from hyperparam",
+    '{"protocol":1,"dtypes":["float32"],"fixed":{"tau":2}}': "claims fixed .*tau must be in",
+    '{"protocol":1,"dtypes":["float32"],"fixed":{"maximize":0}}': "claims fixed .*maximize must be True or False",
+    '{"protocol":1,"dtypes":["float32"],"fixed":[]}': "claims fixed .*must be a mapping",
+    '{"protocol":1,"dtypes":["float32"],"epsilon":"gone"}': "claims epsilon 'gone'; it must be one of given, both",
+    '{"protocol":1,"dtypes":["float32"],"float32_scalars":["maximize"]}': "claims float32_scalars .*must be among",
     '{"protocol":1,"dtypes":["float32"],"exact":true}': "claims 'exact'",
     '{"protocol":1,"dtypes":["float32"],"in_place":true}': "claims 'in_place'",
     '{"protocol":1,"dtypes":["float32"],"name":3}': "name must be a string",
@@ -287,6 +301,28 @@ def test_claims_are_received(command):
             flushes_subnormals=True, recomputes_moments=True, traced_t=True, deterministic=False,
             compiles=True,
         )  # fmt: skip
+
+
+def test_claims_of_an_adam_are_received(command):
+    """And with the moments in the parameter's format, the kit sends and reads them in that format."""
+    start = (
+        '{"protocol":1,"dtypes":["bfloat16"],"fixed":{"cos_power":0,"tau":0,"eps_inside_sqrt":false},"epsilon":"both",'
+        '"corrections":"cancelling","moments":"parameter","arithmetic":"parameter","corrected_moments":true,'
+        '"float32_scalars":["lr","beta1"],"largest_t":2147483647}'
+    )
+    x = np.ones(1, ml_dtypes.bfloat16)
+    reply = '{"seq":1,"t":1,"layers":[{"param":["0x1p0"],"m":["0x1p-1"],"v":["MOMENT"]}]}'
+    for moment, fits in (("0x1.8p-1", True), ("0x1.000002p0", False)):
+        say = f"print({reply.replace('MOMENT', moment)!r}, flush=True)"
+        with CommandAdapter(command(say, start=start)) as adapter:
+            assert adapter.capabilities == Capabilities(
+                dtypes=("bfloat16",), fixed={"cos_power": 0, "tau": 0, "eps_inside_sqrt": False}, epsilon="both",
+                corrections="cancelling", moments="parameter", arithmetic="parameter", corrected_moments=True,
+                float32_scalars=("lr", "beta1"), largest_t=2**31 - 1,
+            )  # fmt: skip
+            with nullcontext() if fits else pytest.raises(ProtocolError, match="which is not a bfloat16"):
+                _, ((m, v, t),) = adapter.step([x], [x], [LayerState(x, x, 0)], DEFAULTS, [None])
+                assert (m.dtype, v.dtype, t) == (x.dtype, x.dtype, 1)
 
 
 def test_no_such_device(command):
