@@ -10,7 +10,7 @@ from itertools import combinations
 
 import numpy as np
 
-from setadam_conformance.cases.dimensions import Row, classes, fit, pairs
+from setadam_conformance.cases.dimensions import Row, classes, fit, hides, is_readable, pairs
 from setadam_conformance.protocol import Capabilities
 
 _TRIES = 4  # rows among which the best is taken
@@ -26,8 +26,9 @@ class Coverage:
         met_pairs: set[tuple[tuple[str, str], tuple[str, str]]] = set()
         for row in rows:
             items = [(name, row[name]) for name in allowed]
-            met_classes.update(items)
-            met_pairs.update(combinations(items, 2))
+            hiding = set(filter(hides, items))
+            met_classes.update(hiding or items)
+            met_pairs.update(pair for pair in combinations(items, 2) if not hiding or hiding.intersection(pair))
         self.met_classes = self.classes & met_classes
         self.met_pairs = self.pairs & met_pairs
 
@@ -59,36 +60,53 @@ def _design(allowed: tuple[tuple[str, tuple[str, ...]], ...], strength: int, see
             continue
         best: tuple[float, list[int]] = (-1.0, [])
         for _ in range(_TRIES):
-            chosen = _complete(list(first), of, fits, left, rng)
+            chosen = _complete(list(first), items, of, fits, left, rng)
             if chosen is not None:
-                news = float(left[chosen].sum() if strength == 1 else left[np.ix_(chosen, chosen)].sum())
+                seen = _seen(chosen, items)
+                news = float(left[seen].sum() if strength == 1 else left[np.ix_(seen, chosen)].sum())
                 best = max(best, (news, chosen), key=lambda x: x[0])
         if not best[1]:
             raise ValueError(f"no row has {[items[i] for i in first]}: the table of dimensions contradicts itself")
+        seen = _seen(best[1], items)
         if strength == 1:
-            left[best[1]] = False
+            left[seen] = False
         else:
-            left[np.ix_(best[1], best[1])] = False
+            left[np.ix_(seen, best[1])] = left[np.ix_(best[1], seen)] = False
         chosen_items = dict(items[i] for i in best[1])
         rows.append({name: chosen_items[name] for name in names})
     return tuple(rows)
 
 
+def _seen(row: list[int], items: Sequence[tuple[str, str]]) -> list[int]:
+    """The classes whose faults show in this row."""
+    return [i for i in row if hides(items[i])] or row
+
+
 def _complete(
-    chosen: list[int], of: Sequence[np.ndarray], fits: np.ndarray, left: np.ndarray, rng: np.random.Generator
+    chosen: list[int],
+    items: Sequence[tuple[str, str]],
+    of: Sequence[np.ndarray],
+    fits: np.ndarray,
+    left: np.ndarray,
+    rng: np.random.Generator,
 ) -> list[int] | None:
-    """The row with a class of every dimension, or None if a dimension has no class that fits."""
+    """The row with a class of every dimension, or None if a dimension has no class that fits. A class that hides
+    others is there only if it is chosen.
+    """
     taken = set(chosen)
+    hiding = [i for i in chosen if hides(items[i])]
     for _ in range(8):
         row = list(chosen)
         for k in rng.permutation(len(of)):
             mine = of[k]
             if taken.intersection(mine.tolist()):
                 continue
-            mine = mine[fits[np.ix_(mine, row)].all(axis=1)]
+            so_far = dict(items[i] for i in row)
+            open_ = [not hides(items[i]) and is_readable({**so_far, items[i][0]: items[i][1]}) for i in mine.tolist()]
+            mine = mine[np.array(open_, bool) & fits[np.ix_(mine, row)].all(axis=1)]
             if not len(mine):
                 break
-            news = left[mine].astype(int) if left.ndim == 1 else left[np.ix_(mine, row)].sum(axis=1)
+            news = left[mine].astype(int) if left.ndim == 1 else left[np.ix_(mine, hiding or row)].sum(axis=1)
             best = mine[news == news.max()]
             row.append(int(best[rng.integers(len(best))]))
         else:

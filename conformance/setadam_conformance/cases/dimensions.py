@@ -100,7 +100,7 @@ _GAPS = {"gaps", "g gaps"}
 # The hyperparameters behind dimensions of another name.
 _FIELDS = {"direction": "maximize", "eps_is": "eps_inside_sqrt", "decay": "weight_decay"}
 
-# Classes of two dimensions that cannot meet. No rule needs three dimensions, so `allowed` is exact for pairs.
+# Classes of two dimensions that cannot meet. The only rule for more, `_is_readable`, keeps no pair from meeting.
 _APART: list[tuple[str, set[str], str, set[str]]] = [
     ("numbers", {"complex"}, "dtype", {"bfloat16", "float16"}),
     ("lr", {"0"}, "decay", {"decoupled, 1-ηλ < 0"}),
@@ -112,16 +112,27 @@ _APART: list[tuple[str, set[str], str, set[str]]] = [
     ("order", _FORTRAN, "shape", {*_FLAT, *_ONE, "empty"}),
     ("order", _GAPS, "shape", {*_ONE, "empty"}),
     ("least", {"first", "last", "tied"}, "shape", {*_ONE, "empty"}),
-    ("least", {"first", "last", "tied"}, "values", {"constant", "g, m, v = 0"}),
+    ("least", {"first", "last", "tied"}, "values", {"some zeros", "constant", "g, m, v = 0"}),  # several are least
+    ("values", {"g = 0"}, "t", {"0"}),  # then all are 0
     ("values", {"some zeros", "constant", "one dominant"}, "shape", {*_ONE, "empty"}),
     ("values", {"g = 0", "g, m, v = 0"}, "shape", {"empty"}),
     ("values", {"g, m, v = 0"}, "magnitude", {"small", "large", "wide"}),
     ("values", {"constant"}, "magnitude", {"wide"}),
     ("magnitude", {"small", "large", "wide"}, "shape", {"empty"}),
+    ("magnitude", {"wide"}, "shape", _ONE),
     ("theta", {"zero", "large"}, "shape", {"empty"}),
     ("theta", {"zero", "large"}, "special", {"θ NaN", "θ Inf"}),
     ("special", set(TABLE["special"].classes) - {"none"}, "shape", {"empty"}),
 ]
+
+
+# Classes that hide others: an empty layer shows nothing, and with a NaN in its minimum all of a layer's θ is NaN.
+_HIDING = {("shape", "empty"), *(("special", c) for c in TABLE["special"].classes if c[0] in "gv")}
+
+
+def hides(item: tuple[str, str]) -> bool:
+    """Whether faults of other classes may not show in an example of this class: only pairs with it count there."""
+    return item in _HIDING
 
 
 @cache
@@ -173,7 +184,20 @@ def _decay(hp: Mapping[str, Any]) -> str:
 
 def is_possible(row: Row) -> bool:
     """Whether the classes of a row can meet."""
-    return all(fit(a, b) for a, b in combinations(row.items(), 2))
+    return is_readable(row) and all(fit(a, b) for a, b in combinations(row.items(), 2))
+
+
+def is_readable(row: Row) -> bool:
+    """Whether the arrays of an example can have, and show, all of the row's classes. Those left out are the plainest.
+
+    If the only coordinate of g is not finite, g shows nothing of its values; nor, before the first step, is there
+    anything that has a magnitude.
+    """
+    if row.get("shape") not in _ONE or row.get("numbers") == "complex" or row.get("special", "")[:1] != "g":
+        return True
+    if row.get("values", "normal") != "normal":
+        return False
+    return row.get("t", "0") != "0" or row.get("magnitude", "near 1") == "near 1"
 
 
 def classes(claims: Capabilities, dtypes: tuple[str, ...]) -> dict[str, tuple[str, ...]]:

@@ -1,19 +1,19 @@
-"""A row of the table of dimensions as a case, and a case as a row. A row and a seed give the same case every time."""
+"""A row of the table of dimensions as a case: the arrays have the classes that `reading` reads back. A row and a seed
+give the same case every time.
+"""
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from setadam_conformance.cases.case import Case, LayerCase, dtype_of, real_view
-from setadam_conformance.cases.dimensions import LAST_T, Row, first_class, hyperparameter_classes
+from setadam_conformance.cases.case import Case, LayerCase, dtype_of
+from setadam_conformance.cases.dimensions import Row
 from setadam_conformance.cases.formats import FORMATS, compute_format
+from setadam_conformance.cases.reading import FIELDS, STRIDED, has_tail
 from setadam_conformance.protocol import NumPyArray
 
 _SPECIAL = {"NaN": math.nan, "Inf": math.inf, "-Inf": -math.inf}
-_FIELDS = {"g": "grad", "θ": "param", "m": "m", "v": "v"}
-# Layers along axes need not be summed pairwise. Up to this size, both classes of reduction have the same bound.
-_STRIDED = 48
 
 
 def case_of(row: Row, seed: int) -> Case:
@@ -22,18 +22,37 @@ def case_of(row: Row, seed: int) -> Case:
     dtype, t = row["dtype"], _steps(row["t"], rng)
     hp = _hyperparameters(row, rng)
     shape, axes = _shape(row, rng)
-    layer = _special(row, _ordered(row, _layer(row, shape, axes, t, rng)), rng)
+    places = _Places.of(row, shape, rng)
+    layer = _special(row, _ordered(row, _layer(row, shape, axes, t, places, rng)), places)
     low, high = {"1": (1, 1), "2 or 3": (2, 3), "4 to 9": (4, 9), "10 or more": (10, 13)}[row["layers"]]
     count = int(rng.integers(low, high + 1))
     plain = {**row, "numbers": "real", "magnitude": "near 1", "values": "normal", "least": "anywhere"}
-    others = [_layer(plain, (int(rng.integers(2, 9)),), None, t, rng) for _ in range(count - 1)]
+    others = []
+    for _ in range(count - 1):
+        shape = (int(rng.integers(2, 9)),)
+        others.append(_layer(plain, shape, None, t, _Places.of(plain, shape, rng), rng))
     layers = [layer, *others] if row["place"] == "first" else [*others, layer]
     return Case(dtype, tuple(layers), t, hp, {"classes": dict(row), "seed": seed})
 
 
-def judged_layer(row: Row, case: Case) -> LayerCase:
-    """The layer of the case that has the row's classes."""
-    return case.layers[0] if row["place"] == "first" else case.layers[-1]
+class _Places(NamedTuple):
+    """Coordinates of the flat real view with a part to play. least: those of the smallest g and v. special: the one
+    that is not finite. free: the others, in a random order.
+    """
+
+    least: list[int]
+    special: int
+    free: list[int]
+
+    @classmethod
+    def of(cls, row: Row, shape: tuple[int, ...], rng: np.random.Generator) -> "_Places":
+        size = math.prod(shape) * (2 if row["numbers"] == "complex" else 1)
+        least = {"first": [0], "last": [size - 1], "tied": list(range(0, size, 2))}.get(row["least"], [])
+        is_drawn = row["values"] in ("normal", "one dominant", "g = 0")
+        if row["least"] == "anywhere" and is_drawn and size > 2:
+            least = [int(rng.integers(1, size - 1))]
+        others = rng.permutation(sorted(set(range(size)) - set(least))).tolist()
+        return cls(least, others[0] if others else 0, others[1:] or others)
 
 
 def _between(rng: np.random.Generator, low: float, high: float) -> float:
@@ -106,31 +125,26 @@ def _shape(row: Row, rng: np.random.Generator) -> tuple[tuple[int, ...], tuple[i
     def some(low: int, high: int, count: int) -> list[int]:
         return [int(n) for n in rng.integers(low, high + 1, count)]
 
-    kind, across = row["shape"], row["axes"] in ("first", "last")
+    kind, across, is_wide = row["shape"], row["axes"] in ("first", "last"), row["magnitude"] == "wide"
     if kind in ("hundreds", "thousands", "a block and a tail"):
-        if kind == "a block and a tail":
-            n = 2 ** int(rng.integers(6, 17)) + int(rng.choice([-1, 1, 3, 7, 9]))
-        else:
-            n = some(*((66, 1023) if kind == "hundreds" else (1024, 8191)), 1)[0]
-        if row["axes"] == "last":
-            shape: tuple[int, ...] = (max(n // _STRIDED, 2), _STRIDED)
-        elif row["axes"] == "first":
-            shape = (_STRIDED, max(n // _STRIDED, 2))
-        else:
-            shape = (n,)
+        n = _many(kind, across, rng)
+        shape: tuple[int, ...] = (n,)
+        if across:
+            shape = (n, STRIDED) if row["axes"] == "last" else (STRIDED, n)
     elif kind == "vector":
-        shape = tuple(some(2, 64, 1))
+        shape = tuple(some(_fewest(row), 62, 1))
     elif kind in ("()", "(1,)"):
         shape = () if kind == "()" else (1,)
     elif kind == "matrix":
-        shape = tuple(some(2, 8, 2))
+        shape = tuple(some(3 if is_wide else 2, 8, 2))
     elif kind == "3 or 4 axes":
         shape = tuple(some(2, 3, int(rng.integers(3, 5))))
     elif kind == "5 or more axes":
         shape = tuple(some(1, 2, int(rng.integers(5, 8))))
         shape = (2, *shape[1:-1], 3)
     elif kind == "axes of length 1":
-        shape = (1, *some(2, 7, 1), 1, *some(2, 7, 1), 1)
+        a, b = some(3 if is_wide else 2, 7, 2)
+        shape = (1, a, 1, b, 1)
     elif row["axes"] in ("None", "()", "negative", "all"):
         shape = [(0,), (0, 3), (3, 0, 2)][int(rng.integers(3))]
     else:
@@ -148,70 +162,113 @@ def _shape(row: Row, rng: np.random.Generator) -> tuple[tuple[int, ...], tuple[i
     return shape, axes[row["axes"]]
 
 
+def _fewest(row: Row) -> int:
+    """The length of the shortest vector in which the classes of the coordinates are told apart."""
+    if row["magnitude"] == "wide":
+        return 6
+    if row["least"] == "tied" or row["special"] != "none" or row["values"] not in ("normal", "g = 0"):
+        return 4
+    return 3 if row["least"] == "anywhere" else 2
+
+
+def _many(kind: str, across: bool, rng: np.random.Generator) -> int:
+    """The number of coordinates, or of layers of STRIDED coordinates."""
+    block = 16 if across else 64
+    if kind == "a block and a tail":
+        return int(block * 2 ** int(rng.integers(11 if not across else 7)) + rng.choice([-1, 1, 3, 7, 9]))
+    low, high = {"hundreds": (66, 1023), "thousands": (1024, 8191)}[kind]
+    if across:
+        low, high = -(-low // STRIDED), high // STRIDED
+    return int(rng.choice([n for n in range(low, high + 1) if not has_tail(n, block)]))
+
+
 def _layer(
-    row: Row, shape: tuple[int, ...], axes: tuple[int, ...] | None, t: int, rng: np.random.Generator
+    row: Row, shape: tuple[int, ...], axes: tuple[int, ...] | None, t: int, places: _Places, rng: np.random.Generator
 ) -> LayerCase:
-    is_complex = row["numbers"] == "complex"
+    is_complex, values = row["numbers"] == "complex", row["values"]
     real_shape = (*shape, 2) if is_complex else shape
     storage, compute = dtype_of(row["dtype"]), compute_format(row["dtype"]).numpy
-    scale, spread = _scale(row, rng), 2.0 if row["magnitude"] == "wide" else 0.3
-    values = row["values"]
-
-    def sample() -> NumPyArray:
-        x = rng.normal(size=real_shape) * 10 ** (spread * rng.normal(size=real_shape))
-        x = np.where(np.abs(x) < 1e-6, 1e-6, x)
-        if values == "constant":
-            x = np.full(real_shape, rng.choice([-1.0, 1.0]) * rng.uniform(0.5, 1))
-        if values == "some zeros":
-            x = np.where(rng.random(real_shape) < 0.4, 0.0, x)
-            x.flat[int(rng.integers(x.size))] = 0.0
-        if values == "one dominant":
-            x.flat[int(rng.integers(x.size))] = 1e3
-        return np.asarray(x)
-
-    g = sample() * (values not in ("g = 0", "g, m, v = 0"))
-    past = _between(rng, 1 / 30, 30)
-    m, root = (sample() * past * bool(t and values != "g, m, v = 0") for _ in "mv")
-    if row["least"] != "anywhere":
-        g, root = _least_at(row["least"], g, root)
-    theta = rng.normal(size=real_shape) * {"near 1": 1.0, "zero": 0.0, "large": 300.0}[row["theta"]]
-    with np.errstate(all="ignore"):
-        arrays = [
-            _round(theta, storage), _round(g * scale, storage), _round(m * scale, compute),
-            _round((root * scale) ** 2, compute),
-        ]  # fmt: skip
+    scale, past = _scale(row, rng), _past(row, rng)
+    g = _sample(row, math.prod(real_shape), places, rng) * (values not in ("g = 0", "g, m, v = 0"))
+    m, root = (
+        _sample(row, math.prod(real_shape), places, rng) * past * bool(t and values != "g, m, v = 0") for _ in "mv"
+    )
+    if places.least:
+        for x in (g, root):
+            x[places.least] = np.min(np.abs(x)) / 2 * np.sign(x[places.least])
+    theta = rng.normal(size=real_shape)
+    if row["theta"] == "large":
+        theta = 300 * np.copysign(np.maximum(np.abs(theta), 0.2), theta)
+    theta = theta * (row["theta"] != "zero")
+    flat = (
+        _stored(g * scale, g != 0, storage, places.least),
+        _stored(m * scale, m != 0, compute, []),
+        _stored((root * scale) ** 2, root != 0, compute, places.least),
+    )
+    theta, (g, m, v) = _round(theta, storage), (x.reshape(real_shape) for x in flat)
     if is_complex:
         twin = dtype_of(row["dtype"], is_complex=True)
-        arrays[:2] = [x.view(twin).reshape(shape) for x in arrays[:2]]
-    theta, g, m, v = arrays
+        theta, g = (x.view(twin).reshape(shape) for x in (theta, g))
     return LayerCase(theta, g, m, v, axes)
+
+
+def _sample(row: Row, size: int, places: _Places, rng: np.random.Generator) -> NumPyArray:
+    """Numbers about 1, with the values and the spread of the row."""
+    free, is_wide = places.free, row["magnitude"] == "wide"
+    sign = rng.choice([-1.0, 1.0], size)
+    if row["values"] == "constant":
+        return np.full(size, rng.choice([-1.0, 1.0]) * rng.uniform(0.5, 1))
+    x = 10 ** rng.uniform(-5 if is_wide else -0.7, 0.7, size)
+    if is_wide:  # two large ones, so that none is dominant
+        x[free[:2]] = rng.uniform(1, 5, 2)
+        x[places.least[:1] or free[2:3]] = 1e-5
+    if row["values"] == "one dominant":
+        x[rng.choice(free)] = 1e3
+    if row["values"] == "some zeros":
+        zero = rng.random(size) < 0.4
+        zero[free[: 3 if is_wide else 1]], zero[free[-1]] = False, True
+        x[zero] = 0
+    return np.asarray(sign * x)
 
 
 def _scale(row: Row, rng: np.random.Generator) -> float:
     storage, compute = FORMATS[row["dtype"]], compute_format(row["dtype"])
+    is_narrow = row["dtype"] == "float16"
     smallest = max(math.sqrt(compute.smallest_subnormal), storage.smallest_subnormal)
     largest = min(math.sqrt(compute.largest), storage.largest)
     if row["magnitude"] == "small":
-        return _between(rng, smallest, smallest * 1e4)
+        return _between(rng, smallest, smallest * (30 if is_narrow else 1e4))
     if row["magnitude"] == "large":
-        return _between(rng, largest * 1e-9, largest * 1e-6) if largest > 1e10 else largest / 1e3
-    return _between(rng, 1e-3, 3)
+        return largest / 1e3 if is_narrow else _between(rng, largest * 1e-9, largest * 1e-6)
+    return _between(rng, 0.1 if row["magnitude"] == "wide" else 1e-3, 0.8)
+
+
+def _past(row: Row, rng: np.random.Generator) -> float:
+    """The size of m and √v, by that of g. Where g has no number to read, theirs must tell the magnitude."""
+    if row["values"] != "g = 0" and row["shape"] not in ("()", "(1,)"):
+        return _between(rng, 1 / 30, 30)
+    return _between(rng, *{"small": (1 / 30, 1), "large": (1, 30)}.get(row["magnitude"], (0.1, 1)))
+
+
+def _stored(x: NumPyArray, nonzero: NumPyArray, dtype: np.dtype[Any], least: list[int]) -> NumPyArray:
+    """Flat numbers rounded to a format. What is not zero stays so, and the least stay the least, if they underflow."""
+    with np.errstate(all="ignore"):
+        kept = _round(x, dtype)
+        tiny = FORMATS[str(dtype)].smallest_subnormal
+        kept = np.where(nonzero & (kept == 0), np.copysign(tiny, x), kept.astype(np.float64))
+        if least and kept[least[0]] != 0:
+            bottom = abs(kept[least[0]])
+            other = np.ones(len(x), bool)
+            other[least] = False
+            kept = np.where(other & (np.abs(kept) <= bottom), np.copysign(2 * bottom, x), kept)
+        return np.asarray(kept.astype(dtype))
 
 
 def _round(x: NumPyArray, dtype: np.dtype[Any]) -> NumPyArray:
     """float64 numbers rounded to a format, and clipped to its largest number."""
     limit = FORMATS[str(dtype)].largest
-    return np.asarray(np.clip(x, -limit, limit).astype(dtype))
-
-
-def _least_at(where: str, g: NumPyArray, root: NumPyArray) -> tuple[NumPyArray, NumPyArray]:
-    """Return g and √v with the smallest of both at the first or last coordinate, or shared by several."""
-    g, root = g.copy(), root.copy()
-    size = min(float(np.min(np.abs(x))) for x in (g, root))
-    at = {"first": [0], "last": [-1], "tied": range(0, g.size, 2)}[where]
-    for i in at:
-        g.flat[i], root.flat[i] = size / 2 * np.sign(g.flat[i] or 1), size / 2
-    return g, root
+    with np.errstate(all="ignore"):
+        return np.asarray(np.clip(x, -limit, limit).astype(dtype))
 
 
 def _ordered(row: Row, layer: LayerCase) -> LayerCase:
@@ -235,85 +292,17 @@ def _ordered(row: Row, layer: LayerCase) -> LayerCase:
     return LayerCase(param, arranged(layer.grad), m, v, layer.axes)
 
 
-def _special(row: Row, layer: LayerCase, rng: np.random.Generator) -> LayerCase:
+def _special(row: Row, layer: LayerCase, places: _Places) -> LayerCase:
     """The layer with one coordinate that is not finite, if the row asks for it. The arrays are changed in place."""
     if row["special"] == "none":
         return layer
-    field, value = row["special"].split()
-    x = getattr(layer, _FIELDS[field])
-    where = np.unravel_index(int(rng.integers(x.size)), x.shape)
+    name, value = row["special"].split()
+    x, number = getattr(layer, FIELDS[name]), _SPECIAL[value]
+    where = np.unravel_index(places.special, layer.m.shape)
     if x.dtype.kind == "c":
-        x[where] = complex(_SPECIAL[value], x[where].imag)
+        *entry, part = where
+        old = x[tuple(entry)]
+        x[tuple(entry)] = complex(old.real, number) if part else complex(number, old.imag)
     else:
-        x[where] = _SPECIAL[value]
+        x[where] = number
     return layer
-
-
-def classes_of(case: Case) -> dict[str, str]:
-    """The classes of a case, read from its arrays and numbers: what `case_of` was asked for.
-
-    Magnitudes and values are not read back: they are what the case says of itself.
-    """
-    said: dict[str, str] = case.extra["classes"]
-    layer, hp, t = judged_layer(said, case), case.hp, case.t
-    n, shape = len(case.layers), layer.param.shape
-    found = {
-        **{name: said[name] for name in ("magnitude", "values", "least", "theta", "place")},
-        "dtype": case.dtype,
-        "numbers": "complex" if layer.is_complex else "real",
-        **hyperparameter_classes(hp),
-        "t": first_class(t, *LAST_T.items()),
-        "special": _special_of(layer),
-        "shape": _shape_class(shape, layer.param.size, said["shape"], said["axes"]),
-        "axes": _axes_class(layer.axes, len(shape)),
-        "order": _order_class(layer),
-        "layers": first_class(n, ("1", 1), ("2 or 3", 3), ("4 to 9", 9), ("10 or more", math.inf)),
-    }  # fmt: skip
-    return {name: found[name] for name in said}
-
-
-def _special_of(layer: LayerCase) -> str:
-    for field, name in _FIELDS.items():
-        x = real_view(getattr(layer, name)).astype(np.float64)
-        for value, is_it in (("NaN", np.isnan(x)), ("Inf", np.isposinf(x)), ("-Inf", np.isneginf(x))):
-            if is_it.any():
-                return f"{field} {value}"
-    return "none"
-
-
-def _shape_class(shape: tuple[int, ...], size: int, said: str, axes: str) -> str:
-    if size == 0:
-        return "empty"
-    if shape in ((), (1,)):
-        return "()" if shape == () else "(1,)"
-    if axes in ("first", "last") and len(shape) == 2 and _STRIDED in shape:
-        return said  # a row of blocks
-    if size > 62 and len(shape) == 1:
-        if said != "vector" and any(size - tail == 1 << (size - tail).bit_length() - 1 for tail in (-1, 1, 3, 7, 9)):
-            return "a block and a tail"
-        return "vector" if size <= 64 else "hundreds" if size < 1024 else "thousands"
-    if len(shape) > 4 and shape[0] == shape[2] == shape[-1] == 1:
-        return "axes of length 1"
-    return {1: "vector", 2: "matrix", 3: "3 or 4 axes", 4: "3 or 4 axes"}.get(len(shape), "5 or more axes")
-
-
-def _axes_class(axes: tuple[int, ...] | None, ndim: int) -> str:
-    if axes is None or axes == ():
-        return "None" if axes is None else "()"
-    if any(axis < 0 for axis in axes):
-        return "negative"
-    if axes == tuple(range(ndim)):
-        return "all"
-    if axes == (0,):
-        return "first"
-    return "last" if axes == tuple(range(axes[0], ndim)) and len(axes) > 0 and axes[0] > 0 else "apart"
-
-
-def _order_class(layer: LayerCase) -> str:
-    def of(x: NumPyArray) -> str:
-        if x.flags.c_contiguous:
-            return "C"
-        return "Fortran" if x.flags.f_contiguous else "gaps"
-
-    grad, param = of(layer.grad), of(layer.param)
-    return grad if grad == param else f"g {grad}"

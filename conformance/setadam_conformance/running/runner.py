@@ -15,7 +15,7 @@ from typing import Any
 from hypothesis.errors import Unsatisfiable
 
 from setadam_conformance.cases.case import Case, case_to_json
-from setadam_conformance.cases.rows import classes_of
+from setadam_conformance.cases.reading import classes_in
 from setadam_conformance.judging.bench import Bench, NonconformingError
 from setadam_conformance.judging.judge import STAGES
 from setadam_conformance.properties import PROPERTIES, Property
@@ -105,7 +105,7 @@ def check(prop: Property, adapter: Adapter, cell: Plan, patience: float | None =
             with quietly():
                 examine(case)
             if cell.strength:
-                result.rows.append(classes_of(case))
+                result.rows.extend(classes_in(case))
         result.status = "pass"
     except NonconformingError as error:
         smallest = shrink(cell, adapter.capabilities, lambda case: examine(case, bench_for(adapter, cell)))

@@ -46,14 +46,21 @@ _OF_BOUNDS: dict[str, Any] = {
 
 def rejected(adapter: Adapter, cell: Plan, stop: bool = False) -> tuple[int, str]:
     """How many of the cell's examples the adapter fails (at most 1 with `stop`), and the message of the first."""
-    bench, prop = Bench(adapter, cell.dtype), PROPERTIES[cell.property]
-    count, message = 0, ""
-    with np.errstate(all="ignore"):
-        for case in examples(cell, adapter.capabilities):
-            try:
-                prop.check(bench, case)
-            except NonconformingError as error:
-                count, message = count + 1, message or error.message
-                if stop:
-                    break
+    bench, count, message = Bench(adapter, cell.dtype), 0, ""
+    for case in examples(cell):
+        failure = fails(adapter, cell, case, bench)
+        if failure is not None:
+            count, message = count + 1, message or failure
+            if stop:
+                break
     return count, message
+
+
+def fails(adapter: Adapter, cell: Plan, case: Case, bench: Bench | None = None) -> str | None:
+    """The message with which the adapter fails an example of the cell, or None if it passes."""
+    with np.errstate(all="ignore"):
+        try:
+            PROPERTIES[cell.property].check(bench or Bench(adapter, cell.dtype), case)
+        except NonconformingError as error:
+            return error.message
+    return None

@@ -8,12 +8,13 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from setadam_conformance.cases.dimensions import TABLE
 from setadam_conformance.running.plan import Plan
 from setadam_conformance.running.workers import Spawning
 from setadam_conformance.teeth import FAULTS, KIT_FAULTS, VARIANTS, check_kit
-from setadam_conformance.teeth.circumstances import of_classes, of_pairs
+from setadam_conformance.teeth.circumstances import Group, groups
 from setadam_conformance.teeth.examples import cells, examples, rejected
 from setadam_conformance.teeth.faults.declare import ALL_DTYPES
 from setadam_conformance.teeth.sampler import worst
@@ -24,12 +25,19 @@ _FIRST = ("float32", "float64", "bfloat16", "float16")
 # Layers for each variant and dtype, in addition to the profile's examples.
 SAMPLED = {"quick": 300, "default": 5_000, "deep": 100_000}
 
-PARTS = ("faults", "variants", "kit")
+PARTS = ("faults", "circumstances", "variants", "kit")
 
 # These take as long as all others together, so they are tried only on faults that no other property rejects.
 _DEAR = ("large-layer", "recorded-training")
 
 Shares = dict[str, float]  # by property: the share of its examples that reject; without properties that reject none
+
+
+class Rejections(NamedTuple):
+    """Of the faults of one group of dimensions: how many were tried, and the names of those that nothing rejected."""
+
+    tried: int
+    survivors: list[str]
 
 
 @dataclass
@@ -39,6 +47,7 @@ class SelftestResult:
     profile: str
     layers: int = 0  # sampled for each variant and dtype
     faults: dict[str, dict[str, Shares]] = field(default_factory=dict)
+    circumstances: dict[Group, Rejections] = field(default_factory=dict)  # by the dimensions of their classes
     variants: dict[str, list[str]] = field(default_factory=dict)
     ratios: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)  # variant → dtype → stage
     kit: dict[str, list[str]] = field(default_factory=dict)
@@ -47,6 +56,11 @@ class SelftestResult:
     def survivors(self) -> list[str]:
         """Faults that no property rejected in any of their dtypes."""
         return [name for name, found in self.faults.items() if not any(found.values())]
+
+    @property
+    def unseen(self) -> list[str]:
+        """Classes, and pairs of classes, whose faults no example rejected."""
+        return [name for found in self.circumstances.values() for name in found.survivors]
 
     @property
     def accused(self) -> list[str]:
@@ -60,7 +74,8 @@ class SelftestResult:
 
     @property
     def sound(self) -> bool:
-        return bool(self.faults or self.variants or self.kit) and not (self.survivors or self.accused or self.unnoticed)
+        tried = self.faults or self.circumstances or self.variants or self.kit
+        return bool(tried) and not (self.survivors or self.unseen or self.accused or self.unnoticed)
 
 
 def try_fault(name: str, profile: str, brief: bool = False) -> dict[str, Shares]:
@@ -85,6 +100,12 @@ def try_fault(name: str, profile: str, brief: bool = False) -> dict[str, Shares]
         if brief and shares:
             break
     return found
+
+
+def try_circumstances(group: Group, profile: str, brief: bool = False) -> Rejections:
+    """The faults of all classes of a dimension, or of all pairs of classes of two. brief: one of them."""
+    faults = groups()[group][: 1 if brief else None]
+    return Rejections(len(faults), [fault.name for fault in faults if not fault.is_rejected(profile)])
 
 
 def _in_order(plans: tuple[Plan, ...]) -> list[Plan]:
@@ -140,17 +161,21 @@ def selftest(
     each variant and dtype, in addition to the profile's examples. brief: see `try_fault` and `try_variant`.
     """
     result = SelftestResult(profile, SAMPLED[profile] if layers is None else layers)
-    tasks: dict[tuple[str, str], Task] = {}
+    tasks: dict[tuple[str, Any], Task] = {}
     if "variants" in parts:
         tasks |= {("variants", name): (try_variant, (name, profile, result.layers, brief)) for name in VARIANTS}
     if "faults" in parts:
         tasks |= {("faults", name): (try_fault, (name, profile, brief)) for name in FAULTS}
+    if "circumstances" in parts:
+        tasks |= {("circumstances", group): (try_circumstances, (group, profile, brief)) for group in groups()}
     if "kit" in parts:
         tasks["kit", ""] = (check_kit, ())
     answers = _map(list(tasks.values()), jobs or min(os.cpu_count() or 1, 8))
     for done, ((part, name), found) in enumerate(zip(tasks, answers, strict=True), 1):
         if part == "faults":
             result.faults[name] = found
+        elif part == "circumstances":
+            result.circumstances[name] = found
         elif part == "variants":
             result.variants[name], result.ratios[name] = found
         else:
@@ -196,16 +221,7 @@ def markdown(result: SelftestResult) -> str:
             text = ", ".join(f"{name} {share:.2f}" for name, share in shares) or "—"
             why = f" ({fault.why})" if fault.why else ""
             lines.append(f"| {name} | {fault.what} | {dtypes}{why} | {text} |")
-    lines += [
-        "",
-        "## Faults of classes and pairs",
-        "",
-        "`teeth/circumstances.py` makes more faults from [the table of dimensions](conformance.md#what-is-tried):",
-        f"one for each of {len(list(of_classes()))} classes, and one for each of {len(list(of_pairs()))} pairs of",
-        "dimensions. Each is right except where its classes occur in one layer; there it returns 7 for m, v and θ.",
-        "Magnitudes, values and shapes have none, because a call does not show which class was meant. The examples of",
-        "`circumstances` reject them (`tests/conformance/teeth/test_circumstances.py`).",
-    ]
+    lines += ["", *_circumstances(result)]
     lines += ["", f"## {len(result.variants)} correct variants", ""]
     lines += [
         "The worst error/bound of m, of v, of θ, and of θ where it was 0. None may exceed 1."
@@ -232,6 +248,32 @@ def markdown(result: SelftestResult) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _circumstances(result: SelftestResult) -> list[str]:
+    """The section about faults that are made from the table of dimensions."""
+    tried = {True: 0, False: 0}  # whether of pairs
+    rows = {name: [0, 0, 0, 0] for name in TABLE}  # faults of classes and of pairs, each tried and rejected
+    for group, (count, survivors) in result.circumstances.items():
+        tried[len(group) > 1] += count
+        for name in group:
+            at = 2 * (len(group) > 1)
+            rows[name][at] += count
+            rows[name][at + 1] += count - len(survivors)
+    lines = [
+        f"## {tried[False]} faults of classes, {tried[True]} of pairs",
+        "",
+        "`teeth/circumstances.py` makes a fault from each class in [the table of",
+        "dimensions](conformance.md#what-is-tried), and one from each pair of classes that can meet. Each is right",
+        "except where its classes occur in one layer; there it returns 7 for m, v and θ. It reads the classes from the",
+        "arrays and numbers of the call. The table counts those that the examples of `circumstances` reject. A pair",
+        "counts for both of its dimensions." + (f" Not rejected: {'; '.join(result.unseen)}." if result.unseen else ""),
+        "",
+        "| dimension | classes rejected | pairs rejected |",
+        "|---|---|---|",
+    ]
+    lines += [f"| {name} | {x[1]} of {x[0]} | {x[3]} of {x[2]} |" for name, x in rows.items()]
+    return lines
+
+
 def main(
     profile: str = "quick",
     to: Path | None = None,
@@ -256,6 +298,12 @@ def main(
         )
     for part, kind, names, many in (
         ("faults", "seeded faults rejected", result.survivors, len(result.faults)),
+        (
+            "circumstances",
+            "faults of classes and pairs rejected",
+            result.unseen,
+            sum(found.tried for found in result.circumstances.values()),
+        ),
         ("variants", "correct variants accepted", result.accused, len(result.variants)),
         ("kit", "faults of the kit noticed", result.unnoticed, len(KIT_FAULTS)),
     ):

@@ -15,7 +15,8 @@ from setadam_conformance.teeth.sampler import worst
 
 KINDS = {
     "epsilon", "bias correction", "down-scaling", "down-translating", "moments", "update", "weight decay",
-    "state order", "layout", "block tails", "aliasing", "error handling", "written before a refusal", "reload", "whole backend",
+    "state order", "layout", "block tails", "aliasing", "error handling", "written before a refusal", "reload",
+    "whole backend", "Adam",
 }  # fmt: skip
 
 
