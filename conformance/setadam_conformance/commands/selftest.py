@@ -19,7 +19,9 @@ def add_to(parsers: Parsers) -> None:
     parser = parsers.add_parser("selftest", help="show that the kit rejects every seeded fault")
     parser.set_defaults(command=selftest)
     parser.add_argument("--profile", default="quick", choices=["quick", "default", "deep"])
-    parser.add_argument("--only", action="append", choices=["faults", "circumstances", "variants", "kit"], help="may be repeated")
+    parser.add_argument(
+        "--only", action="append", choices=["faults", "circumstances", "variants", "kit"], help="may be repeated"
+    )
     parser.add_argument(
         "--layers", type=positive, metavar="N", help="layers to sample for each correct variant and dtype"
     )
