@@ -56,9 +56,9 @@ def add_to(parsers: Parsers) -> None:
     parser.add_argument(
         "--jobs",
         type=positive,
-        default=min(os.cpu_count() or 1, 8),
+        default=min(max(os.cpu_count() or 1, 2), 8),
         metavar="N",
-        help="worker processes; 1 runs everything in this process",
+        help="worker processes (default: as many as there are cores, from 2 to 8); 1 runs everything in this process",
     )
     parser.add_argument(
         "--patience",
