@@ -1,6 +1,7 @@
 """The failures of one backend, explained: each gets a `Diagnosis`, and failures of one cause get the same one."""
 
 import faulthandler
+import math
 from collections.abc import Sequence
 
 from setadam_conformance.adapters.command import CommandAdapter, request_lines
@@ -10,6 +11,7 @@ from setadam_conformance.cases.claimed import as_claimed
 from setadam_conformance.cases.dimensions import Row
 from setadam_conformance.cases.rows import case_of
 from setadam_conformance.diagnosis.contrast import Contrast, contrast, sentences
+from setadam_conformance.diagnosis.moments import weights
 from setadam_conformance.diagnosis.numbers import Number, explanation
 from setadam_conformance.diagnosis.places import place
 from setadam_conformance.diagnosis.simplest import TELLING, simplest
@@ -134,9 +136,10 @@ def _of_stage(
     except ProtocolError as error:
         ended = f"the diagnosis ended early: {str(error).splitlines()[0]}"
     rows = compared.tried if compared else []
-    wrong = [t for t in [*rows, *failing] if next(iter(t.wrong), None) == stage]
-    suspect = suspects(rows, claims) or suspects(failing, claims)
+    wrong = [t for t in [*failing, *sorted(rows, key=_ratio, reverse=True)] if next(iter(t.wrong), None) == stage]
+    suspect = suspects([*rows, *failing], claims)
     number = explanation(wrong) if is_plain(claims) else None
+    weighted = weights(wrong, stage) if stage in ("m", "v") and is_plain(claims) else ""
     smallest = min(wrong or failing, key=_readable)
     try:
         more = Budget(max(budget.steps, _SIMPLIFYING // claims.cost), _SECONDS, budget.patience)
@@ -146,13 +149,21 @@ def _of_stage(
     trace = trace_of(smallest.case, smallest.answer, claims) if smallest.answer else None
     request = request_lines(smallest.case) if isinstance(adapter, CommandAdapter) else ""
     lines = _lines(stage, failing, compared, suspect, number)
+    if weighted:
+        lines.insert(1 + bool(suspect), f"this would explain them: {weighted}")
     return Diagnosis(stage, lines + [ended] * bool(ended), trace, case_to_json(smallest.case), request=request), suspect
 
 
 def _readable(t: Tried) -> tuple[bool, bool, int, int]:
     """The best comes first. Three coordinates are best: with fewer, much is the same number."""
     size = sum(layer.m.size for layer in t.case.layers)
-    return size < 3 or size > 4096, next(iter(t.wrong.values()), 0) < TELLING, size, t.case.t
+    return size < 3 or size > 4096, _ratio(t) < TELLING, size, t.case.t
+
+
+def _ratio(t: Tried) -> float:
+    """The error/bound of the first wrong stage; 0 for NaN, which says less than a wrong number."""
+    ratio = next(iter(t.wrong.values()), 0.0)
+    return ratio if math.isfinite(ratio) else 0.0
 
 
 def _contrast(

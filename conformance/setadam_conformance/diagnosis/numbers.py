@@ -19,19 +19,20 @@ from setadam_conformance.protocol import NumPyArray
 _CERTAIN = 0.01  # coordinates where the rounding of θ hides more of w̃ than this are left out
 _LEAST = 4  # coordinates: fewer agree by accident
 _NAMED = 1e-3  # a number has a name if it differs by no more than this part of it
+_ZERO = 1e-4  # it is 0 if it is less than this part of what it would be subtracted from
 _STEPS = 6  # that are looked at
 
 
 @dataclass(frozen=True)
 class Number:
-    """A number that explains a step. text: a sentence with {} for its name."""
+    """A number that explains a step. names: all that fit. text: a sentence with {} for the name."""
 
     kind: str
-    name: str
+    names: tuple[str, ...]
     text: str
 
     def __str__(self) -> str:
-        return self.text.format(f" = {self.name}" if self.name else "")
+        return self.text.format(f" = {self.names[0]}" if self.names and self.names[0] not in self.text.split() else "")
 
 
 def explanation(tried: Sequence[Tried]) -> Number | None:
@@ -42,24 +43,19 @@ def explanation(tried: Sequence[Tried]) -> Number | None:
             steps.append(found)
         if len(steps) == _STEPS:
             break
-    if not steps:
-        return None
-    for number in steps[0]:
-        if number.name and _is_common([any(_same(number, x) for x in step) for step in steps]):
-            return number
-    for number in steps[0]:
+    for number in steps[0] if steps else []:
+        for name in number.names:
+            if _is_common([any(number.kind == x.kind and name in x.names for x in step) for step in steps]):
+                return replace(number, names=(name,))
+    for number in steps[0] if steps else []:
         if _is_common([any(number.kind == x.kind for x in step) for step in steps]):
-            return replace(number, name="")
+            return replace(number, names=())
     return None
 
 
 def _is_common(fits: list[bool]) -> bool:
     """In most steps: a class of one of them, n = 4 for instance, may give another number."""
     return 3 * sum(fits) >= 2 * len(fits)
-
-
-def _same(a: Number, b: Number) -> bool:
-    return (a.kind, a.name) == (b.kind, b.name)
 
 
 def _of_step(t: Tried) -> list[Number] | None:
@@ -90,7 +86,7 @@ def _of_the_update(case: Case, found: Below, tilde: NumPyArray, uncertain: NumPy
     factor = _common(ratio, uncertain * np.abs(ratio), 0)
     if factor is not None:
         yield Number(
-            "update", _name(factor, _factors(case, found)), f"the whole update is {factor:.5g}{{}} times the formula's"
+            "update", _named(factor, _factors(case, found)), f"the whole update is {factor:.5g}{{}} times the formula's"
         )
 
 
@@ -120,7 +116,7 @@ def _of_translation(case: Case, found: Below, tilde: NumPyArray, uncertain: NumP
     size = float(np.median(w))
     yield Number(
         "translation",
-        _name(taken, {k: float(x) for k, x in names.items()}, size),
+        _named(taken, {k: float(x) for k, x in names.items()}, size),
         f"{_shown(taken, size)}{{}} is subtracted from every w, not τ min w = {tau * least:.5g}",
     )
 
@@ -139,10 +135,10 @@ def _of_v_hat(case: Case, found: Below, v: NumPyArray, tilde: NumPyArray, uncert
     gamma = float(found.gamma.ravel()[0])
     if factor is not None and factor > 0:
         right = gamma / found.bias2
-        name = _name(factor / right, _factors(case, found))
+        fitting = _named(factor / right, _factors(case, found))
         yield Number(
             "v̂",
-            name,
+            fitting,
             f"v̂ is {factor:.5g} v in every coordinate, not γ/(1-β₂ᵗ) v = {right:.5g} v: {factor / right:.5g}{{}} times",
         )
     rest = w**2 - found.v_hat if inside else w - np.sqrt(found.v_hat)
@@ -158,7 +154,7 @@ def _of_v_hat(case: Case, found: Below, v: NumPyArray, tilde: NumPyArray, uncert
             "γε": gamma * eps,
             "1e-8": 1e-8,
         }
-        named = _name(other, names, eps)
+        named = _named(other, names, eps)
         yield Number("ε", named, f"{_shown(other, eps)}{{}} stands in the place of ε = {eps:.5g} in every coordinate")
 
 
@@ -175,7 +171,7 @@ def _of_decay(case: Case, found: Below, theta: NumPyArray, m: NumPyArray, got: N
     kept = (1 - lr * decay if shrinks else 1.0) + common
     names = {"1": 1.0, "1-ηλ": 1 - lr * decay, "1+ηλ": 1 + lr * decay, "1-λ": 1 - decay}
     names["1-ηλ/(1-β₁ᵗ)"] = 1 - found.stepsize * decay
-    named = next((k for k, x in names.items() if abs(kept - x) <= 2e-3 * abs(common)), "")
+    named = tuple(k for k, x in names.items() if abs(kept - x) <= 2 * _NAMED * abs(common))
     instead = "(1-ηλ) θ" if shrinks and decay else "θ"
     yield Number(
         "decay", named, f"the update is taken from {kept:.8g}{{}} times θ in every coordinate, not from {instead}"
@@ -219,13 +215,10 @@ def _common(x: NumPyArray, error: NumPyArray, scale: float) -> float | None:
     return best
 
 
-def _name(x: float, names: Mapping[str, float], scale: float = 0) -> str:
-    """The name of the number, or nothing. scale: what counts as 0 is measured by it."""
-    for name, value in names.items():
-        if abs(x - value) <= _NAMED * (abs(value) if value else scale):
-            return name
-    return ""
+def _named(x: float, names: Mapping[str, float], scale: float = 0) -> tuple[str, ...]:
+    """The names of the number. scale: what counts as 0 is measured by it."""
+    return tuple(k for k, value in names.items() if abs(x - value) <= (_NAMED * abs(value) if value else _ZERO * scale))
 
 
 def _shown(x: float, scale: float) -> str:
-    return "0" if abs(x) <= _NAMED * scale else f"{x:.5g}"
+    return "0" if abs(x) <= _ZERO * scale else f"{x:.5g}"

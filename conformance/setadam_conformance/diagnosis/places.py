@@ -2,7 +2,7 @@
 
 from setadam_conformance.diagnosis.contrast import Contrast
 from setadam_conformance.diagnosis.numbers import Number
-from setadam_conformance.diagnosis.trying import RAISED, SPREAD
+from setadam_conformance.diagnosis.trying import SPREAD
 
 M = "m = β₁m + (1-β₁)g"
 V = "v = β₂v + (1-β₂)g²"
@@ -19,20 +19,20 @@ _IF_RIGHT = {
     ("cos_power", "0"): S,
     ("eps_is", "outside"): E,
     ("eps", "large"): "the terms beside ε: γ, 1-β₂ᵗ",
+    ("eps", "tiny"): E,
+    ("magnitude", "large"): E,
     ("shape", "(1,)"): LAYER,
     ("shape", "()"): LAYER,
     ("values", "constant"): LAYER,
     ("beta2", "0"): BIAS2,
     ("beta1", "0"): BIAS1,
-    ("magnitude", "large"): E,
-    ("eps", "tiny"): E,
 }
 # (dimension): a row that is otherwise right is wrong when the dimension changes.
 _IF_WRONG = {
     "numbers": "complex numbers: real and imaginary parts are the coordinates of one layer",
-    "axes": "layer_axes: one γ and one minimum for each layer in the array",
     "layers": "what one layer leaves to the next: buffers, indices, a statistic over all layers",
     "place": "what one layer leaves to the next: buffers, indices, a statistic over all layers",
+    "axes": "layer_axes: one γ and one minimum for each layer in the array",
     "order": "strides: arrays that are not contiguous",
     "decay": "weight decay",
     "direction": "maximize",
@@ -86,7 +86,7 @@ def _place(found: Contrast) -> str:
     where = _IF_WRONG[wrong[0]] if wrong else ""
     if found.stage in ("m", "v") and where:
         return f"{where}, in {M if found.stage == 'm' else V}"
-    return where if found.stage != RAISED else ""
+    return where
 
 
 def _changed(found: Contrast) -> bool:

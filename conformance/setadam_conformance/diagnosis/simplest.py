@@ -1,5 +1,6 @@
 """An example that can be read: the failing step with fewer coordinates, plainer numbers and usual hyperparameters."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -36,7 +37,10 @@ def simplest(bench: Bench, tried: Tried, stage: str, budget: Budget) -> Tried:
 def _tells(found: Tried, best: Tried) -> bool:
     """Whether the error can still be seen, or is not much smaller than it was."""
     ratio = next(iter(found.wrong.values()))
-    return not ratio < TELLING or not ratio < next(iter(best.wrong.values())) / 4
+    before = next(iter(best.wrong.values()))
+    if math.isinf(ratio):  # NaN says less than a wrong number
+        return math.isinf(before)
+    return not ratio < TELLING or not ratio < before / 4
 
 
 def _simpler(tried: Tried) -> Iterator[Case]:

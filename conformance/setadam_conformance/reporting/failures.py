@@ -111,13 +111,19 @@ def trace_lines(trace: Trace | None) -> list[str]:
     lines.append(" " * labels + head)
     for row in trace.rows:
         lines.append(_pad(_label(row), labels) + _numbers(row.expected, digits, width))
-        if row.got and row.ratio is None:  # w̃, of which NaN says that nothing is implied
-            got = _numbers(row.got, digits, width).replace("nan", "  –")
-            lines.append(_pad(_IMPLIED, labels) + got)
-        elif row.got and (row.parts or not (row.ratio or 0) <= 1):
-            said = _pad("    answer", labels) + _numbers(row.got, digits, width)
-            lines.append(said + (f"  {_times(row.ratio)} bound" if row.ratio is not None else "") + " <--" * row.parts)
-        elif row.got:
+        answer = _numbers(row.got, digits, width)
+        if not row.got:
+            continue
+        if row.symbol == "w̃":  # NaN: nothing is implied
+            lines.append(_pad("       implied by the answer", labels) + answer.replace("nan", "  –"))
+        elif row.parts or not (row.ratio or 0) <= 1 or (row.ratio is None and not lines[-1].endswith(answer)):
+            lines.append(_pad("   --> answer" if row.parts else "       answer", labels) + answer)
+            note = f"  {_times(row.ratio)} bound" if row.ratio is not None else ""
+            if cell_len(lines[-1] + note) <= _WIDTH - 2:
+                lines[-1] += note
+            else:
+                lines.append(note.rjust(cell_len(lines[-1])))
+        elif cell_len(lines[-1]) <= _WIDTH - 12:
             lines[-1] += "  the same"
     return lines
 
