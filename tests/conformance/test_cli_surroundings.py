@@ -7,6 +7,8 @@ import json
 import os
 import subprocess
 import sys
+import time
+from xml.etree import ElementTree
 
 import pytest
 
@@ -130,6 +132,31 @@ def test_patience_limits_a_program_in_the_same_process(here):
     assert "gave no reply in 1 s" in out
 
 
+LOCKING = """
+import fcntl, sys, time
+file = open("lock", "w")
+fcntl.flock(file, fcntl.LOCK_EX)
+open("locked", "w").close()
+time.sleep(600)
+"""
+
+
+@posix
+def test_no_worker_is_left_when_a_run_is_killed(here):
+    """The worker holds a lock for as long as it lives, which the test then gets."""
+    import fcntl
+
+    (here / "locking.py").write_text(LOCKING)
+    words = [sys.executable, "-c", MAIN, *QUICK, "--backend", "locking:Mine", "--jobs", "2"]
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
+        while not (here / "locked").exists():
+            assert run.poll() is None
+            time.sleep(0.05)
+        run.kill()
+    with (here / "lock").open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+
+
 def test_a_missing_library_of_the_kit_is_no_verdict(here):
     code, _, err = command("list", code=f"import sys; sys.modules['hypothesis'] = None; {MAIN}")
     assert code == 5
@@ -211,6 +238,20 @@ def test_each_failure_has_a_file_with_a_short_name(here):
     for file, name in zip(files, names, strict=True):
         with open(file, encoding="utf-8") as data:
             assert json.load(data)["backend"] == name
+
+
+def test_junit_is_xml_whatever_a_backend_says(here):
+    """XML 1.0 has no control characters, no lone surrogates, no U+FFFE and no U+FFFF, not even as references."""
+    illegal = "".join(map(chr, [*range(9), 11, 12, *range(14, 32), 0xD800, 0xDFFF, 0xFFFE, 0xFFFF]))
+    legal = "\t\n τ\x85\ud7ff\ue000\ufffd\U00010000\U0010ffff <&>"
+    for said in (illegal + legal, *illegal):
+        run = failing(said)
+        run.cells[0].reason = run.cells[0].failure.message = run.cells[0].failure.snippet = said
+        write_outputs(run, None, here / "junit.xml")
+        shown = said.translate(dict.fromkeys(map(ord, illegal), "\ufffd"))
+        (failure,) = ElementTree.parse(here / "junit.xml").getroot().iter("failure")
+        assert failure.text == shown
+        assert failure.get("message") == f"{shown}\n{shown}"
 
 
 def test_examples_of_an_earlier_run_go_and_other_files_stay(here):

@@ -7,9 +7,11 @@ not depend on which worker runs it.
 """
 
 import gc
+import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -265,6 +267,13 @@ class Spawning(SpawnContext):
     Process = _Process
 
 
+def _end_with(parent: Any) -> None:
+    """End this process when its parent has ended, even if that was killed: nothing else would tell it."""
+    parent.join()
+    runner.close_adapters()
+    os._exit(1)
+
+
 def _prepare() -> None:
     """Set up a new worker.
 
@@ -273,6 +282,7 @@ def _prepare() -> None:
     silently.
     """
     make_tolerant()
+    threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     gc.set_threshold(20_000, 10, 20)
     os.dup2(2, 1)

@@ -9,6 +9,7 @@ from setadam_conformance.adapters.spec import NumPySpec
 from setadam_conformance.protocol import Capabilities, ProtocolError
 from setadam_conformance.running.backends import Source, checked
 from setadam_conformance.running.plan import PROFILES, plan
+from setadam_conformance.running.runner import run_cell
 from setadam_conformance.running.workers import Workers
 
 PROPERTIES = ("one-step", "dtype-shape-and-bits-are-kept", "inputs-are-not-written")
@@ -134,6 +135,19 @@ def sources(tmp_path, monkeypatch):
 def test_a_constructor_that_raises_is_not_a_missing_backend(sources):
     with pytest.raises(ProtocolError, match="raised ZeroDivisionError"):
         sources["breaks"].make("cpu")
+
+
+def test_a_backend_that_does_not_load_in_a_second_process_is_at_fault_itself(sources):
+    """As a program that may run only once at a time. It is not an error of the kit."""
+    (cell,) = plan(
+        {sources["breaks"]: NumPySpec.capabilities},
+        profile=PROFILES["quick"],
+        properties=("sign",),
+        dtypes=("float32",),
+    )
+    result = run_cell(cell)
+    assert result.status == "error"
+    assert result.reason.startswith("the backend could not be loaded a second time: ")
 
 
 def test_a_backend_that_hangs_or_crashes_ends_only_itself(sources, capfd):
