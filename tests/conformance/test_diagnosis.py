@@ -200,6 +200,18 @@ def test_nothing_separates_in_a_right_backend():
     assert sum(map(len, found.outcomes.values())) > 70
 
 
+def test_answers_in_another_order_are_said_to_be():
+    class Sorted(Reference):
+        name = "sorted"
+
+        def moment2(self, c, g):
+            return np.sort(Reference.moment2(self, c, g), axis=1)
+
+    said = "this would explain them: the numbers of the new v are the formula's in another order"
+    assert said in lines_for(Sorted(), case(12, lr=0.1))
+    assert said not in lines_for(SquaredMean(), case(12, lr=0.1))
+
+
 @pytest.mark.parametrize(
     ("name", "where"),
     [
@@ -384,7 +396,8 @@ def broken():
     bad = [cell for cell in cells if cell.failure]
     for cell, found in zip(bad, diagnosed(adapter, bad), strict=True):
         cell.failure.diagnosis = found
-    errors = [Cell(f"p{i}", "other", DTYPE, status="error", reason="it wrote\nno JSON") for i in range(3)]
+    reasons = ("it gave 0x1.8p-3\nno JSON", "it is closed, as it gave 0x1p+0", "it is closed, as it gave 0x1p+0")
+    errors = [Cell(f"p{i}", "other", DTYPE, status="error", reason=said) for i, said in enumerate(reasons)]
     backends = [Backend(adapter.name, adapter.framework), Backend("other", "other")]
     return Run("quick", 0, (1, 1), "2030-01-01T00:00:00+00:00", 1.0, {}, backends, [*cells, *errors], exit_code=1)
 

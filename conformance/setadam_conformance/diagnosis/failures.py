@@ -139,7 +139,7 @@ def _of_stage(
     wrong = [t for t in [*failing, *sorted(rows, key=_ratio, reverse=True)] if next(iter(t.wrong), None) == stage]
     suspect = suspects([*rows, *failing], claims)
     number = explanation(wrong) if is_plain(claims) else None
-    weighted = weights(wrong, stage) if stage in ("m", "v") and is_plain(claims) else ""
+    weighted = weights(wrong, stage, claims) if stage in ("m", "v") and is_plain(claims) else ""
     smallest = min(wrong or failing, key=_readable)
     try:
         more = Budget(max(budget.steps, _SIMPLIFYING // claims.cost), _SECONDS, budget.patience)

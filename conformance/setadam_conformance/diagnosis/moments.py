@@ -11,17 +11,34 @@ import numpy as np
 from setadam_conformance.cases.case import Case, real_view
 from setadam_conformance.cases.formats import compute_format
 from setadam_conformance.diagnosis.trying import Tried
-from setadam_conformance.protocol import NumPyArray
+from setadam_conformance.judging import oracle
+from setadam_conformance.protocol import Capabilities, NumPyArray
 
 _MORE = 3  # coordinates more than weights: fewer agree by accident
 _LARGE = 4096  # coordinates
 
 
-def weights(tried: Sequence[Tried], stage: str) -> str:
-    """One sentence about the weights that explain a wrong m or v ("m" or "v"); empty if none do."""
+def weights(tried: Sequence[Tried], stage: str, claims: Capabilities) -> str:
+    """One sentence about the weights, or the order, that explain a wrong m or v (`stage`); empty if none do."""
+    steps = [t for t in tried if stage in t.wrong and t.answer is not None]
     with np.errstate(all="ignore"):
-        found = [said for t in tried if stage in t.wrong and t.answer is not None and (said := _of_step(t, stage))]
+        if steps and all(_is_reordered(t, stage, claims) for t in steps[:12]):
+            return f"the numbers of the new {stage} are the formula's in another order"
+        found = [said for t in steps if (said := _of_step(t, stage))]
     return max(found[:12], key=lambda said: said.partition(",")[0].count(" + "), default="")
+
+
+def _is_reordered(t: Tried, stage: str, claims: Capabilities) -> bool:
+    """Whether the answer is right but for the order of its coordinates."""
+    assert t.answer is not None
+    for layer, state in zip(t.case.layers, t.answer.states, strict=True):
+        if layer.m.size:
+            reference = oracle.moments(t.case, layer, claims)[stage == "v"]
+            bound = float(np.max(np.asarray(reference.bound, np.float64)))
+            right = np.sort(np.asarray(reference.value, np.float64), axis=None)
+            if not np.all(np.abs(np.sort(np.asarray(getattr(state, stage), np.float64), axis=None) - right) <= bound):
+                return False
+    return True
 
 
 def _of_step(t: Tried, stage: str) -> str:

@@ -1,6 +1,7 @@
 """What is wrong, in the terminal: a diagnosis for each cause, with all cells that fail by it, and then the step."""
 
 import math
+import re
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -32,9 +33,15 @@ def by_cause(cells: Iterable[Cell]) -> list[list[Cell]]:
         if diagnosis is not None:
             cause = diagnosis.cause
         else:
-            cause = cell.reason or (cell.failure.message if cell.failure else "")
+            cause = _reason(cell.reason or (cell.failure.message if cell.failure else ""))
         groups.setdefault((cell.backend, cell.status, cause), []).append(cell)
     return list(groups.values())
+
+
+def _reason(text: str) -> str:
+    """The first line, without what differs from cell to cell: numbers, and that a program has been closed since."""
+    first = text.strip().partition("\n")[0].replace("is closed, as it ", "")
+    return re.sub(r"-?0x[0-9a-fp.+-]+|[0-9]+", "#", first)
 
 
 def lines_of(cells: Sequence[Cell]) -> Iterator[str]:
@@ -115,9 +122,9 @@ def trace_lines(trace: Trace | None) -> list[str]:
         if not row.got:
             continue
         if row.symbol == "w̃":  # NaN: nothing is implied
-            lines.append(_pad("       implied by the answer", labels) + answer.replace("nan", "  –"))
+            lines.append(_pad(_IMPLIED, labels) + answer.replace("nan", "  –"))
         elif row.parts or not (row.ratio or 0) <= 1 or (row.ratio is None and not lines[-1].endswith(answer)):
-            lines.append(_pad("   --> answer" if row.parts else "       answer", labels) + answer)
+            lines.append(_pad("--> answer" if row.parts else "    answer", labels) + answer)
             note = f"  {_times(row.ratio)} bound" if row.ratio is not None else ""
             if cell_len(lines[-1] + note) <= _WIDTH - 2:
                 lines[-1] += note
