@@ -8,7 +8,9 @@ import argparse
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import Any
 
+from setadam_conformance.running.loading import check_not_loading
 from setadam_conformance.running.streams import make_tolerant
 
 _BACKEND, _KIT, _INTERRUPTED = 3, 5, 130
@@ -22,10 +24,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     make_tolerant()
     try:
-        parser = _parser()
+        commands = _commands()
     except ImportError as error:
-        return _say(f"{error}; `pip install 'setadam[conformance]'` installs what the kit needs", _KIT)
-    args = parser.parse_args(argv)
+        return _say(f"{error}: `pip install 'setadam[conformance]'` installs what the kit needs", _KIT)
+    except Exception as error:  # such as a working directory that is gone
+        return _say(f"the kit cannot be imported: {type(error).__name__}: {error}", _KIT)
+    check_not_loading()
+    args = _parser(commands).parse_args(argv)
     try:
         return int(args.command(args))
     except KeyboardInterrupt:
@@ -37,15 +42,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _say("the kit itself is at fault, so there is no verdict", _KIT)
 
 
-def _parser() -> argparse.ArgumentParser:
-    # Imported here, so that a library that is missing has an exit code of its own.
+def _commands() -> tuple[Any, ...]:
+    """The modules of the commands. They are imported here so that a library that is missing is no verdict."""
     from setadam_conformance.commands import explain, listing, replay, report, run, selftest, vectors
-    from setadam_conformance.running.runner import check_not_loading
 
-    check_not_loading()
+    return run, listing, explain, replay, selftest, vectors, report
+
+
+def _parser(commands: tuple[Any, ...]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="setadam-conformance", description=__doc__.partition("\n")[0])
     parsers = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (run, listing, explain, replay, selftest, vectors, report):
+    for command in commands:
         command.add_to(parsers)
     return parser
 

@@ -99,7 +99,13 @@ def test_wrong_arguments_exit_with_2_and_say_why(here, capsys, args):
 
 
 @pytest.mark.parametrize(
-    "args", [["run", "--shard", "3/2"], ["run", "--max-examples", "0"], ["run", "--dtype", "int8"]]
+    "args",
+    [
+        ["run", "--shard", "3/2"],
+        ["run", "--max-examples", "0"],
+        ["run", "--dtype", "int8"],
+        ["run", "--patience", "10000000"],
+    ],
 )
 def test_the_parser_checks_what_it_can(args, capsys):
     with pytest.raises(SystemExit) as error:

@@ -163,6 +163,13 @@ def test_a_missing_library_of_the_kit_is_no_verdict(here):
     assert "pip install 'setadam[conformance]'" in err
 
 
+@posix
+def test_a_working_directory_that_is_gone_is_no_verdict(here):
+    """Hypothesis asks for it when it is imported."""
+    (here / "gone").mkdir()
+    assert shell("cd gone && rmdir ../gone && kit", *SPEC) == 5
+
+
 @pytest.mark.parametrize(
     ("error", "code"), [(ZeroDivisionError, 5), (KeyboardInterrupt, 130), (SystemExit(1), 3), (BrokenPipeError, 5)]
 )

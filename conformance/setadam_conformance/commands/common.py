@@ -65,3 +65,11 @@ def positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number ≥ 1, got {text!r}")
     return int(text)
+
+
+def seconds(text: str) -> int:
+    """An argument type: a whole number of seconds that every timer can count."""
+    number = positive(text)
+    if number > 1_000_000:
+        raise argparse.ArgumentTypeError(f"must be at most 1000000, which is 11 days, got {text!r}")
+    return number

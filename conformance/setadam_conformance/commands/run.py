@@ -24,6 +24,7 @@ from setadam_conformance.commands.common import (
     positive,
     property_named,
     reporting_errors,
+    seconds,
 )
 from setadam_conformance.properties import PROPERTIES
 from setadam_conformance.protocol import Capabilities, ProtocolError
@@ -62,7 +63,7 @@ def add_to(parsers: Parsers) -> None:
     )
     parser.add_argument(
         "--patience",
-        type=positive,
+        type=seconds,
         default=round(backends.PATIENCE),
         metavar="SECONDS",
         help="time limit for loading a backend and for one example, after which its worker is ended; for a program, of "

@@ -22,12 +22,12 @@ from setadam_conformance.properties import PROPERTIES, Property
 from setadam_conformance.protocol import Adapter, ProtocolError
 from setadam_conformance.running.backends import PATIENCE, Source, known
 from setadam_conformance.running.examples import examples, quietly, shrink
+from setadam_conformance.running.loading import loading
 from setadam_conformance.running.plan import Plan
 from setadam_conformance.running.results import Cell, Failure, Stage
 from setadam_conformance.running.snippet import snippet
 
 _ADAPTERS: dict[tuple[Source, str], Adapter] = {}  # of this process
-_LOADING: list[str] = []  # the backends that are being made
 
 
 def adapter_of(source: Source, device: str, patience: float = PATIENCE) -> Adapter:
@@ -38,20 +38,9 @@ def adapter_of(source: Source, device: str, patience: float = PATIENCE) -> Adapt
     """
     key = (source, device)
     if key not in _ADAPTERS:
-        _LOADING.append(source.name)
-        try:
+        with loading(source.name):
             _ADAPTERS[key] = source.make(device, patience)
-        finally:
-            _LOADING.pop()
     return _ADAPTERS[key]
-
-
-def check_not_loading() -> None:
-    """Raise RuntimeError while a backend is being made: a run that it starts would load it, which starts a run, …"""
-    if _LOADING:
-        raise RuntimeError(
-            f"{_LOADING[-1]} runs setadam_conformance when it is imported: put that under `if __name__ == '__main__':`"
-        )
 
 
 def close_adapters() -> None:
