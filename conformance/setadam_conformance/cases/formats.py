@@ -1,6 +1,7 @@
 """The floating-point formats of backends, and the wider arithmetic in which they are judged."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import ml_dtypes
@@ -82,6 +83,7 @@ class Arithmetic:
         else:
             self.dtype, self.u = np.dtype(object), 2.0**-200
         self._to_mp = np.frompyfunc(lambda x: self.context.mpf(float(x)), 1, 1)
+        self._bias_correction = lru_cache(maxsize=1024)(self._form_bias_correction)
         self._sqrt = np.frompyfunc(self.context.sqrt, 1, 1) if self.dtype == object else np.sqrt
 
     def array(self, x: npt.ArrayLike) -> Wide:
@@ -105,6 +107,9 @@ class Arithmetic:
 
     def bias_correction(self, beta: float, t: int) -> Any:
         """1 - βᵗ, accurate to the last bit of this arithmetic."""
+        return self._bias_correction(beta, t)
+
+    def _form_bias_correction(self, beta: float, t: int) -> Any:
         if beta == 0:
             return self.number(self.context.mpf(1))
         exponent = t * self.context.log(self.context.mpf(beta))

@@ -179,7 +179,9 @@ def _many(kind: str, across: bool, rng: np.random.Generator) -> int:
     low, high = {"hundreds": (66, 1023), "thousands": (1024, 8191)}[kind]
     if across:
         low, high = -(-low // STRIDED), high // STRIDED
-    return int(rng.choice([n for n in range(low, high + 1) if not has_tail(n, block)]))
+    while has_tail(n := int(rng.integers(low, high + 1)), block):
+        pass
+    return n
 
 
 def _layer(

@@ -4,6 +4,7 @@
 bound. docs/bound.md derives every constant, under the name that it has here.
 """
 
+import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ import numpy as np
 
 from setadam_conformance.cases.case import Case, LayerCase, real_view
 from setadam_conformance.cases.formats import FORMATS, Arithmetic, Format, Wide, arithmetic_format, moment_format
-from setadam_conformance.protocol import Capabilities
+from setadam_conformance.protocol import Capabilities, NumPyArray
 
 # w from a = γv/(1-β₂ᵗ) and a change of ε.
 Embedding = Callable[[Wide, Any], Wide]
@@ -119,35 +120,44 @@ _WIDENING = (
 
 
 class Memory:
-    """A cache of references for small layers, keyed by the bits of everything they depend on. Backends get the same
-    examples, and most of the self-test's faults return the same moments, so references are needed again.
+    """A cache of references, by the bits of everything they depend on. Backends get the same examples, and paths of a
+    framework and most of the self-test's faults return the same moments, so references are needed again.
+
+    most: coordinates of all references together that are kept. One takes up to 33 bytes.
     """
 
-    def __init__(self, most: int = 8192) -> None:
-        self._kept: OrderedDict[Any, Any] = OrderedDict()
-        self._most = most
+    def __init__(self, most: int = 2**23) -> None:
+        self._kept: OrderedDict[Any, tuple[int, Any]] = OrderedDict()
+        self._most, self._size = most, 0
 
     def recall(self, make: Callable[[], Any], case: Case, layer: LayerCase, claims: Capabilities, *also: Any) -> Any:
         """The result of `make`, from the cache if it is there.
 
         also: arrays that the result depends on beside the case, the layer and the claims.
         """
-        if layer.v.size > 1024:
-            return make()
         arrays = (layer.param, layer.grad, layer.m, layer.v, *also)
-        bits = tuple(x if x is None else (x.shape, str(x.dtype), x.tobytes()) for x in arrays)
         asked = tuple(getattr(claims, name) for name in _WIDENING)
-        key = (case.dtype, case.t, tuple(case.hp.items()), layer.axes, asked, bits)
+        key = (case.dtype, case.t, tuple(case.hp.items()), layer.axes, asked, *map(_bits, arrays))
         if key in self._kept:
             self._kept.move_to_end(key)
-        else:
-            self._kept[key] = make()
-            if len(self._kept) > self._most:
-                self._kept.popitem(last=False)
-        return self._kept[key]
+            return self._kept[key][1]
+        found = make()
+        size = 64 + layer.v.size * (1 if also else 2)  # of m and v, or of θ
+        self._kept[key] = size, found
+        self._size += size
+        while self._size > self._most:
+            self._size -= self._kept.popitem(last=False)[1][0]
+        return found
 
     def forget(self) -> None:
         self._kept.clear()
+        self._size = 0
+
+
+def _bits(x: NumPyArray) -> Any:
+    """Shape, dtype and bits of an array; of many bits, a digest that no two arrays share."""
+    bits = x.tobytes()
+    return x.shape, str(x.dtype), bits if len(bits) <= 64 else hashlib.sha256(bits).digest()
 
 
 memory = Memory()

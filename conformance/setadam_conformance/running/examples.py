@@ -33,10 +33,15 @@ from setadam_conformance.running.plan import Plan, seed_of
 def examples(cell: Plan, claims: Capabilities) -> tuple[Case, ...]:
     """The cell's examples, in order. Raises hypothesis.errors.Unsatisfiable if there are none."""
     if cell.strength:
-        return tuple(as_claimed(case_of(row, seed), claims) for row, seed in rows_of(cell, claims))
+        return tuple(as_claimed(_made(tuple(row.items()), seed), claims) for row, seed in rows_of(cell, claims))
     asked = Capabilities(dtypes=(cell.dtype,), options=claims.options, compiles=claims.compiles, cost=claims.cost)
     drawn = _examples(cell.property, cell.dtype, cell.examples, seed_of(cell), cell.at_defaults, asked)
     return tuple(as_claimed(case, claims) for case in drawn)
+
+
+@lru_cache(maxsize=256)
+def _made(row: tuple[tuple[str, str], ...], seed: int) -> Case:
+    return case_of(dict(row), seed)
 
 
 def rows_of(cell: Plan, claims: Capabilities) -> list[tuple[Row, int]]:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from setadam_conformance.cases import strategies
-from setadam_conformance.cases.case import real_view
+from setadam_conformance.cases.case import Case, fresh_layer, real_view
 from setadam_conformance.cases.claimed import as_claimed
 from setadam_conformance.cases.formats import FORMATS, Arithmetic, arithmetic_format, compute_format
 from setadam_conformance.judging import oracle
@@ -180,3 +180,21 @@ def test_bound_is_valid_and_not_too_wide(dtype, spec, verdicts):
     assert 0.01 < medians["m"] < 0.5
     assert 0.02 < medians["v"] < 0.5
     assert 0.02 < medians["param"] < 0.5
+
+
+def test_references_are_remembered_by_their_inputs_and_forgotten_by_their_size():
+    layers = [fresh_layer(np.ones(40, np.float32), np.full(40, g, np.float32)) for g in (1, 2, 3)]
+    case = Case("float32", tuple(layers))
+    memory, made = oracle.Memory(most=300), []
+
+    def recall(layer, claims=CLAIMS, *also):
+        return memory.recall(lambda: made.append(None) or len(made), case, layer, claims, *also)
+
+    assert recall(layers[0]) == 1
+    assert recall(replace(layers[0], grad=layers[0].grad.copy())) == 1
+    assert recall(layers[0], replace(CLAIMS, traced_t=True)) == 2  # 144 coordinates each
+    assert recall(layers[0], CLAIMS, layers[1].grad) == 3  # 104 more, so the least recently used is forgotten
+    assert recall(layers[0], replace(CLAIMS, traced_t=True)) == 2
+    assert recall(layers[0]) == 4
+    memory.forget()
+    assert recall(layers[0]) == 5
