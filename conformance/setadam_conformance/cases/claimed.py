@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 
 from setadam_conformance.cases.case import Case, LayerCase
-from setadam_conformance.cases.formats import moment_format
+from setadam_conformance.cases.formats import compute_format, moment_format
+from setadam_conformance.cases.reading import classes_in
 from setadam_conformance.protocol import Capabilities, NumPyArray
 
 
@@ -18,11 +19,13 @@ def as_claimed(case: Case, claims: Capabilities) -> Case:
     if hp["decoupled_weight_decay"] != case.hp["decoupled_weight_decay"]:
         wanted = "decoupled_weight_decay" if hp["decoupled_weight_decay"] else "weight_decay"
         hp["weight_decay"] = hp["weight_decay"] if wanted in claims.options else 0.0
-    layers = case.layers
-    if claims.moments != "compute":
-        layers = tuple(_narrowed(layer, case.dtype, claims) for layer in layers)
     t = min(case.t, claims.largest_t - 1)
-    return case if layers is case.layers and (t, hp) == (case.t, case.hp) else replace(case, layers=layers, t=t, hp=hp)
+    fitted = case if (t, hp) == (case.t, case.hp) else replace(case, t=t, hp=hp)
+    if moment_format(case.dtype, claims) is compute_format(case.dtype):
+        return fitted
+    # In a narrow format, small moments become zeros and close ones equal. The classes are those of what was drawn.
+    layers = tuple(_narrowed(layer, case.dtype, claims) for layer in case.layers)
+    return replace(fitted, layers=layers, extra={**case.extra, "drawn": classes_in(fitted)})
 
 
 def _narrowed(layer: LayerCase, dtype: str, claims: Capabilities) -> LayerCase:

@@ -25,6 +25,10 @@ def list_all(args: argparse.Namespace) -> int:
             print(f"  {source.name:<16} {', '.join(found.dtypes)}")
         else:
             print(f"  {source.name:<16} {'not here' if isinstance(found, str) else 'broken'}: {found}")
+    print("Published Adams (loaded only if they are named)")
+    for framework in dict.fromkeys(source.framework for source in backends.published().values()):
+        versions = backends.versions(framework)
+        print(f"  {framework:<16} {', '.join(f'{k} {x}' for k, x in versions.items()) or 'not installed'}")
     print("Properties")
     for name, prop in PROPERTIES.items():
         print(f"  {name:<30} {prop.explanation.partition(chr(10) * 2)[0].replace(chr(10), ' ')}")

@@ -42,7 +42,9 @@ def replay(args: argparse.Namespace) -> int:
         raise
     except Exception as error:  # whatever is in the file
         raise UsageError(f"{args.file} is not a replay file: {error!r}") from error
-    if not args.backend and name not in backends.known():  # a file is data: it must not choose what is run or imported
+    if (
+        not args.backend and name not in backends.registered()
+    ):  # a file is data: it must not choose what is run or imported
         raise UsageError(
             f"{args.file} asks for {name!r}, which is not registered here: if you trust it, give --backend"
         )

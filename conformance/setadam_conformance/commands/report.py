@@ -27,7 +27,7 @@ def diff(args: argparse.Namespace) -> int:
     from setadam_conformance.reporting import print_diff
 
     a, b = _read(args.a), _read(args.b)
-    return NONCONFORMING if print_diff(compare(a, b), Console()) else CONFORMING
+    return NONCONFORMING if print_diff(compare(a, b), Console(emoji=False)) else CONFORMING
 
 
 def _read(path: Path) -> Run:

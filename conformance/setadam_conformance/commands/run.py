@@ -26,6 +26,7 @@ from setadam_conformance.commands.common import (
     reporting_errors,
     seconds,
 )
+from setadam_conformance.diagnosis import diagnose
 from setadam_conformance.properties import PROPERTIES
 from setadam_conformance.protocol import Capabilities, ProtocolError
 from setadam_conformance.running import backends, expectations
@@ -80,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     """Check backends and print a verdict."""
     from setadam_conformance.reporting import print_tables
 
-    console = Console(width=None if sys.stdout.isatty() else 80)  # a log file has no width
+    console = Console(emoji=False, width=None if sys.stdout.isatty() else 80)  # a log file has no width
     for name in args.property:
         property_named(name)
     outputs.check_outputs(args.report, args.junit)
@@ -222,7 +223,7 @@ def _explain(done: list[Cell], sources: list[backends.Source], workers: Workers,
         if cells := [cell for cell in done if cell.backend == source.name and cell.status == "fail" and cell.failure]:
             failing[source] = cells
     with contextlib.suppress(KeyboardInterrupt):
-        for source, found in workers.diagnose(failing, device):
+        for source, found in workers.each(diagnose, [(source, device, cells) for source, cells in failing.items()]):
             for cell, diagnosis in zip(failing[source], found, strict=True):
                 assert cell.failure is not None
                 cell.failure.diagnosis = diagnosis

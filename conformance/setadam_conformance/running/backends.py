@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from setadam_conformance.adapters.claims import wrong_claim
+from setadam_conformance.adapters.published import PUBLISHED
 from setadam_conformance.protocol import Adapter, Capabilities, ProtocolError
 
 GROUP = "setadam.backends"
@@ -29,7 +30,24 @@ BUILT_IN = {
     "spec:jax-jit": f"{_SPEC}:JaxJitSpec",
 }
 _METHODS = ("from_numpy", "to_numpy", "step")
-_DISTRIBUTIONS = {"strict": "array-api-strict"}
+# The distributions behind a framework, where they are not the one of its name.
+_DISTRIBUTIONS = {
+    "strict": ("array-api-strict",),
+    "jax": ("jax", "jaxlib", "optax"),
+    "torch-adam": ("torch",),
+    "torch-adamw": ("torch",),
+    "timm-adamw": ("timm", "torch"),
+    "torch-optimi": ("torch-optimi", "torch"),
+    "pytorch-optimizer": ("pytorch_optimizer", "torch"),
+    "optax-adam": ("optax", "jax", "jaxlib"),
+    "optax-adamw": ("optax", "jax", "jaxlib"),
+    "jax-example-adam": ("jax", "jaxlib"),
+    "keras-adam": ("keras", "torch", "jax", "tensorflow"),
+    "keras-adamw": ("keras", "torch", "jax", "tensorflow"),
+    "mlx-adam": ("mlx",),
+    "tinygrad-adam": ("tinygrad",),
+    "tinygrad-adamw": ("tinygrad",),
+}
 
 
 class BackendError(Exception):
@@ -95,13 +113,23 @@ def known() -> dict[str, Source]:
     return {name: Source(name, _framework(name), target) for name, target in targets.items()}
 
 
+def published() -> dict[str, Source]:
+    """Adams of other libraries that the kit has adapters for, by name: "torch-adam:fused" is one of "torch-adam"."""
+    return {name: Source(name, name.partition(":")[0], target) for name, target in PUBLISHED.items()}
+
+
+def registered() -> dict[str, Source]:
+    """Everything that has a name: the backends of SET-Adam, and published Adams."""
+    return {**known(), **published()}
+
+
 def select(names: Iterable[str]) -> list[Source]:
-    """The backends that are named, or all registered ones if none is.
+    """The backends that are named, or all of SET-Adam's if none is.
 
     A name is that of a registered backend, a framework (all of its backends), `module:Class`, or `cmd:program args`.
     Nothing is imported or started yet. Raises BackendError for a name that is none of these.
     """
-    sources = known()
+    sources = registered()
     chosen: dict[str, Source] = {}
     for name in names:
         if name in sources:
@@ -118,7 +146,7 @@ def select(names: Iterable[str]) -> list[Source]:
                 "or give package.module:Adapter, or cmd:'program args'"
             )
         chosen |= {source.name: source for source in found}
-    return list(chosen.values()) if chosen else list(sources.values())
+    return list((chosen or known()).values())
 
 
 def absent(names: Iterable[str], here: Mapping[Source, bool]) -> list[str]:
@@ -129,8 +157,7 @@ def absent(names: Iterable[str], here: Mapping[Source, bool]) -> list[str]:
 
 def versions(framework: str) -> dict[str, str]:
     """The package versions that a verdict on this framework depends on."""
-    also = ("jaxlib", "optax") if framework == "jax" else ()
-    return installed(_DISTRIBUTIONS.get(framework, framework), *also)
+    return installed(*_DISTRIBUTIONS.get(framework, (framework,)))
 
 
 def installed(*names: str) -> dict[str, str]:

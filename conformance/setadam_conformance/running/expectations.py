@@ -16,7 +16,7 @@ from pathlib import Path
 from setadam_conformance.cases.formats import FORMATS
 from setadam_conformance.properties import PROPERTIES
 from setadam_conformance.protocol import Capabilities
-from setadam_conformance.running.backends import Source, known
+from setadam_conformance.running.backends import Source, registered
 from setadam_conformance.running.files import read_text
 from setadam_conformance.running.plan import PROFILES, plan
 from setadam_conformance.running.results import Cell
@@ -113,7 +113,7 @@ def outdated(expectations: Iterable[Expectation], claims: Mapping[Source, Capabi
     """
     cells = [(cell.property, cell.source.name, cell.dtype) for cell in plan(claims, profile=PROFILES["deep"])]
     judged = {source.name for source in claims}
-    others = known().keys() - judged
+    others = registered().keys() - judged
 
     def is_outdated(e: Expectation) -> bool:
         if not any(fnmatchcase(p, e.property) for p in PROPERTIES) or not any(fnmatchcase(d, e.dtype) for d in FORMATS):

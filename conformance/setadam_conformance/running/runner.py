@@ -20,7 +20,7 @@ from setadam_conformance.judging.bench import Bench, NonconformingError
 from setadam_conformance.judging.judge import STAGES
 from setadam_conformance.properties import PROPERTIES, Property
 from setadam_conformance.protocol import Adapter, ProtocolError
-from setadam_conformance.running.backends import PATIENCE, Source, known
+from setadam_conformance.running.backends import PATIENCE, Source, registered
 from setadam_conformance.running.examples import examples, quietly, shrink
 from setadam_conformance.running.loading import loading
 from setadam_conformance.running.plan import Plan
@@ -94,7 +94,7 @@ def check(prop: Property, adapter: Adapter, cell: Plan, patience: float | None =
             with quietly():
                 examine(case)
             if cell.strength:
-                result.rows.extend(classes_in(case))
+                result.rows.extend(case.extra.get("drawn") or classes_in(case))
         result.status = "pass"
     except NonconformingError as error:
         smallest = shrink(cell, adapter.capabilities, lambda case: examine(case, bench_for(adapter, cell)))
@@ -161,7 +161,7 @@ def _peers(cell: Plan) -> list[Adapter]:
     """
     if cell.property != "paths-agree":
         return []
-    paths = [source for source in known().values() if source.framework == cell.source.framework]
+    paths = [source for source in registered().values() if source.framework == cell.source.framework]
     if cell.source not in paths:
         return []
     here = paths.index(cell.source)

@@ -286,7 +286,7 @@ def main(
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-    console = Console()
+    console = Console(emoji=False)
     with Progress(TextColumn("selftest"), BarColumn(), MofNCompleteColumn(), console=console, transient=True) as bar:
         task = bar.add_task("selftest")
         result = selftest(
