@@ -71,7 +71,7 @@ def test_a_fault_exits_with_1_and_its_example_replays_bit_for_bit(here, capsys):
     backend = "adapters_for_cli:Broken"
     args = ["run", "--backend", backend, *FAST, "--property", "one-step", "--report", "out"]
     assert main(args) == 1
-    assert "formula" in capsys.readouterr().out
+    assert "--> answer" in capsys.readouterr().out
     (repro,) = (here / "out/failures").iterdir()
     assert main(["replay", str(repro)]) == 2  # a file does not choose what is imported
     assert "asks for 'adapters_for_cli:Broken'" in capsys.readouterr().err
