@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import redirect_stdout, suppress
@@ -22,12 +22,11 @@ from multiprocessing.context import SpawnContext, SpawnProcess
 from types import ModuleType, TracebackType
 from typing import Any, Self
 
-from setadam_conformance.diagnosis import diagnose
 from setadam_conformance.protocol import Capabilities, ProtocolError
 from setadam_conformance.running import runner
 from setadam_conformance.running.backends import PATIENCE, Source
 from setadam_conformance.running.plan import Plan
-from setadam_conformance.running.results import Cell, Diagnosis
+from setadam_conformance.running.results import Cell
 from setadam_conformance.running.streams import make_tolerant
 
 _WORTH_AN_IMPORT = 5.0  # a second worker imports a framework if this many seconds of work are left in it
@@ -114,17 +113,20 @@ class Workers:
                 reason = f"not run, because the backend ended its process in {cell.property} in {cell.dtype}"
                 yield runner.blank(left[0], status="error", reason=reason)
 
-    def diagnose(self, failing: Mapping[Source, list[Cell]], device: str) -> Iterator[tuple[Source, list[Diagnosis]]]:
-        """A diagnosis for each failing cell, by backend. A backend that breaks meanwhile is left out."""
+    def each(self, work: Callable[..., Any], tasks: Iterable[tuple[Any, ...]]) -> Iterator[tuple[Source, Any]]:
+        """work(*task, patience) for each task, of which the first entry is its source. patience: None without workers.
+
+        A task that raises, or that ends its worker, is left out.
+        """
         if not self._lanes:
-            for source, cells in failing.items():
+            for task in tasks:
                 with suppress(ImportError, RuntimeError, ProtocolError):
-                    yield source, _here(diagnose, source, device, cells)
+                    yield task[0], _here(work, *task, None)
             return
         queues: dict[str, deque[tuple[Any, ...]]] = {}
-        for source, cells in failing.items():
-            queues.setdefault(source.framework, deque()).append((source, device, cells, self._patience))
-        for (source, *_), found, error in self._share(queues, diagnose, split=False):
+        for task in tasks:
+            queues.setdefault(task[0].framework, deque()).append((*task, self._patience))
+        for (source, *_), found, error in self._share(queues, work, split=False):
             if error is None:
                 yield source, found
 
