@@ -1,5 +1,6 @@
 """tinygrad's Adam and AdamW. Its state has powers of β, and no step count."""
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,10 +22,10 @@ class TinygradAdamW:
     def __init__(self, device: str = "cpu") -> None:
         if device != "cpu":
             raise RuntimeError(f"{self.name} is judged on the CPU")
-        from tinygrad import Device, Tensor, dtypes
+        os.environ.setdefault("DEV", "CPU")
+        from tinygrad import Tensor, dtypes
         from tinygrad.nn import optim
 
-        Device.DEFAULT = "CPU"
         self._tensor, self._optim, self._float32 = Tensor, optim, dtypes.float32
 
     def from_numpy(self, x: NumPyArray) -> Native:

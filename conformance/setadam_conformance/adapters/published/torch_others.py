@@ -10,6 +10,10 @@ from typing import Any
 
 from setadam_conformance.adapters.published import adam, adamw
 from setadam_conformance.adapters.published.torch_optim import TorchOptimizer
+from setadam_conformance.protocol import ADAMW
+
+
+_NARROW: dict[str, Any] = {"in_place": True, "moments": "parameter", "arithmetic": "parameter"}
 
 
 class TimmAdamW(TorchOptimizer):
@@ -17,7 +21,7 @@ class TimmAdamW(TorchOptimizer):
 
     name = "timm-adamw"
     framework = "timm-adamw"
-    capabilities = adamw("decoupled_weight_decay", in_place=True, moments="parameter", arithmetic="parameter")
+    capabilities = adamw("decoupled_weight_decay", **_NARROW, largest_t=2**24)
 
     def __init__(self, device: str = "cpu") -> None:
         super().__init__(device)
@@ -26,9 +30,6 @@ class TimmAdamW(TorchOptimizer):
     def optimizer(self, params: list[Any], hp: Mapping[str, Any]) -> Any:
         betas = hp["beta1"], hp["beta2"]
         return self._make(params, lr=hp["lr"], betas=betas, eps=hp["eps"], weight_decay=hp["weight_decay"])
-
-    def counter(self, t: int) -> Any:
-        return t
 
 
 def _timm_module(name: str) -> ModuleType:
@@ -50,9 +51,7 @@ class OptimiAdam(TorchOptimizer):
     name = "torch-optimi"
     framework = "torch-optimi"
     by_group = True
-    capabilities = adam(
-        "weight_decay", in_place=True, corrected_moments=True, moments="parameter", arithmetic="parameter"
-    )
+    capabilities = adam("weight_decay", **_NARROW, largest_t=2**31 - 1, corrected_moments=True)
 
     def __init__(self, device: str = "cpu") -> None:
         super().__init__(device)
@@ -80,9 +79,7 @@ class QHAdam(TorchOptimizer):
     name = "pytorch-optimizer:qhadam"
     framework = "pytorch-optimizer"
     by_group = True
-    capabilities = adam(
-        "weight_decay", "maximize", in_place=True, corrected_moments=True, moments="parameter", arithmetic="parameter"
-    )
+    capabilities = adam("weight_decay", "maximize", **_NARROW, corrected_moments=True)
 
     def __init__(self, device: str = "cpu") -> None:
         super().__init__(device)
@@ -114,10 +111,9 @@ class AdamC(QHAdam):
     capabilities = adamw(
         "decoupled_weight_decay",
         "maximize",
-        in_place=True,
-        moments="parameter",
-        arithmetic="parameter",
+        **_NARROW,
         epsilon="uncorrected",
+        fixed={**ADAMW, "eps_inside_sqrt": True},
     )
 
     def optimizer(self, params: list[Any], hp: Mapping[str, Any]) -> Any:
