@@ -12,7 +12,6 @@ from setadam_conformance.adapters.published import adam, adamw
 from setadam_conformance.adapters.published.torch_optim import TorchOptimizer
 from setadam_conformance.protocol import ADAMW
 
-
 _NARROW: dict[str, Any] = {"in_place": True, "moments": "parameter", "arithmetic": "parameter"}
 
 
