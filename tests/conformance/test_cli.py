@@ -280,7 +280,9 @@ def expectation(path, status="xfail", days=30, prop="one-step", reason="known si
     [
         ("Broken", "xfail", 30, "one-step", 0),  # expected, and not lapsed
         ("Broken", "xfail", 0, "one-step", 1),  # lapsed today
-        ("Broken", "xfail", 30, "sign", 1),  # matches nothing that ran
+        ("Broken", "xfail", 30, "sign", 1),  # excuses another property
+        ("Sound", "xfail", 30, "sign", 0),  # is for a run of that property
+        ("Sound", "xfail", 30, "sing", 1),  # can match nothing, in any run
         ("Broken", "skip", 30, "one-step", 4),  # skipping all leaves nothing
         ("Sound", "xfail", 30, "one-step", 1),  # passes against the expectation
     ],
