@@ -18,6 +18,7 @@ from setadam_conformance.cases.case import DEFAULTS, Case, LayerCase, case_to_js
 from setadam_conformance.cases.dimensions import plainest
 from setadam_conformance.cases.rows import case_of
 from setadam_conformance.cli import main
+from setadam_conformance.diagnosis import diagnose
 from setadam_conformance.diagnosis.contrast import contrast
 from setadam_conformance.diagnosis.failures import diagnosed
 from setadam_conformance.diagnosis.simplest import simplest
@@ -471,3 +472,10 @@ def test_a_step_that_raises_is_diagnosed():
     (found,) = diagnosed(Raises(), [failed(Raises(), case_of({**plainest(), "layers": "2 or 3"}, 1))])
     assert found.lines[:2] == ["the call failed", "raised RuntimeError: no such kernel"]
     assert any("layers in the call" in line for line in found.lines)
+
+
+def test_an_error_in_the_diagnosis_is_said_and_loses_no_failure():
+    source = Source("gone", "gone", "no.such.module:Adapter")
+    (found,) = diagnose(source, "cpu", [failed(NumPySpec(), case())])
+    assert found.lines[0] == "one-step failed"
+    assert found.lines[1].startswith("there is no diagnosis: ModuleNotFoundError")

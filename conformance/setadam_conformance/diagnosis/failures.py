@@ -44,18 +44,25 @@ _ORDER = ("float32", "float64", "bfloat16", "float16")
 def diagnose(source: Source, device: str, cells: Sequence[Cell], patience: float | None = None) -> list[Diagnosis]:
     """A diagnosis for each of the cells, all of which failed on this backend.
 
-    patience: if a step takes longer, the process prints where it is and exits. None: no limit. Raises ImportError,
-    RuntimeError or ProtocolError if the backend cannot be loaded again.
+    patience: if a step takes longer, the process prints where it is and exits. None: no limit. An error, of the backend
+    or of the kit, is said in the diagnosis: the verdict does not depend on it.
     """
     try:
         with quietly():
             found = diagnosed(adapter_of(source, device), cells, patience)
+    except Exception as error:
+        found = [_none(cell, f"{type(error).__name__}: {error}") for cell in cells]
     finally:
         faulthandler.cancel_dump_traceback_later()
     for diagnosis, cell in zip(found, cells, strict=True):
         if diagnosis.case is not None and not diagnosis.snippet:
             diagnosis.snippet = snippet(case_from_json(diagnosis.case), source, cell.property)
     return found
+
+
+def _none(cell: Cell, why: str) -> Diagnosis:
+    assert cell.failure is not None
+    return Diagnosis(f"property {cell.property}", [cell.failure.message, f"there is no diagnosis: {why}"])
 
 
 def diagnosed(adapter: Adapter, cells: Sequence[Cell], patience: float | None = None) -> list[Diagnosis]:
