@@ -337,6 +337,7 @@ def test_a_rule_of_the_interface_has_a_cause_of_its_own(verdicts):
     assert found.trace is None
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16", "float16"])
 def test_the_snippet_has_the_same_bits_and_prints_the_trace(dtype):
     example = case(3, dtype=dtype, lr=0.1)

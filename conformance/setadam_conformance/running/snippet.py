@@ -66,7 +66,7 @@ def _numbers(x: NumPyArray) -> str:
         return f"complex({_numbers(np.asarray(value.real))}, {_numbers(np.asarray(value.imag))})"
     if not np.isfinite(value):
         return str(float(value))
-    if value and not 1e-4 <= abs(value) < 1e6:
+    if value and not 1e-4 <= abs(float(value)) < 1e6:
         return np.format_float_scientific(value, trim="-")
     return np.format_float_positional(value, trim="0")
 
