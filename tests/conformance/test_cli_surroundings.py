@@ -82,8 +82,8 @@ def test_a_run_leaves_nothing_in_the_working_directory(here):
 def test_the_verdict_does_not_depend_on_who_reads_it(here, line):
     """A reader that went away, a closed stdout and a full disk. What the adapter prints has no reader either."""
     (here / "talking.py").write_text(ADAPTERS)
-    for name, code in (("Talks", 0), ("Wrong", 1)):
-        args = [*QUICK, "--backend", f"talking:{name}", "--jobs", "2", "--report", name]
+    for name, jobs, code in (("Talks", "2", 0), ("Wrong", "1", 1)):
+        args = [*QUICK, "--backend", f"talking:{name}", "--jobs", jobs, "--report", name]
         assert shell(line, *args) == code
         assert json.loads((here / name / "report.json").read_text(encoding="utf-8"))["exit_code"] == code
 
@@ -108,15 +108,16 @@ def test_a_script_without_a_guard_gets_its_verdict(here, from_stdin):
     assert done.stdout.count("conforms") == 1
 
 
-@pytest.mark.parametrize("jobs", ["1", "2"])
 @pytest.mark.parametrize(
-    ("module", "said"),
+    ("module", "jobs", "said"),
     [
-        ("from setadam_conformance.cli import main; main(['list'])", "runs setadam_conformance when it is imported"),
-        ("import sys; sys.exit(1)", "raised SystemExit: 1"),
-        ("1 / 0", "raised ZeroDivisionError"),
-        ("x = 1", "has no attribute 'Mine'"),
-        ("import no_such_module", "No module named 'no_such_module'"),
+        ("from setadam_conformance.cli import main; main(['list'])", "1", "runs setadam_conformance when it is import"),
+        ("from setadam_conformance.cli import main; main(['list'])", "2", "runs setadam_conformance when it is import"),
+        ("import sys; sys.exit(1)", "1", "raised SystemExit: 1"),
+        ("import os; os._exit(1)", "2", "ended the process that loaded it"),
+        ("1 / 0", "1", "raised ZeroDivisionError"),
+        ("x = 1", "1", "has no attribute 'Mine'"),
+        ("import no_such_module", "1", "No module named 'no_such_module'"),
     ],
 )
 def test_an_import_that_ends_python_is_not_a_verdict(here, jobs, module, said):
