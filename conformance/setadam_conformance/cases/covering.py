@@ -27,7 +27,7 @@ class Coverage:
         for row in rows:
             items = [(name, row[name]) for name in allowed]
             hiding = set(filter(hides, items))
-            met_classes.update(hiding or items)
+            met_classes.update([item for item in items if hides(item, 1)] or items)
             met_pairs.update(pair for pair in combinations(items, 2) if not hiding or hiding.intersection(pair))
         self.met_classes = self.classes & met_classes
         self.met_pairs = self.pairs & met_pairs
@@ -46,6 +46,7 @@ def _design(allowed: tuple[tuple[str, tuple[str, ...]], ...], strength: int, see
     index = {item: i for i, item in enumerate(items)}
     of = [np.array([index[name, c] for c in cs]) for name, cs in allowed]
     fits = np.array([[a[0] != b[0] and fit(a, b) for b in items] for a in items])
+    hiding = np.array([hides(item, strength) for item in items])
     rng = np.random.default_rng(seed)
     if strength == 1:
         left = np.ones(len(items), bool)
@@ -60,14 +61,14 @@ def _design(allowed: tuple[tuple[str, tuple[str, ...]], ...], strength: int, see
             continue
         best: tuple[float, list[int]] = (-1.0, [])
         for _ in range(_TRIES):
-            chosen = _complete(list(first), items, of, fits, left, rng)
+            chosen = _complete(list(first), items, of, fits, hiding, left, rng)
             if chosen is not None:
-                seen = _seen(chosen, items)
+                seen = [i for i in chosen if hiding[i]] or chosen
                 news = float(left[seen].sum() if strength == 1 else left[np.ix_(seen, chosen)].sum())
                 best = max(best, (news, chosen), key=lambda x: x[0])
         if not best[1]:
             raise ValueError(f"no row has {[items[i] for i in first]}: the table of dimensions contradicts itself")
-        seen = _seen(best[1], items)
+        seen = [i for i in best[1] if hiding[i]] or best[1]
         if strength == 1:
             left[seen] = False
         else:
@@ -77,16 +78,12 @@ def _design(allowed: tuple[tuple[str, tuple[str, ...]], ...], strength: int, see
     return tuple(rows)
 
 
-def _seen(row: list[int], items: Sequence[tuple[str, str]]) -> list[int]:
-    """The classes whose faults show in this row."""
-    return [i for i in row if hides(items[i])] or row
-
-
 def _complete(
     chosen: list[int],
     items: Sequence[tuple[str, str]],
     of: Sequence[np.ndarray],
     fits: np.ndarray,
+    hiding: np.ndarray,
     left: np.ndarray,
     rng: np.random.Generator,
 ) -> list[int] | None:
@@ -94,7 +91,7 @@ def _complete(
     others is there only if it is chosen.
     """
     taken = set(chosen)
-    hiding = [i for i in chosen if hides(items[i])]
+    counted = [i for i in chosen if hiding[i]]
     for _ in range(8):
         row = list(chosen)
         for k in rng.permutation(len(of)):
@@ -102,11 +99,11 @@ def _complete(
             if taken.intersection(mine.tolist()):
                 continue
             so_far = dict(items[i] for i in row)
-            open_ = [not hides(items[i]) and is_readable({**so_far, items[i][0]: items[i][1]}) for i in mine.tolist()]
-            mine = mine[np.array(open_, bool) & fits[np.ix_(mine, row)].all(axis=1)]
+            readable = [is_readable({**so_far, items[i][0]: items[i][1]}) for i in mine.tolist()]
+            mine = mine[np.array(readable, bool) & ~hiding[mine] & fits[np.ix_(mine, row)].all(axis=1)]
             if not len(mine):
                 break
-            news = left[mine].astype(int) if left.ndim == 1 else left[np.ix_(mine, hiding or row)].sum(axis=1)
+            news = left[mine].astype(int) if left.ndim == 1 else left[np.ix_(mine, counted or row)].sum(axis=1)
             best = mine[news == news.max()]
             row.append(int(best[rng.integers(len(best))]))
         else:

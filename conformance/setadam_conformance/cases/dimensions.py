@@ -130,9 +130,12 @@ _APART: list[tuple[str, set[str], str, set[str]]] = [
 _HIDING = {("shape", "empty"), *(("special", c) for c in TABLE["special"].classes if c[0] in "gv")}
 
 
-def hides(item: tuple[str, str]) -> bool:
-    """Whether faults of other classes may not show in an example of this class: only pairs with it count there."""
-    return item in _HIDING
+def hides(item: tuple[str, str], strength: int = 2) -> bool:
+    """Whether faults of other classes may not show in an example of this class: only pairs with it count there.
+
+    strength: 1 where single classes are counted, for which m and v are enough to show them.
+    """
+    return item in _HIDING and (strength == 2 or item == ("shape", "empty"))
 
 
 @cache

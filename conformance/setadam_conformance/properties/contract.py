@@ -145,7 +145,7 @@ class _Wrong(NamedTuple):
 
 
 @prop(lambda c, d: of.cases(c, d, count=of.few(c, 2, [1, 2, 3]), hp=of.hyperparameters(c)),
-      share=0.2, usual_graphs=True, about="interface")  # fmt: skip
+      share=0.1, usual_graphs=True, about="interface")  # fmt: skip
 def refusals_change_nothing(bench: Bench, case: Case) -> None:
     """A step that is refused changes nothing, and the next one is as if it had not been tried.
 
