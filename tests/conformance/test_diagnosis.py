@@ -14,13 +14,14 @@ from rich.console import Console
 
 from setadam_conformance.adapters.command import request_lines
 from setadam_conformance.adapters.spec import NumPySpec
-from setadam_conformance.cases.case import DEFAULTS, Case, LayerCase, case_to_json, dtype_of, real_view
+from setadam_conformance.cases.case import DEFAULTS, Case, LayerCase, case_from_json, case_to_json, dtype_of, real_view
+from setadam_conformance.cases.claimed import as_claimed
 from setadam_conformance.cases.dimensions import plainest
 from setadam_conformance.cases.rows import case_of
 from setadam_conformance.cli import main
 from setadam_conformance.diagnosis import diagnose
 from setadam_conformance.diagnosis.contrast import contrast
-from setadam_conformance.diagnosis.failures import diagnosed
+from setadam_conformance.diagnosis.failures import diagnosed, rebuilt
 from setadam_conformance.diagnosis.simplest import simplest
 from setadam_conformance.diagnosis.suspects import suspects
 from setadam_conformance.diagnosis.tracing import SHOWN, trace_of
@@ -320,6 +321,14 @@ def test_the_simplest_example_has_three_plain_coordinates_and_fails_at_the_same_
     assert set(np.abs(layer.grad).tolist()) <= {1.0, 0.75, 0.375}
 
 
+def test_the_simplest_example_keeps_what_a_backend_fixes():
+    adapter = FAULTS["tau-max"].adapter()
+    adapter.capabilities = replace(Reference.capabilities, fixed={"tau": 0.25})
+    bench = Bench(adapter, DTYPE)
+    long = attempt(bench, case(300, t=10**5, lr=0.01, tau=0.25), Budget(1))
+    assert simplest(bench, long, "param", Budget(300)).case.hp == {**DEFAULTS, "tau": 0.25}
+
+
 def test_a_rule_that_the_suspected_fault_breaks_too_has_the_same_cause(verdicts):
     adapter = FAULTS["eps-outside"].adapter()
     cells = [c for c in verdicts(adapter, properties=("one-step", "power-of-two-scaling")).values() if c.failure]
@@ -452,15 +461,22 @@ def test_replay_prints_the_trace_of_a_failing_and_of_a_passing_example(tmp_path,
 
 
 def test_an_example_from_the_table_replays_with_its_order_in_memory():
-    from setadam_conformance.cases.case import case_from_json
-    from setadam_conformance.diagnosis.failures import rebuilt
-
     example = case_of({**plainest(), "shape": "matrix", "order": "Fortran"}, 1)
     read = case_from_json(json.loads(json.dumps(case_to_json(example))))
     assert read.layers[0].param.flags.c_contiguous
     again = rebuilt(read).layers[0]
     assert not again.param.flags.c_contiguous
     assert again.param.tobytes("F") == example.layers[0].param.tobytes("F")
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_an_example_with_narrow_moments_is_read_back(dtype):
+    example = as_claimed(case(dtype=dtype), replace(Reference.capabilities, moments="parameter"))
+    (again,) = case_from_json(json.loads(json.dumps(case_to_json(example)))).layers
+    for name in ("param", "grad", "m", "v"):
+        a, b = getattr(example.layers[0], name), getattr(again, name)
+        assert (str(a.dtype), a.tobytes()) == (dtype, b.tobytes())
+        assert a.dtype == b.dtype
 
 
 def test_a_step_that_raises_is_diagnosed():

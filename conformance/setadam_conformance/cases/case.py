@@ -137,6 +137,11 @@ def case_from_json(data: dict[str, Any]) -> Case:
     """The inverse of `case_to_json`, bit for bit."""
     compute = compute_format(data["dtype"]).name
 
+    def moment(x: dict[str, Any]) -> NumPyArray:
+        """A moment in the compute dtype, or in a narrower parameter's own: its groups of digits have that width."""
+        width = len(x["bits"].partition(" ")[0]) // 2
+        return array(x, data["dtype"] if width == dtype_of(data["dtype"]).itemsize else compute)
+
     def array(x: dict[str, Any], name: str) -> NumPyArray:
         dtype = dtype_of(name)
         bits = np.frombuffer(bytes.fromhex(x["bits"]), dtype.newbyteorder(">")).astype(dtype)
@@ -148,8 +153,8 @@ def case_from_json(data: dict[str, Any]) -> Case:
         LayerCase(
             array(layer["param"], data["dtype"]),
             array(layer["grad"], data["dtype"]),
-            array(layer["m"], compute),
-            array(layer["v"], compute),
+            moment(layer["m"]),
+            moment(layer["v"]),
             None if layer["axes"] is None else tuple(layer["axes"]),
         )
         for layer in data["layers"]

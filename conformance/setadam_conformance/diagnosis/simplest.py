@@ -10,7 +10,7 @@ import numpy as np
 from setadam_conformance.cases.case import DEFAULTS, Case, LayerCase, map_layer
 from setadam_conformance.diagnosis.trying import Budget, BudgetSpentError, Tried, attempt
 from setadam_conformance.judging.bench import Bench
-from setadam_conformance.protocol import NumPyArray
+from setadam_conformance.protocol import Capabilities, NumPyArray
 
 _SMALL = 4096  # coordinates: larger layers are shown as they are
 TELLING = 1000  # × the bound: an error that can be seen in a few decimal digits
@@ -24,7 +24,7 @@ def simplest(bench: Bench, tried: Tried, stage: str, budget: Budget) -> Tried:
     try:
         while changed:
             changed = False
-            for case in _simpler(best):
+            for case in _simpler(best, bench.claims):
                 found = attempt(bench, case, budget)
                 if next(iter(found.wrong), None) == stage and _tells(found, best):
                     best, changed = found, True
@@ -43,7 +43,7 @@ def _tells(found: Tried, best: Tried) -> bool:
     return not ratio < TELLING or not ratio < before / 4
 
 
-def _simpler(tried: Tried) -> Iterator[Case]:
+def _simpler(tried: Tried, claims: Capabilities) -> Iterator[Case]:
     """Cases that are simpler by one change, the largest change first."""
     case, at = tried.case, (tried.verdict.parted_layer if tried.verdict else None) or 0
     layer = case.layers[at]
@@ -57,7 +57,7 @@ def _simpler(tried: Tried) -> Iterator[Case]:
                 for kept in (slice(0, n), slice(layer.param.size - n, None)):
                     yield _with(case, at, map_layer(lambda x, kept=kept: np.ascontiguousarray(x[kept]), layer))  # type: ignore[misc]
     for name, value in DEFAULTS.items():
-        if case.hp[name] != value:
+        if case.hp[name] != value and name not in claims.fixed:
             yield case.with_hp(**{name: value})
     for t in (0, 1, 9):
         if t < case.t:
