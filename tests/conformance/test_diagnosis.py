@@ -2,9 +2,12 @@
 
 import io
 import json
+import shutil
+import subprocess
 from contextlib import redirect_stdout
 from dataclasses import replace
 from importlib.resources import files
+from pathlib import Path
 
 import jsonschema
 import numpy as np
@@ -12,7 +15,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from setadam_conformance.adapters.command import request_lines
+from setadam_conformance.adapters.command import CommandAdapter, request_lines
 from setadam_conformance.adapters.spec import NumPySpec
 from setadam_conformance.cases.case import DEFAULTS, Case, LayerCase, case_from_json, case_to_json, dtype_of, real_view
 from setadam_conformance.cases.claimed import as_claimed
@@ -37,6 +40,9 @@ from setadam_conformance.teeth.reference import Reference
 from setadam_core import Hyperparameters, State, trace
 
 DTYPE = "float32"
+
+
+COMPILER = next(filter(None, map(shutil.which, ("gcc", "cc", "clang"))), None)
 
 
 class LastOfW(Reference):
@@ -496,3 +502,31 @@ def test_an_error_in_the_diagnosis_is_said_and_loses_no_failure():
     (found,) = diagnose(source, "cpu", [failed(NumPySpec(), case())])
     assert found.lines[0] == "one-step failed"
     assert found.lines[1].startswith("there is no diagnosis: ModuleNotFoundError")
+
+
+@pytest.mark.skipif(COMPILER is None, reason="no C compiler on this machine")
+@pytest.mark.parametrize(
+    ("right", "wrong", "said"),
+    [
+        ("w[i] - hp->tau * least", "w[i] - hp->tau * w[n - 1]", "τ times the last w is subtracted from every w"),
+        ("gamma * v[i] / bc2", "gamma * v[i]", "the answers are as if: v is not corrected"),
+        ("(s1 / (double)n) * (s1 /", "(s1 / (double)n) / n * (s1 /", "= 1/d times"),
+        ("1 - hp->beta1) * g, single", "1 - hp->beta2) * g, single", "the new m is 0.9 m + 0.001 g, not 0.9 m + 0.1 g"),
+    ],
+)
+def test_a_wrong_line_of_a_program_is_on_the_first_screen(tmp_path, right, wrong, said):
+    text = (Path(__file__).parents[2] / "examples/c/setadam.c").read_text(encoding="utf-8")
+    assert text.count(right) == 1
+    (tmp_path / "wrong.c").write_text(text.replace(right, wrong), encoding="utf-8")
+    program = str(tmp_path / "wrong")
+    subprocess.run([COMPILER, "-O2", "-ffp-contract=off", f"{program}.c", "-o", program, "-lm"], check=True)
+    with CommandAdapter(program) as adapter:
+        cell = failed(adapter, case(12, lr=0.1))
+        (cell.failure.diagnosis,) = diagnosed(adapter, [cell])
+    screen = list(lines_of([cell]))[:40]
+    assert said in " ".join("\n".join(screen).split())
+    assert any("-->" in line for line in screen)
+    reply = subprocess.run([program], input=cell.failure.diagnosis.request + "\n", capture_output=True, text=True)
+    answer = json.loads(reply.stdout.splitlines()[1])["layers"][0]
+    theta = by_symbol(cell.failure.diagnosis.trace)["θ"]
+    assert [float.fromhex(x) for x in answer["param"]] == theta.got
