@@ -12,7 +12,7 @@ from setadam_conformance.protocol import ProtocolError
 from setadam_conformance.running.backends import BackendError
 from setadam_conformance.running.expectations import ExpectationError
 
-CONFORMING, NONCONFORMING, USAGE, BACKEND, VACUOUS, KIT = 0, 1, 2, 3, 4, 5
+CONFORMING, NONCONFORMING, USAGE, BACKEND, VACUOUS, KIT, INTERFACE = range(7)
 
 Command = Callable[[argparse.Namespace], int]
 Parsers = Any  # what `ArgumentParser.add_subparsers` returns: argparse has no public name for it

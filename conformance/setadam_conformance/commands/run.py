@@ -17,6 +17,7 @@ from setadam_conformance.commands import outputs
 from setadam_conformance.commands.common import (
     BACKEND,
     CONFORMING,
+    INTERFACE,
     KIT,
     NONCONFORMING,
     VACUOUS,
@@ -29,6 +30,7 @@ from setadam_conformance.commands.common import (
 from setadam_conformance.diagnosis import diagnose
 from setadam_conformance.properties import PROPERTIES
 from setadam_conformance.protocol import Capabilities, ProtocolError
+from setadam_conformance.reporting.summary import about
 from setadam_conformance.running import backends, expectations
 from setadam_conformance.running.coverage import coverage, gaps
 from setadam_conformance.running.plan import PROFILES, Plan, plan
@@ -51,6 +53,11 @@ def add_to(parsers: Parsers) -> None:
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda:0")
     parser.add_argument("--dtype", action="append", default=[], choices=["float64", "float32", "bfloat16", "float16"])
     parser.add_argument("--property", action="append", default=[], metavar="NAME", help="see `list`; may be repeated")
+    parser.add_argument(
+        "--about",
+        choices=["arithmetic", "interface"],
+        help="only the properties of the step's numbers, or only those of what it may write and must refuse",
+    )
     parser.add_argument("--profile", default="default", choices=["quick", "default", "deep"])
     parser.add_argument("--max-examples", type=positive, metavar="N", help="at most N examples of each property")
     parser.add_argument("--seed", type=int, default=0, help="a different seed draws different examples")
@@ -99,6 +106,7 @@ def run(args: argparse.Namespace) -> int:
             device=args.device,
             dtypes=tuple(args.dtype),
             properties=tuple(args.property),
+            about=args.about,
             max_examples=args.max_examples,
         )
         skipped, left = _set_aside(cells, excused)
@@ -149,11 +157,14 @@ def exit_code(result: Run, lacking: bool) -> int:
         return KIT
     if lacking or any(cell.status == "error" for cell in result.cells):
         return BACKEND
-    if any(cell.status in FAILING for cell in result.cells):
+    failing = {about(cell) for cell in result.cells if cell.status in FAILING}
+    if "arithmetic" in failing:
         return NONCONFORMING
     if not result.complete or not any(cell.status in ("pass", "xfail") for cell in result.cells):
         return VACUOUS
-    return VACUOUS if any(cell.status == "vacuous" for cell in result.cells) else CONFORMING
+    if any(cell.status == "vacuous" for cell in result.cells):
+        return VACUOUS
+    return INTERFACE if failing else CONFORMING
 
 
 def environment() -> dict[str, str]:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from setadam_conformance.cases.formats import FORMATS
+from setadam_conformance.properties import PROPERTIES
 from setadam_conformance.running.results import FAILING, Cell, Coverage, Run, Status
 
 # A group of cells has the first of these that one of its cells has.
@@ -15,15 +16,16 @@ VERDICTS = {
     3: "not judged: a backend did not load or broke the protocol",
     4: "not judged: nothing, or less than a property's minimum, ran",
     5: "not judged: the kit itself is at fault",
+    6: "the arithmetic conforms, the interface does not",
 }
 
 
 @dataclass(frozen=True)
 class Row:
-    """One backend in one dtype, over all properties."""
+    """One backend in one dtype, over all properties of the arithmetic; or its interface, in all dtypes."""
 
     backend: str
-    dtype: str
+    dtype: str  # or "interface"
     passed: int
     properties: int
     examples: int
@@ -32,12 +34,20 @@ class Row:
 
 
 def summary(run: Run) -> list[Row]:
-    """A row for each backend and dtype, in the order of the run."""
+    """For each backend, a row for each dtype, and one for its interface."""
     rows = []
     for backend, properties in by_backend(run).items():
         cells = [cell for by_dtype in properties.values() for cell in by_dtype.values()]
-        rows += [_row(backend, dtype, [cell for cell in cells if cell.dtype == dtype]) for dtype in dtypes(cells)]
+        numbers = [cell for cell in cells if about(cell) == "arithmetic"]
+        rows += [_row(backend, dtype, [cell for cell in numbers if cell.dtype == dtype]) for dtype in dtypes(numbers)]
+        interface = [cell for cell in cells if about(cell) == "interface"]
+        rows += [_row(backend, "interface", interface)] if interface else []
     return rows
+
+
+def about(cell: Cell) -> str:
+    """Whether a cell is about the "arithmetic" or the "interface" of a backend."""
+    return PROPERTIES[cell.property].about if cell.property in PROPERTIES else "arithmetic"
 
 
 def _row(backend: str, dtype: str, cells: list[Cell]) -> Row:

@@ -67,6 +67,7 @@ def plan(
     device: str = "cpu",
     dtypes: tuple[str, ...] = (),
     properties: tuple[str, ...] = (),
+    about: str | None = None,
     max_examples: int | None = None,
 ) -> list[Plan]:
     """The cells to run for backends with these claims.
@@ -75,7 +76,7 @@ def plan(
     """
     cells: list[Plan] = []
     for turn, prop in enumerate(PROPERTIES.values()):
-        if properties and prop.name not in properties:
+        if (properties and prop.name not in properties) or (about and prop.about != about):
             continue
         of_property: list[Plan] = []
         for source, claims in backends.items():

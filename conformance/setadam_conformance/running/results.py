@@ -122,7 +122,7 @@ class Backend:
 
 @dataclass
 class Run:
-    """A whole run. exit_code: 0 conforming, 1 not, 3 a backend did not load, 4 vacuous, 5 the kit."""
+    """A whole run. exit_code: 0 conforming, 1 not, 3 a backend did not load, 4 vacuous, 5 the kit, 6 the interface."""
 
     profile: str
     seed: int

@@ -47,7 +47,7 @@ _OF_BOUNDS: dict[str, Any] = {
 def rejected(adapter: Adapter, cell: Plan, stop: bool = False) -> tuple[int, str]:
     """How many of the cell's examples the adapter fails (at most 1 with `stop`), and the message of the first."""
     bench, count, message = Bench(adapter, cell.dtype), 0, ""
-    for case in examples(cell):
+    for case in examples(cell, adapter.capabilities):
         failure = fails(adapter, cell, case, bench)
         if failure is not None:
             count, message = count + 1, message or failure

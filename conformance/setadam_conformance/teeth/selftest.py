@@ -233,7 +233,8 @@ def markdown(result: SelftestResult) -> str:
         "|---|---|" + "---|" * (len(ALL_DTYPES) + 1),
     ]
     for name, wrongly in result.variants.items():
-        each = [" ".join(f"{x:.2f}" for x in result.ratios[name][dtype].values()) for dtype in ALL_DTYPES]
+        ratios = result.ratios[name]  # of the dtypes that the variant claims
+        each = [" ".join(f"{x:.2f}" for x in ratios.get(dtype, {}).values()) or "–" for dtype in ALL_DTYPES]
         blamed = ", ".join(text.partition(":")[0] for text in wrongly) or "none"
         lines.append(f"| {name} | {VARIANTS[name].what} | " + " | ".join(each) + f" | {blamed} |")
     lines += [
