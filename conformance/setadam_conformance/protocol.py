@@ -69,9 +69,10 @@ class Capabilities:
     # Where ε stands. "given": as `eps_inside_sqrt` says. "both": √(v̂ + ε) + ε. "uncorrected": with v before its bias
     # correction ("ε hat" in Adam's paper), so that w = (√v + ε)/√(1-β₂ᵗ).
     epsilon: Literal["given", "both", "uncorrected"] = "given"
-    # How 1-βᵗ is formed. "accurate": in double, for float64 as -expm1(t log β). "cancelling": as 1 - β**t, in float64
-    # for float64 parameters; for all others in float32, to which β is rounded first.
-    corrections: Literal["accurate", "cancelling"] = "accurate"
+    # How 1-βᵗ is formed. "accurate": in double, for float64 as -expm1(t log β). "cancelling-in-float64": as 1 - β**t in
+    # double. "cancelling": as 1 - β**t, in double for float64 parameters; for all others in float32, to which β is
+    # rounded first.
+    corrections: Literal["accurate", "cancelling-in-float64", "cancelling"] = "accurate"
     # The format of m and v for 16-bit parameters: "compute" is float32, "parameter" the parameter's own.
     moments: Literal["compute", "parameter"] = "compute"
     # The format of the arithmetic for 16-bit parameters. With "parameter", every operation may be rounded to it.

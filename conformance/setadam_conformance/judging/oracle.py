@@ -96,10 +96,11 @@ def _correction(beta: float, t: int, s: _Setting, claims: Capabilities) -> _Corr
     if claims.corrections == "accurate":
         # It is formed in double. For float64, that is the format of the arithmetic itself.
         return _Correction(value, 5 * s.u if claims.traced_t or in_double else s.u)
-    u = FORMATS["float64" if in_double else "float32"].u
+    in_float32 = claims.corrections == "cancelling" and not in_double
+    u = FORMATS["float32" if in_float32 else "float64"].u
     power = 1 - float(value)
     exponent = abs(t * float(np.log(beta))) if beta else 0.0
-    of_power = 4 + 3 * exponent + (0 if in_double else t)  # the last is the rounding of β
+    of_power = 4 + 3 * exponent + (t if in_float32 else 0)  # the last is the rounding of β
     return _Correction(value, of_power * u * power / float(value) + u + (s.u if s.u > u else 0))
 
 
@@ -212,7 +213,7 @@ def _forgetting(beta: float, t: int, s: _Setting, claims: Capabilities) -> tuple
         return s.wide.array(beta), s.tiny if 1 - beta < s.tiny / s.u else 0.0
     correction = _correction(beta, t, s, claims)
     share = (1 - s.wide.array(beta)) / correction.value
-    lost = 4 * s.u if claims.corrections == "cancelling" else 0.0  # β-βᵗ and 1-(1-β)/(1-βᵗ) cancel
+    lost = 4 * s.u if claims.corrections != "accurate" else 0.0  # β-βᵗ and 1-(1-β)/(1-βᵗ) cancel
     return 1 - share, float(share) * correction.error + lost
 
 

@@ -22,7 +22,11 @@ class Adam(Reference):
 
     name = "teeth:adam"
     capabilities = replace(
-        Reference.capabilities, options=_OPTIONS | {"weight_decay"}, fixed=ADAM, corrections="cancelling", reloads=()
+        Reference.capabilities,
+        options=_OPTIONS | {"weight_decay"},
+        fixed=ADAM,
+        corrections="cancelling-in-float64",
+        reloads=(),
     )
 
     def check(self, param: NumPyArray, grad: NumPyArray, state: LayerState, hp: Hyperparameters, axes: Any) -> None:
@@ -55,6 +59,7 @@ class Corrected(Adam):
     """As optax.adam: m̂ and v̂ are formed, with 1 - β**t in the dtype of the moments and a β rounded to it."""
 
     name = "teeth:optax"
+    capabilities = replace(Adam.capabilities, corrections="cancelling")
 
     def bias(self, beta: float, t: int) -> Any:
         raise NotImplementedError  # the dtype is needed: see `correction`
@@ -77,7 +82,7 @@ class Uncorrected(Corrected):
     """As Keras: both corrections are in one stepsize, and ε is with the v that is not corrected."""
 
     name = "teeth:keras"
-    capabilities = replace(Adam.capabilities, epsilon="uncorrected")
+    capabilities = replace(Corrected.capabilities, epsilon="uncorrected")
 
     def denominator(self, c: Layer, v_scaled: Rows) -> Rows:
         return np.sqrt(v_scaled) + c.hp.eps

@@ -46,13 +46,13 @@ PUBLISHED = {
 def adam(*options: str, **claims: Any) -> Capabilities:
     """The claims of an Adam with these options, beside arrays without elements and several layers in a call.
 
-    1 - β**t cancels in all of them.
+    1 - β**t cancels in all of them, in float64 where the claims do not say otherwise.
     """
     kept: dict[str, Any] = {
         "dtypes": ("float64", "float32", "bfloat16", "float16"),
         "options": frozenset({"empty", "many", *options}),
         "fixed": ADAM,
-        "corrections": "cancelling",
+        "corrections": "cancelling-in-float64",
     }
     return Capabilities(**kept | claims)
 

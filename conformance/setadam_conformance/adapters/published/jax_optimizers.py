@@ -12,6 +12,7 @@ from setadam_conformance.protocol import ADAM, LayerState, Native
 _JAX: dict[str, Any] = {
     "devices": ("cpu", "cuda:0"),
     "flushes_subnormals": True,
+    "corrections": "cancelling",
     "largest_t": 2**31 - 1,
     "moments": "parameter",
     "arithmetic": "parameter",

@@ -12,6 +12,7 @@ from setadam_conformance.protocol import LayerState, Native, NumPyArray
 
 _CLAIMS: dict[str, Any] = {
     "epsilon": "uncorrected",
+    "corrections": "cancelling",
     "moments": "parameter",
     "arithmetic": "parameter",
     "float32_scalars": ("lr",),  # the learning rate is a variable of float32

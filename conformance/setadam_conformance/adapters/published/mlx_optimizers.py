@@ -16,6 +16,7 @@ class MlxAdam:
     framework = "mlx-adam"
     capabilities = adam(
         dtypes=("float32", "bfloat16", "float16"),
+        corrections="cancelling",
         moments="parameter",
         arithmetic="parameter",
         float32_scalars=("lr",),

@@ -16,7 +16,11 @@ class TinygradAdamW:
     name = "tinygrad-adamw"
     framework = "tinygrad-adamw"
     capabilities = adamw(
-        dtypes=("float32",), options=frozenset({"decoupled_weight_decay", "many"}), compiles=True, cost=40
+        dtypes=("float32",),
+        corrections="cancelling",
+        options=frozenset({"decoupled_weight_decay", "many"}),
+        compiles=True,
+        cost=40,
     )
 
     def __init__(self, device: str = "cpu") -> None:
@@ -66,7 +70,9 @@ class TinygradAdam(TinygradAdamW):
 
     name = "tinygrad-adam"
     framework = "tinygrad-adam"
-    capabilities = adamw(dtypes=("float32",), options=frozenset({"many"}), compiles=True, cost=40)
+    capabilities = adamw(
+        dtypes=("float32",), corrections="cancelling", options=frozenset({"many"}), compiles=True, cost=40
+    )
 
     def optimizer(self, params: list[Any], hp: Mapping[str, Any]) -> Any:
         return self._optim.Adam(params, lr=hp["lr"], b1=hp["beta1"], b2=hp["beta2"], eps=hp["eps"])

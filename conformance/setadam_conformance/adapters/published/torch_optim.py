@@ -96,7 +96,7 @@ class AdamCapturable(AdamLoop):
     """torch.optim.Adam(capturable=True), which forms 1 - β**t on the device, in float32."""
 
     name = "torch-adam:capturable"
-    capabilities = replace(AdamLoop.capabilities, devices=("cuda:0",))
+    capabilities = replace(AdamLoop.capabilities, devices=("cuda:0",), corrections="cancelling")
     path: ClassVar[dict[str, bool]] = {"foreach": True, "capturable": True}
 
     def __init__(self, device: str = "cpu") -> None:
@@ -134,5 +134,5 @@ class AdamWCapturable(AdamCapturable):
 
     name = "torch-adamw:capturable"
     framework = "torch-adamw"
-    capabilities = replace(AdamWLoop.capabilities, devices=("cuda:0",))
+    capabilities = replace(AdamWLoop.capabilities, devices=("cuda:0",), corrections="cancelling")
     kind = "AdamW"

@@ -8,7 +8,7 @@ import numpy as np
 
 from setadam_conformance.protocol import LayerState
 from setadam_conformance.teeth.adams import Adam, AdamW, Corrected, CorrectedState, Narrow, Rounded, Uncorrected
-from setadam_conformance.teeth.faults.declare import SIXTEEN_BIT, kind, with_hyperparameters
+from setadam_conformance.teeth.faults.declare import REAL, SIXTEEN_BIT, kind, with_hyperparameters
 from setadam_conformance.teeth.reference import Layer, Reference, Rows
 
 adam = kind("Adam", Adam)
@@ -64,9 +64,9 @@ adam(
 )
 adam(
     "adam-corrections-in-float32",
-    "1 - β**t in float32, for float64 parameters",
-    IN_FLOAT64,
-    "for the other dtypes, the claim allows it",
+    "1 - β**t in float32, where the claim is in float64",
+    REAL,
+    "the rounding of a 16-bit θ hides it",
     bias=lambda s, beta, t: float(np.float32(1) - np.float32(beta) ** np.float32(t)),
 )
 adam(
