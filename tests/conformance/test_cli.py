@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from setadam_conformance.cli import main
-from setadam_conformance.commands.run import exit_code
 from setadam_conformance.judging import oracle
 from setadam_conformance.running import backends
 from setadam_conformance.running.results import Backend, Cell, Run
 from setadam_conformance.teeth import KIT_FAULTS, check_kit, selftest
+from setadam_conformance.verdicts import exit_code
 
 FAST = ["--profile", "quick", "--jobs", "1", "--dtype", "float32"]
 

@@ -1,4 +1,4 @@
-"""What the commands share: exit codes, argument types, and the reporting of errors."""
+"""What the commands share: argument types, and the reporting of errors."""
 
 import argparse
 import sys
@@ -11,8 +11,7 @@ from setadam_conformance.properties import PROPERTIES, Property
 from setadam_conformance.protocol import ProtocolError
 from setadam_conformance.running.backends import BackendError
 from setadam_conformance.running.expectations import ExpectationError
-
-CONFORMING, NONCONFORMING, USAGE, BACKEND, VACUOUS, KIT, INTERFACE = range(7)
+from setadam_conformance.verdicts import BACKEND, USAGE
 
 Command = Callable[[argparse.Namespace], int]
 Parsers = Any  # what `ArgumentParser.add_subparsers` returns: argparse has no public name for it

@@ -2,7 +2,8 @@
 
 import argparse
 
-from setadam_conformance.commands.common import CONFORMING, Parsers, property_named, reporting_errors
+from setadam_conformance.commands.common import Parsers, property_named, reporting_errors
+from setadam_conformance.verdicts import CONFORMING
 
 
 def add_to(parsers: Parsers) -> None:

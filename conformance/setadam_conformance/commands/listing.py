@@ -2,11 +2,12 @@
 
 import argparse
 
-from setadam_conformance.commands.common import CONFORMING, Parsers, reporting_errors
+from setadam_conformance.commands.common import Parsers, reporting_errors
 from setadam_conformance.properties import PROPERTIES
 from setadam_conformance.protocol import Capabilities
 from setadam_conformance.running import backends
 from setadam_conformance.running.workers import claims_of
+from setadam_conformance.verdicts import CONFORMING
 
 
 def add_to(parsers: Parsers) -> None:

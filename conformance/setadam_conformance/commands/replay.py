@@ -5,14 +5,7 @@ from pathlib import Path
 
 from setadam_conformance.adapters.command import CommandAdapter, request_lines
 from setadam_conformance.cases.case import Case, case_from_json
-from setadam_conformance.commands.common import (
-    CONFORMING,
-    NONCONFORMING,
-    Parsers,
-    UsageError,
-    property_named,
-    reporting_errors,
-)
+from setadam_conformance.commands.common import Parsers, UsageError, property_named, reporting_errors
 from setadam_conformance.diagnosis import trace_of
 from setadam_conformance.diagnosis.failures import rebuilt
 from setadam_conformance.judging.bench import Bench, NonconformingError
@@ -21,6 +14,7 @@ from setadam_conformance.running.examples import quietly
 from setadam_conformance.running.files import read_json
 from setadam_conformance.running.plan import Plan
 from setadam_conformance.running.runner import adapter_of, bench_for
+from setadam_conformance.verdicts import CONFORMING, NONCONFORMING
 
 
 def add_to(parsers: Parsers) -> None:

@@ -5,9 +5,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from setadam_conformance.commands.common import CONFORMING, NONCONFORMING, Parsers, UsageError, reporting_errors
+from setadam_conformance.commands.common import Parsers, UsageError, reporting_errors
 from setadam_conformance.running.files import read_json
 from setadam_conformance.running.results import Run
+from setadam_conformance.verdicts import CONFORMING, NONCONFORMING
 
 
 def add_to(parsers: Parsers) -> None:

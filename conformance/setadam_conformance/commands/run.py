@@ -3,39 +3,22 @@
 import argparse
 import contextlib
 import os
-import platform
 import sys
 import time
-from dataclasses import asdict
-from datetime import UTC, date, datetime
+from datetime import date
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from setadam_conformance.commands import outputs
-from setadam_conformance.commands.common import (
-    BACKEND,
-    CONFORMING,
-    INTERFACE,
-    KIT,
-    NONCONFORMING,
-    VACUOUS,
-    Parsers,
-    positive,
-    property_named,
-    reporting_errors,
-    seconds,
-)
-from setadam_conformance.diagnosis import diagnose
-from setadam_conformance.properties import PROPERTIES
+from setadam_conformance.commands.common import Parsers, positive, property_named, reporting_errors, seconds
 from setadam_conformance.protocol import Capabilities, ProtocolError
-from setadam_conformance.reporting.summary import about
 from setadam_conformance.running import backends, expectations
-from setadam_conformance.running.coverage import coverage, gaps
 from setadam_conformance.running.plan import PROFILES, Plan, plan
-from setadam_conformance.running.results import FAILING, Backend, Cell, Coverage, Run
+from setadam_conformance.running.results import Cell
 from setadam_conformance.running.workers import Claims, Workers
+from setadam_conformance.verdicts import concluded, explain
 
 
 def add_to(parsers: Parsers) -> None:
@@ -93,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
         property_named(name)
     outputs.check_outputs(args.report, args.junit)
     excused = expectations.read(args.expect) if args.expect else []
-    started, start = datetime.now(UTC), time.perf_counter()
+    started = time.perf_counter()
     sources = backends.select(args.backend)
     with Workers(args.jobs, args.patience) as workers:
         claims = workers.claims(sources, args.device)
@@ -112,30 +95,25 @@ def run(args: argparse.Namespace) -> int:
         skipped, left = _set_aside(cells, excused)
         done = _run_cells(left, workers, excused, console)
         if len(done) == len(left):
-            _explain(done, sources, workers, args.device)
+            explain(done, sources, workers, args.device)
     complete = len(done) == len(left)
     done = [*skipped, *done, *_broken(claims, args.device)]
     if complete:
         done.extend(map(expectations.as_cell, expectations.outdated(excused, able)))
-    reached = coverage(cells, done, {source.name: found for source, found in able.items()})
-    if complete and not skipped and args.shard == (1, 1) and args.max_examples is None:
-        done.extend(gaps(reached, done))
-    order = {name: i for i, name in enumerate(PROPERTIES)}
-    done.sort(key=lambda c: (c.backend, order.get(c.property, -1), c.dtype))
-
-    result = Run(
+    here = {source: not isinstance(found, str) for source, found in claims.items()}
+    result = concluded(
+        claims,
+        cells,
+        done,
         profile=args.profile,
         seed=args.seed,
+        device=args.device,
+        started=started,
         shard=args.shard,
-        started=started.isoformat(timespec="seconds"),
-        seconds=time.perf_counter() - start,
-        environment=environment(),
-        backends=[_described(source, args.device, found, reached.get(source.name)) for source, found in claims.items()],
-        cells=done,
         complete=complete,
+        whole=complete and not skipped and args.shard == (1, 1) and args.max_examples is None,
+        lacking=bool(backends.absent(args.backend, here)),
     )
-    here = {source: not isinstance(found, str) for source, found in claims.items()}
-    result.exit_code = exit_code(result, lacking=bool(backends.absent(args.backend, here)))
     if args.report:
         outputs.name_repros(result, args.report)
     print_tables(result, console, full=not args.summary)
@@ -149,43 +127,6 @@ def _shard(text: str) -> tuple[int, int]:
     if not (index.isdigit() and count.isdigit() and 1 <= int(index) <= int(count)):
         raise argparse.ArgumentTypeError(f"must be I/N with 1 ≤ I ≤ N, got {text!r}")
     return int(index), int(count)
-
-
-def exit_code(result: Run, lacking: bool) -> int:
-    """The verdict of a run as an exit code. lacking: a backend that was named cannot run here."""
-    if any(cell.status == "error" and cell.reason.startswith("the kit failed") for cell in result.cells):
-        return KIT
-    if lacking or any(cell.status == "error" for cell in result.cells):
-        return BACKEND
-    failing = {about(cell) for cell in result.cells if cell.status in FAILING}
-    if "arithmetic" in failing:
-        return NONCONFORMING
-    if not result.complete or not any(cell.status in ("pass", "xfail") for cell in result.cells):
-        return VACUOUS
-    if any(cell.status == "vacuous" for cell in result.cells):
-        return VACUOUS
-    return INTERFACE if failing else CONFORMING
-
-
-def environment() -> dict[str, str]:
-    """The versions and the machine that a verdict may depend on, without the backends' own versions."""
-    names = ("setadam", "numpy", "hypothesis", "ml_dtypes", "mpmath", "array-api-compat")
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "machine": platform.machine(),
-        **backends.installed(*names),
-    }
-
-
-def _described(source: backends.Source, device: str, claims: Claims, reached: Coverage | None) -> Backend:
-    """A backend for the report."""
-    entry = Backend(source.name, source.framework, device, backends.versions(source.framework), coverage=reached)
-    if isinstance(claims, str):
-        entry.missing = claims
-    elif isinstance(claims, Capabilities):
-        entry.capabilities = {k: sorted(x) if isinstance(x, frozenset) else x for k, x in asdict(claims).items()}
-    return entry
 
 
 def _broken(claims: dict[backends.Source, Claims], device: str) -> list[Cell]:
@@ -225,16 +166,3 @@ def _run_cells(
             done.append(expectations.apply(cell, found, date.today()) if found else cell)
             progress.update(task, advance=1, description=f"{cell.property} {cell.backend} {cell.dtype}")
     return done
-
-
-def _explain(done: list[Cell], sources: list[backends.Source], workers: Workers, device: str) -> None:
-    """Give each failure its diagnosis."""
-    failing: dict[backends.Source, list[Cell]] = {}
-    for source in sources:
-        if cells := [cell for cell in done if cell.backend == source.name and cell.status == "fail" and cell.failure]:
-            failing[source] = cells
-    with contextlib.suppress(KeyboardInterrupt):
-        for source, found in workers.each(diagnose, [(source, device, cells) for source, cells in failing.items()]):
-            for cell, diagnosis in zip(failing[source], found, strict=True):
-                assert cell.failure is not None
-                cell.failure.diagnosis = diagnosis

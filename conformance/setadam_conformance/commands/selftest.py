@@ -3,15 +3,8 @@
 import argparse
 from pathlib import Path
 
-from setadam_conformance.commands.common import (
-    CONFORMING,
-    KIT,
-    Parsers,
-    UsageError,
-    check_writable,
-    positive,
-    reporting_errors,
-)
+from setadam_conformance.commands.common import Parsers, UsageError, check_writable, positive, reporting_errors
+from setadam_conformance.verdicts import CONFORMING, KIT
 
 
 def add_to(parsers: Parsers) -> None:

@@ -4,21 +4,12 @@ import argparse
 from pathlib import Path
 
 from setadam_conformance.cases.formats import FORMATS
-from setadam_conformance.commands.common import (
-    BACKEND,
-    CONFORMING,
-    KIT,
-    NONCONFORMING,
-    VACUOUS,
-    Parsers,
-    UsageError,
-    check_writable,
-    reporting_errors,
-)
+from setadam_conformance.commands.common import Parsers, UsageError, check_writable, reporting_errors
 from setadam_conformance.protocol import Capabilities, ProtocolError
 from setadam_conformance.running import backends
 from setadam_conformance.running.runner import adapter_of, close_adapters
 from setadam_conformance.running.workers import claims_of
+from setadam_conformance.verdicts import BACKEND, CONFORMING, KIT, NONCONFORMING, VACUOUS
 
 
 def add_to(parsers: Parsers) -> None:
