@@ -4,6 +4,7 @@
 #   make conformance BACKENDS=cupy ARGS="--device cuda:0"   on a GPU
 #   make test                                 the project's own tests
 #   make test-heavy                           the tests that take long, which make test leaves out
+#   make census                               judge published Adams, and write docs/census.md
 #   make docs                                 the documentation, into site/; warnings are errors
 #   make figures                              its pictures and tables anew, from the code
 #   make bench ARGS="--write NAME"            every path against its peers, into benchmarks/results/
@@ -25,7 +26,7 @@ FOR_DOCS := $(call stamp,docs jax torch)
 FOR_TESTS := $(call stamp,dev fast $(FRAMEWORKS) $(addprefix test,$(FRAMEWORKS)))
 
 .DEFAULT_GOAL := help
-.PHONY: help conformance test test-heavy docs figures lint format clean study bench
+.PHONY: help conformance census test test-heavy docs figures lint format clean study bench
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -45,6 +46,16 @@ test: $(FOR_TESTS)
 
 test-heavy: $(FOR_TESTS)
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m heavy $(ARGS)
+
+# An environment of its own: these libraries are many, and none of them is needed here otherwise.
+.venv-census/.installed: pyproject.toml constraints.txt conformance/census/install.py
+	test -x .venv-census/bin/python || $(PYTHON) -m venv .venv-census
+	.venv-census/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[conformance,jax,torch]'
+	.venv-census/bin/python conformance/census/install.py
+	touch $@
+
+census: .venv-census/.installed
+	.venv-census/bin/python conformance/census $(ARGS)
 
 docs: $(FOR_DOCS)
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -b html docs site
