@@ -191,13 +191,18 @@ def nan_and_infinity(bench: Bench, case: Case) -> None:
     """NaN or ±Inf in one coordinate of a gradient makes its whole layer NaN, and other layers are unaffected.
 
     γ and the minimum depend on every coordinate of the layer. A layer that is only partly NaN hides the fault, and
-    nan_to_num hides it completely. Source: the paper's algorithm.
+    nan_to_num hides it completely. With n = 0, γ is 1, and only the minimum spreads NaN. Source: the paper's algorithm.
     """
     sound, layer = case.layers
+    switchable = "cos_power" in bench.claims.options and not bench.claims.compiles
     for bad in (np.nan, np.inf, -np.inf):
         grad = layer.grad.copy()
         grad.flat[0] = bad
-        answer = bench.step(replace(case, layers=(sound, replace(layer, grad=grad))))
+        poisonous = replace(case, layers=(sound, replace(layer, grad=grad)))
+        answer = bench.step(poisonous)
         poisoned = bool(np.isnan(of.real(answer.params[1])).all())
         bench.require(poisoned, f"a layer with a gradient of {bad} is not NaN throughout", case)
         bench.conform(replace(case, layers=(sound,)), type(answer)(answer.params[:1], answer.states[:1]))
+        if switchable:
+            by_minimum = poisonous.with_hp(cos_power=0.0)
+            bench.spreads(by_minimum, bench.step(by_minimum))

@@ -156,6 +156,11 @@ fault(
     least=lambda s, c, w: np.nanmin(w, axis=1, keepdims=True),
 )
 fault(
+    "nan-left-out-of-minimum",
+    "NaN is left out of the minimum, which shows where γ does not spread it",
+    least=lambda s, c, w: np.fmin.reduce(w, axis=1, keepdims=True),
+)
+fault(
     "nan-poisons-others",
     "one NaN makes every layer NaN",
     step=answers(
