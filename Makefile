@@ -54,7 +54,9 @@ test-heavy: $(FOR_TESTS)
 	.venv-census/bin/python conformance/census/install.py
 	touch $@
 
+# The adapters first: a wrong one looks like a wrong optimizer.
 census: .venv-census/.installed
+	.venv-census/bin/python -m pytest -q tests/conformance/adapters/test_published.py
 	.venv-census/bin/python conformance/census $(ARGS)
 
 docs: $(FOR_DOCS)

@@ -71,9 +71,9 @@ def _claims(judged: list[Judged]) -> list[str]:
     lines = [
         "## What the claims are needed for",
         "",
-        "All of them fix the hyperparameters of SET-Adam that make it Adam or AdamW, and for 16-bit parameters nearly all have",
-        "moments and arithmetic in the parameter's format. The other claims, and the worst error/bound of `one-step` in the quick",
-        "profile without each of them:",
+        "All of them fix the hyperparameters of SET-Adam that make it Adam or AdamW. For 16-bit parameters nearly all",
+        "have moments and arithmetic in the parameter's format. Here are the other claims, and the worst error/bound",
+        "of `one-step` in the quick profile without each of them:",
         "",
         "| optimizer | claim | " + " | ".join(FORMATS) + " |",
         "|---|---|" + "--:|" * len(FORMATS),

@@ -27,10 +27,10 @@ class TinygradAdamW:
         if device != "cpu":
             raise RuntimeError(f"{self.name} is judged on the CPU")
         os.environ.setdefault("DEV", "CPU")
-        from tinygrad import Tensor, dtypes
+        from tinygrad import Context, Tensor, dtypes
         from tinygrad.nn import optim
 
-        self._tensor, self._optim, self._float32 = Tensor, optim, dtypes.float32
+        self._tensor, self._optim, self._float32, self._context = Tensor, optim, dtypes.float32, Context
 
     def from_numpy(self, x: NumPyArray) -> Native:
         return self._tensor(np.ascontiguousarray(x).reshape(x.shape)).contiguous().realize()
@@ -52,7 +52,7 @@ class TinygradAdamW:
         layer_axes: Sequence[tuple[int, ...] | None],
     ) -> tuple[list[Native], list[LayerState]]:
         leaves = [p.contiguous().realize() for p in params]
-        with self._tensor.train():
+        with self._context(TRAINING=1):
             optimizer = self.optimizer(leaves, hp)
             for i, (p, g, state) in enumerate(zip(leaves, grads, states, strict=True)):
                 p.grad = g

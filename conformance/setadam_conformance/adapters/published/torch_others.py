@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Mapping
+from importlib.machinery import ModuleSpec
 from math import expm1, log
 from types import ModuleType
 from typing import Any
@@ -38,7 +39,7 @@ def _timm_module(name: str) -> ModuleType:
         raise ImportError("timm is not installed")
     for package, folder in (("timm", ""), ("timm.optim", "/optim")):
         if package not in sys.modules:
-            bare = ModuleType(package)
+            bare = importlib.util.module_from_spec(ModuleSpec(package, None, is_package=True))
             bare.__path__ = [location + folder for location in spec.submodule_search_locations]
             sys.modules[package] = bare
     return importlib.import_module(f"timm.optim.{name}")
