@@ -1,7 +1,8 @@
 """`setadam-conformance`: the command line.
 
-Exit codes: 0 conforming, 1 not conforming, 2 wrong arguments, 3 a backend did not load or broke the protocol, 4 nothing
-(or less than a property's minimum) ran, 5 the kit itself is at fault. Ctrl-C outside the examples of a run: 130.
+Exit codes: 0 conforming, 1 not conforming, 2 wrong arguments, 3 a library is missing, or a backend did not load or
+broke the protocol, 4 nothing (or less than a property's minimum) ran, 5 the kit itself is at fault, 6 only the
+interface does not conform. Ctrl-C outside the examples of a run: 130.
 """
 
 import argparse
@@ -10,6 +11,7 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
+from setadam_conformance.libraries import MissingLibraryError, needing_libraries
 from setadam_conformance.running.loading import check_not_loading
 from setadam_conformance.running.streams import make_tolerant
 
@@ -25,8 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     make_tolerant()
     try:
         commands = _commands()
-    except ImportError as error:
-        return _say(f"{error}: `pip install 'setadam[conformance]'` installs what the kit needs", _KIT)
+    except MissingLibraryError as error:
+        return _say(str(error), _BACKEND)
     except Exception as error:  # such as a working directory that is gone
         return _say(f"the kit cannot be imported: {type(error).__name__}: {error}", _KIT)
     check_not_loading()
@@ -44,9 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _commands() -> tuple[Any, ...]:
     """The modules of the commands. They are imported here so that a library that is missing is no verdict."""
-    from setadam_conformance.commands import explain, listing, replay, report, run, selftest, vectors
-
-    return run, listing, explain, replay, selftest, vectors, report
+    names = ("run", "listing", "explain", "replay", "selftest", "vectors", "report")
+    return tuple(needing_libraries(f"commands.{name}") for name in names)
 
 
 def _parser(commands: tuple[Any, ...]) -> argparse.ArgumentParser:

@@ -6,7 +6,7 @@ and `moments` say which number or weights would explain it, `suspects` which see
 `simplest` looks for an example that can be read, and `tracing` shows it, formula beside answer.
 """
 
-from setadam_conformance.diagnosis.failures import diagnose
+from setadam_conformance.diagnosis.failures import cause_of, diagnose
 from setadam_conformance.diagnosis.tracing import trace_of
 
-__all__ = ["diagnose", "trace_of"]
+__all__ = ["cause_of", "diagnose", "trace_of"]

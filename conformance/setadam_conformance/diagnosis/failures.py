@@ -60,6 +60,15 @@ def diagnose(source: Source, device: str, cells: Sequence[Cell], patience: float
     return found
 
 
+def cause_of(source: Source, device: str, cell: Cell) -> str:
+    """What the failures that `diagnose` reports together have in common: the first wrong stage, or else the property.
+
+    It takes one step. Raises ImportError, RuntimeError and ProtocolError like `running.runner.adapter_of`.
+    """
+    with quietly():
+        return _cause(cell, _again(adapter_of(source, device), cell, Budget(1)))
+
+
 def _none(cell: Cell, why: str) -> Diagnosis:
     assert cell.failure is not None
     return Diagnosis(f"property {cell.property}", [cell.failure.message, f"there is no diagnosis: {why}"])

@@ -87,7 +87,7 @@ def _again(cell: Cell, diagnosis: Diagnosis | None) -> Iterator[str]:
     if failure.repro:
         yield f"  setadam-conformance replay {failure.repro} --backend {cell.backend!r}"
     else:
-        yield "  --report DIR writes a file for `setadam-conformance replay`"
+        yield "  `setadam-conformance run --report DIR` writes a file to replay it"
 
 
 def cell_lines(cells: Sequence[Cell]) -> list[str]:

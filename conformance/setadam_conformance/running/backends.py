@@ -5,8 +5,10 @@ with the reason, and never as a pass.
 """
 
 import importlib
+import importlib.util
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, entry_points, version
 from pathlib import Path
@@ -66,6 +68,14 @@ class Source:
     def is_program(self) -> bool:
         return self.target.startswith("cmd:")
 
+    def check_module(self) -> None:
+        """Raise BackendError if no module has the name of the target's: it is misspelt, or not on the path."""
+        module = self.target.partition(":")[0]
+        with suppress(ModuleNotFoundError):  # its package is not found
+            if self.is_program or importlib.util.find_spec(module):
+                return
+        raise BackendError(f"{self.name}: no module is called {module!r}, neither here nor on PYTHONPATH")
+
     def make(self, device: str, patience: float = PATIENCE) -> Adapter:
         """Make the adapter. patience: seconds that a program may take for a reply.
 
@@ -79,14 +89,39 @@ class Source:
 
             command: Adapter = CommandAdapter(self.target.removeprefix("cmd:"), device, patience)
             return command
-        module, _, attribute = self.target.partition(":")
         try:
-            make: Callable[[str], Any] = getattr(importlib.import_module(module), attribute)
-            return checked(make(device), self.name)
+            return checked(self._made(device), self.name)
         except (ImportError, RuntimeError, ProtocolError):
             raise
         except (Exception, SystemExit) as error:
             raise ProtocolError(f"{self.name}({device!r}) raised {type(error).__name__}: {error}") from error
+
+    def _made(self, device: str) -> Any:
+        module, _, attribute = self.target.partition(":")
+        return getattr(importlib.import_module(module), attribute)(device)
+
+
+@dataclass(frozen=True, eq=False)
+class Given(Source):
+    """An adapter that a caller of this process has, or its class or another function of a device that makes it."""
+
+    adapter: Any
+
+    __eq__ = object.__eq__  # two objects of one class have the same name and path
+    __hash__ = object.__hash__
+
+    @property
+    def has_path(self) -> bool:
+        """True if other code can import it by its path."""
+        module, _, attribute = self.target.partition(":")
+        return module != "__main__" and getattr(sys.modules.get(module), attribute, None) is self.adapter
+
+    def check_module(self) -> None:
+        """It has been imported."""
+
+    def _made(self, device: str) -> Any:
+        is_adapter = not isinstance(self.adapter, type) and hasattr(self.adapter, "step")
+        return self.adapter if is_adapter or not callable(self.adapter) else self.adapter(device)
 
 
 def checked(adapter: Any, name: str) -> Adapter:
@@ -147,6 +182,13 @@ def select(names: Iterable[str]) -> list[Source]:
             )
         chosen |= {source.name: source for source in found}
     return list((chosen or known()).values())
+
+
+def given(adapter: Any) -> Given:
+    """An adapter object, class or function as a backend. Its name is the path of its class, `module:Class`."""
+    named = adapter if hasattr(adapter, "__qualname__") else type(adapter)
+    path = f"{named.__module__}:{named.__qualname__}"
+    return Given(path, "other", path, adapter)
 
 
 def absent(names: Iterable[str], here: Mapping[Source, bool]) -> list[str]:

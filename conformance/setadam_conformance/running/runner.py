@@ -20,7 +20,7 @@ from setadam_conformance.judging.bench import Bench, NonconformingError
 from setadam_conformance.judging.judge import STAGES
 from setadam_conformance.properties import PROPERTIES, Property
 from setadam_conformance.protocol import Adapter, ProtocolError
-from setadam_conformance.running.backends import PATIENCE, Source, registered
+from setadam_conformance.running.backends import PATIENCE, Given, Source, registered
 from setadam_conformance.running.examples import examples, quietly, shrink
 from setadam_conformance.running.loading import loading
 from setadam_conformance.running.plan import Plan
@@ -44,10 +44,11 @@ def adapter_of(source: Source, device: str, patience: float = PATIENCE) -> Adapt
 
 
 def close_adapters() -> None:
-    """Close all adapters of this process, and the programs that they started."""
+    """Close all adapters of this process, and the programs that they started. Those of a caller are the caller's."""
     while _ADAPTERS:
-        _, adapter = _ADAPTERS.popitem()
-        getattr(adapter, "close", lambda: None)()
+        (source, _), adapter = _ADAPTERS.popitem()
+        if not isinstance(source, Given):
+            getattr(adapter, "close", lambda: None)()
 
 
 @contextmanager
