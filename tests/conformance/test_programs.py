@@ -120,8 +120,9 @@ def test_first_step_moves_by_the_learning_rate(name):
 
 
 def test_js_pytorch_corrects_no_bias():
-    """θ moves by η m/(√v + ε), with m = (1-β₁)g and v = (1-β₂)g²: here by η, where Adam moves by the same η only as
-    (1-β₁)² = 1-β₂. So β₂ is another one.
+    """θ moves by η m/(√v + ε), with m = (1-β₁)g and v = (1-β₂)g². With β₁ = ½ and β₂ = 15/16, that is about 2η.
+
+    With β₂ = ¾ as above, it would be η, as in Adam.
     """
     with _program("js-pytorch") as adapter:
         _first_step_is(adapter, "float64", lambda g: 0.125 * 0.5 * g / (0.25 * abs(g) + 1e-8), beta2=0.9375)
