@@ -100,7 +100,7 @@ def _correction(beta: float, t: int, s: _Setting, claims: Capabilities) -> _Corr
     u = FORMATS["float32" if in_float32 else "float64"].u
     power = 1 - float(value)
     exponent = abs(t * float(np.log(beta))) if beta else 0.0
-    of_power = 4 + 3 * exponent + (t if in_float32 else 0)  # the last is the rounding of β
+    of_power = max(4 + 3 * exponent, t) + (t if in_float32 else 0)  # the last is the rounding of β
     return _Correction(value, of_power * u * power / float(value) + u + (s.u if s.u > u else 0))
 
 
@@ -322,6 +322,7 @@ def _parameter(
     bound = bound + s.storage_u * (np.abs(value) + bound) + s.storage_tiny
     judged = positive & np.asarray(
         fits
+        & (decay * np.maximum(np.abs(theta), 1) < s.largest / 8)
         & ((v if claims.is_elementwise else _most(v, axes)) / bc2 < s.largest / 8)
         & (np.maximum(step, 1 / first.value) * np.abs(m) * np.maximum(1, 1 / d_low) < s.largest / 8)
         & (np.maximum(step, 1) / d_low < s.largest / 8)

@@ -11,7 +11,6 @@ from typing import Any
 
 from setadam_conformance.adapters.published import adam, adamw
 from setadam_conformance.adapters.published.torch_optim import TorchOptimizer
-from setadam_conformance.protocol import ADAMW
 
 _NARROW: dict[str, Any] = {"in_place": True, "moments": "parameter", "arithmetic": "parameter"}
 
@@ -76,8 +75,8 @@ class OptimiAdam(TorchOptimizer):
 class QHAdam(TorchOptimizer):
     """pytorch_optimizer's QHAdam with ν = (1, 1), which is Adam: its state holds corrected moments."""
 
-    name = "pytorch-optimizer:qhadam"
-    framework = "pytorch-optimizer"
+    name = "pytorch-optimizer-qhadam"
+    framework = "pytorch-optimizer-qhadam"
     by_group = True
     capabilities = adam("weight_decay", "maximize", **_NARROW, corrected_moments=True)
 
@@ -107,13 +106,13 @@ _BETAS = ("beta1", "beta2")
 class AdamC(QHAdam):
     """pytorch_optimizer's AdamC on layers that are not normalized, which is AdamW."""
 
-    name = "pytorch-optimizer:adamc"
+    name = "pytorch-optimizer-adamc"
+    framework = "pytorch-optimizer-adamc"
     capabilities = adamw(
         "decoupled_weight_decay",
         "maximize",
         **_NARROW,
         epsilon="uncorrected",
-        fixed={**ADAMW, "eps_inside_sqrt": True},
     )
 
     def optimizer(self, params: list[Any], hp: Mapping[str, Any]) -> Any:
