@@ -16,7 +16,7 @@ const claims = {
   largest_t: 2 ** 31 - 1, // a saved step count is an int32
 };
 
-/* A state is loaded as users load one, with setWeights, which also forms the powers of beta that the optimizer keeps. */
+/* A state is loaded as users load one, with setWeights. It also forms the powers of beta that the optimizer keeps. */
 async function step({ hp, t, layers }) {
   tf.engine().startScope();
   const optimizer = tf.train.adam(hp.lr, hp.beta1, hp.beta2, hp.eps);

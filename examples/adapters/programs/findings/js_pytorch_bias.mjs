@@ -13,5 +13,6 @@ x._grad = torch.tensor([1]);
 for (let t = 1; t <= 10000; t++) {
   const [before] = x.data;
   optimizer.step();
-  if ([1, 12, 100, 1000, 10000].includes(t)) console.log(`step ${t}: ${(before - x.data[0]).toFixed(7)}, Adam's 0.0010000`);
+  const moved = (before - x.data[0]).toFixed(7);
+  if ([1, 12, 100, 1000, 10000].includes(t)) console.log(`step ${t}: ${moved}, Adam's 0.0010000`);
 }

@@ -1,10 +1,11 @@
 /* The Adam of PyTorch's C++ frontend takes complex parameters, and steps in a wrong direction.
  *
- * It adds up g², and not |g|² or the squares of both parts: for g = i that is -1, and θ moves by -η along the real axis,
- * where the gradient is 0. Python's torch.optim.Adam takes complex numbers as pairs, and moves by -η i. The program
+ * It adds up g², and not |g|² or the squares of both parts: for g = i that is -1, and θ moves by -η along the real
+ * axis, where the gradient is 0. Python's torch.optim.Adam takes complex numbers as pairs, and moves by -η i. The program
  * around it does not claim complex numbers, as nothing documents them.
  *
- * In float16, the default ε = 1e-8 is 0, and a gradient of zero gives 0/0 = NaN, as in Python. Built as ../torch_adam.cpp.
+ * In float16, the default ε = 1e-8 is 0, and a gradient of zero gives 0/0 = NaN, as in Python.
+ * It is built as ../torch_adam.cpp.
  */
 
 #include <torch/optim/adam.h>
