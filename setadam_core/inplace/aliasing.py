@@ -2,6 +2,7 @@
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from itertools import accumulate
 from typing import Any
 
@@ -22,6 +23,19 @@ class Footprint:
         self._bounds = bounds
         self._spans = sorted((*bounds(x), name) for name, x in arrays.items() if x.size)
         self._reach = list(accumulate((high for _, high, _ in self._spans), max))
+
+    def touched_by(self, low: Any, high: Any) -> Any:
+        """For each i, whether the bounds low[i] and high[i] overlap those of any of the arrays. NumPy arrays of int64."""
+        before = np.searchsorted(self._lows, high)
+        return (before > 0) & (self._reaches[before - 1] > low)
+
+    @cached_property
+    def _lows(self) -> Any:
+        return np.array([low for low, _, _ in self._spans], np.int64)
+
+    @cached_property
+    def _reaches(self) -> Any:
+        return np.array(self._reach, np.int64)
 
     def near(self, x: Array) -> Iterator[str]:
         """The names of the arrays whose bounds overlap those of x. None if x is empty."""

@@ -1,7 +1,7 @@
 """Nested lists, tuples and dicts of arrays, as one dict of arrays by name, such as "layers.0.weight"."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 Array = Any
 Leaf = Callable[[Any], Array | None]  # a leaf as an array, or None if it is not an array
@@ -35,3 +35,50 @@ def flatten(tree: Any, what: str, leaf: Leaf) -> dict[str, Array]:
 
     walk(tree, ())
     return found
+
+
+class Outline(NamedTuple):
+    """The nesting of a container without its arrays: another one of the same outline has the same names, in the same
+    order, and need not be walked leaf by leaf.
+    """
+
+    kind: type
+    keys: list[Any]  # of a dict, otherwise none
+    length: int
+    inner: "dict[int, Outline]"  # the containers in it, by position
+
+    @classmethod
+    def of(cls, tree: Any) -> "Outline | None":
+        """None for mappings other than dict, and for keys of which equal ones may have different names."""
+        is_dict = type(tree) is dict
+        if not is_dict and not isinstance(tree, list | tuple):
+            return None
+        keys, items = (list(tree), list(tree.values())) if is_dict else ([], list(tree))
+        if not set(map(type, keys)) <= {str, int}:
+            return None
+        inner = {i: cls.of(x) for i, x in enumerate(items) if isinstance(x, Mapping | list | tuple)}
+        known = {i: outline for i, outline in inner.items() if outline is not None}
+        return cls(type(tree), keys, len(items), known) if len(known) == len(inner) else None
+
+    def leaves(self, tree: Any) -> list[Any] | None:
+        """What is in the places of the arrays, or None for a container of another outline."""
+        if type(tree) is not self.kind or len(tree) != self.length:
+            return None
+        if self.kind is dict:
+            keys = list(tree)
+            if list(map(type, keys)) != list(map(type, self.keys)) or keys != self.keys:
+                return None
+            items = list(tree.values())
+        else:
+            items = list(tree)
+        if not self.inner:
+            return items
+        found: list[Any] = []
+        for i, item in enumerate(items):
+            if (outline := self.inner.get(i)) is None:
+                found.append(item)
+            elif (leaves := outline.leaves(item)) is None:
+                return None
+            else:
+                found += leaves
+        return found

@@ -141,6 +141,8 @@ class InPlaceOptimizer(ABC):
         TypeError, ValueError : a gradient has a wrong shape, dtype or device, or shares memory with another layer's
             parameter; a parameter has become read-only; an option or state was changed to a value that is not allowed.
         """
+        if self._step_again(grads):
+            return
         given = flatten(grads, "grad", lambda x: self._memory.as_leaf(as_array(x)))
         params = self.params
         for name in params:
@@ -161,6 +163,7 @@ class InPlaceOptimizer(ABC):
         self._update([task for task in tasks if task.theta.size])
         for name, task in zip(params, tasks, strict=True):
             self.state[name]["step"] = task.t
+        self._remember(grads, list(given), tasks)
 
     def state_dict(self) -> interchange.Form:
         """A copy of the state and of the groups' options, without the parameters: the flat dict of NumPy arrays that
@@ -262,6 +265,15 @@ class InPlaceOptimizer(ABC):
     @abstractmethod
     def _update(self, tasks: list[Task]) -> None:
         """Update theta, m and v of all tasks, in place."""
+
+    def _step_again(self, grads: Any) -> bool:
+        """Take a step whose checks need not be made again, since what they rest on is as it was at the last full step.
+        False if it cannot be told; then nothing was changed.
+        """
+        return False
+
+    def _remember(self, grads: Any, names: list[str], tasks: list[Task]) -> None:  # noqa: B027  # for `_step_again`
+        """Called after a full step. names: of the gradients, in their container's order; tasks: of all parameters."""
 
     @abstractmethod
     def _why_not_fused(self, param: Array) -> str | None:

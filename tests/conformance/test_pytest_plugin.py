@@ -1,5 +1,8 @@
 """The kit in pytest: tests from `--adapter` and from `@conformance`. Each test runs pytest in a folder of its own."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 import setadam_conformance.in_pytest  # noqa: F401  not once for each run below
@@ -226,3 +229,14 @@ def test_nothing_is_imported_if_nothing_is_asked_for(folder):
         """
     )
     assert run(folder, "-p", "no:hypothesispytest", apart=True).parseoutcomes() == {"passed": 1}
+
+
+def test_the_files_of_the_page_pass(folder):
+    text = (Path(__file__).parents[2] / "docs/pytest.md").read_text(encoding="utf-8")
+    files = re.findall(r"```python\n# (\w+\.py)\n(.*?)```", text, flags=re.DOTALL)
+    assert [name for name, _ in files] == ["adapters.py", "test_adapters.py", "test_function.py"]
+    for name, code in files:
+        (folder.path / name).write_text(code, encoding="utf-8")
+    outcomes = run(folder).parseoutcomes()
+    assert outcomes.keys() == {"passed"}
+    assert outcomes["passed"] > 20

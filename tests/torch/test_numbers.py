@@ -160,3 +160,20 @@ def test_small_layers_in_blocks_are_alone_what_they_are_together(scale):
         for optimizer in optimizers:
             optimizer.step()
     assert all(torch.equal(p, q) for p, q in zip(together, alone, strict=True))
+
+
+@pytest.mark.parametrize("path", [{}, {"fused": True}, {"foreach": True}, {"foreach": False}], ids=str)
+@pytest.mark.parametrize("count", [-1.0, float("nan")])
+def test_a_step_count_below_zero_is_refused_before_anything_is_written(path, count):
+    """1-β⁰ is 0: a step from t = -1 would divide by it. Two groups, of which the second is wrong."""
+    params = [torch.nn.Parameter(torch.ones(3)) for _ in range(2)]
+    optimizer = SETAdam([{"params": [p]} for p in params], **path)
+    for p in params:
+        p.grad = torch.ones(3)
+    optimizer.step()
+    optimizer.state[params[1]]["step"].fill_(count)
+    before = [x.clone() for p in params for x in (p.detach(), *optimizer.state[p].values())]
+    with pytest.raises(ValueError, match=r"group 1: step must be ≥ 0, got (-1|nan)"):
+        optimizer.step()
+    after = [x for p in params for x in (p.detach(), *optimizer.state[p].values())]
+    assert all(torch.equal(x, y) or x.isnan().all() for x, y in zip(before, after, strict=True))

@@ -13,7 +13,7 @@ import torch
 
 from setadam_torch.checks import memory, mesh
 from setadam_torch.checks.options import Group, step_device
-from setadam_torch.checks.params import STATE
+from setadam_torch.checks.params import STATE, can_be_read
 from setadam_torch.checks.tensors import Tensors, has_compute_dtype, moment_dtype
 
 _dtype, _device, _is_cpu, _layout, _shape = map(attrgetter, ("dtype", "device", "is_cpu", "layout", "shape"))
@@ -46,6 +46,7 @@ def pass_all_checks(group: Group, params: Tensors, grads: Tensors, states: list[
         and not (first.is_complex() and any(map(torch.Tensor.is_conj, moments)))
         and (torch.is_inference_mode_enabled() or not any(map(torch.Tensor.is_inference, params + moments + counts)))
         and not any(map(memory.overlaps_itself, params + moments))
+        and (not can_be_read(counts) or bool((torch.stack(counts) >= 0).all()))
     )
 
 

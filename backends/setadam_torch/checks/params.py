@@ -1,5 +1,6 @@
 """What a parameter, its gradient and its state must be, checked one parameter after the other before a step."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -91,6 +92,11 @@ def check_moments(param: Tensor, state: dict[str, Any], group: Group) -> None:
         memory.check_writable(key, x)
 
 
+def can_be_read(counts: Sequence[Tensor]) -> bool:
+    """Whether step counts can be read without waiting for a device."""
+    return not torch.compiler.is_compiling() and all(t.is_cpu for t in counts) and memory.hold_values(counts)
+
+
 def _check_count(param: Tensor, t: Tensor, group: Group) -> None:
     if t.layout is not torch.strided or t.is_nested or t.numel() != 1:
         raise ValueError(f"step must be a dense tensor of one number, got shape {tuple(t.shape)}, {t.layout}")
@@ -99,6 +105,8 @@ def _check_count(param: Tensor, t: Tensor, group: Group) -> None:
         raise TypeError(f"step must have one of the dtypes {allowed}, got {dtype_name(t.dtype)}")
     if memory.is_unreadable(t) and not memory.is_unreadable(param):
         raise TypeError(f"step must hold a number, got {type(t).__name__} on {t.device}")
+    if can_be_read([t]) and not t.item() >= 0:
+        raise ValueError(f"step must be ≥ 0, got {t.item():g}")
     here = step_device(param, group)
     readable = (here,) if here.type != "cpu" else (here, param.device)
     if t.device not in readable:
