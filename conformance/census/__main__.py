@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # for a folder that is run, Pyth
 
 import judge
 import page
+from programs import PROGRAMS
 
 from setadam_conformance.running import backends
 
@@ -29,9 +30,10 @@ def main() -> int:
     parser.add_argument("--reports", type=Path, default=ROOT / "reports" / "census")
     args = parser.parse_args()
     sources = backends.published().values()
-    judged, missing, changed = [], {}, []
+    judged: list[judge.Judged] = []
+    missing: dict[str, str] = {}
     for name in args.names or dict.fromkeys(source.framework for source in sources):
-        one = judge.judge(name, args.profile, args.reports)
+        one = judge.judge(name, name, args.profile, args.reports)
         if all(backend.missing for backend in one.run.backends):
             missing[name] = one.run.backends[0].missing
             continue
@@ -39,8 +41,17 @@ def main() -> int:
             if not backend.missing and backend.name in backends.published():
                 one.without[backend.name] = judge.without_claims(backends.published()[backend.name])
         judged.append(one)
-        if one.run.exit_code != 0:
-            changed.append(name)
+    for program in () if args.names else PROGRAMS:
+        if program.missing:
+            missing[program.name] = program.missing
+            continue
+        one = judge.judge(program.backend, program.name, args.profile, args.reports)
+        for backend in one.run.backends:
+            backend.name, backend.versions = program.name, {program.package: program.version}
+        for cell in one.run.cells:
+            cell.backend = program.name
+        judged.append(one)
+    changed = [one.name for one in judged if one.run.exit_code != 0]
     page.write(args.write, judged, datetime.now(UTC).date().isoformat(), missing)
     print("\n".join(f"{name}: not as expected" for name in changed) or "all as expected")
     return 1 if changed else 0

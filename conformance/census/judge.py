@@ -33,17 +33,18 @@ PLAIN: dict[str, Any] = {
 class Judged:
     """One framework's run, and the worst error/bound of `one-step` without each claim, by backend, claim and dtype."""
 
+    name: str
     run: Run
     without: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
 
 
-def judge(name: str, profile: str, folder: Path) -> Judged:
-    """The verdict of the command on a framework or a program. Its report stays in the folder."""
-    report = folder / name.replace(":", "-").replace("/", "-").replace(" ", "-")
-    command = [sys.executable, "-m", "setadam_conformance", "run", "--backend", name, "--profile", profile]
+def judge(backend: str, name: str, profile: str, folder: Path) -> Judged:
+    """The verdict of the command on a framework or a program. Its report stays in the folder, under the name."""
+    report = folder / name.replace(" ", "-")
+    command = [sys.executable, "-m", "setadam_conformance", "run", "--backend", backend, "--profile", profile]
     expect = ["--expect", str(HERE / "expectations.toml")]
     subprocess.run([*command, *expect, "--report", str(report), "--summary"], check=False)
-    return Judged(from_json(json.loads((report / "report.json").read_text(encoding="utf-8"))))
+    return Judged(name, from_json(json.loads((report / "report.json").read_text(encoding="utf-8"))))
 
 
 def without_claims(source: Source) -> dict[str, dict[str, float]]:

@@ -1,11 +1,11 @@
 """docs/census.md, from the verdicts and the programs of the findings."""
 
-import ast
 import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+import programs
 from judge import PLAIN, Judged
 
 from setadam_conformance.cases.formats import FORMATS
@@ -62,9 +62,8 @@ def _row(backend: Backend, cells: list[Cell]) -> str:
 
 
 def _link(reason: str) -> str:
-    return (
-        f"[{reason.replace('_', ' ')}](#{reason.replace('_', '-')})" if (FINDINGS / f"{reason}.py").exists() else reason
-    )
+    words = reason.replace("_", " ")
+    return f"[{words}](#{reason.replace('_', '-')})" if reason in {path.stem for path in _programs()} else words
 
 
 def _claims(judged: list[Judged]) -> list[str]:
@@ -98,17 +97,44 @@ def _findings(judged: list[Judged]) -> list[str]:
         for cell in one.run.cells:
             if cell.status != "pass":
                 concerned.setdefault(cell.reason, set()).add(cell.backend)
-    for path in sorted(FINDINGS.glob("*.py"), key=lambda path: (path.stem not in concerned, path.stem)):
-        source = path.read_text(encoding="utf-8")
-        title, _, text = (ast.get_docstring(ast.parse(source)) or "").partition("\n\n")
-        code = source.split('"""', 2)[2].strip()
-        done = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, check=False)
-        said = done.stdout.strip() if done.returncode == 0 else f"not run here: {done.stderr.strip().splitlines()[-1]}"
+    for path in sorted(_programs(), key=lambda path: (path.stem not in concerned, path.stem)):
+        title, text, code = _parts(path.read_text(encoding="utf-8"))
+        said = _output(path)
         lines += [f"({path.stem.replace('_', '-')})=", f"### {title.removesuffix('.')}", "", text, ""]
         if path.stem in concerned:
             lines += [f"Seen by the kit on {', '.join(sorted(concerned[path.stem]))}.", ""]
-        lines += ["```python", code, "```", "", "```text", said, "```", ""]
+        lines += [
+            f"```{'python' if path.suffix == '.py' else 'javascript'}",
+            code,
+            "```",
+            "",
+            "```text",
+            said,
+            "```",
+            "",
+        ]
     return lines
+
+
+def _programs() -> list[Path]:
+    return [*FINDINGS.glob("*.py"), *(programs.FOLDER / "findings").glob("*.mjs")]
+
+
+def _parts(source: str) -> tuple[str, str, str]:
+    """Title, text and code of a program, whose head is a docstring, or a comment /* … */."""
+    start, end = ('"""', '"""') if source.startswith('"""') else ("/* ", " */")
+    head, code = source.removeprefix(start).split(end, 1)
+    title, _, text = head.replace("\n *\n", "\n\n").replace("\n * ", "\n").partition("\n\n")
+    return " ".join(title.split()), text.strip(), code.strip()
+
+
+def _output(path: Path) -> str:
+    command = [sys.executable if path.suffix == ".py" else "node", path.name]
+    try:
+        done = subprocess.run(command, cwd=path.parent, capture_output=True, text=True, check=False)
+    except OSError as error:
+        return f"not run here: {error}"
+    return done.stdout.strip() if done.returncode == 0 else f"not run here: {done.stderr.strip().splitlines()[-1]}"
 
 
 __all__ = ["INTERFACE", "PLAIN", "write"]

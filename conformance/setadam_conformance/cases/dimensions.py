@@ -179,7 +179,7 @@ def first_class(x: float, *limits: tuple[str, float]) -> str:
 
 def _decay(hp: Mapping[str, Any]) -> str:
     if not hp["weight_decay"]:
-        return "decoupled" if hp["decoupled_weight_decay"] else "none"
+        return "none"
     if hp["decoupled_weight_decay"]:
         return "decoupled" if hp["lr"] * hp["weight_decay"] <= 1 else "decoupled, 1-ηλ < 0"
     return "coupled" if hp["weight_decay"] <= 0.5 else "coupled, above ½"
@@ -215,7 +215,7 @@ def classes(claims: Capabilities, dtypes: tuple[str, ...]) -> dict[str, tuple[st
         found.update({name: (c,) for name, c in fixed.items() if _FIELDS.get(name, name) in claims.fixed})
     if "decoupled_weight_decay" in claims.fixed:
         decoupled = bool(claims.fixed["decoupled_weight_decay"])
-        found["decay"] = tuple(c for c in found["decay"] if c.startswith("decoupled") is decoupled)
+        found["decay"] = tuple(c for c in found["decay"] if c == "none" or c.startswith("decoupled") is decoupled)
     if claims.compiles and claims.is_slow:  # a graph of ten layers takes a minute
         found["layers"] = tuple(c for c in found["layers"] if c in ("1", "2 or 3"))
     if not {"float32", "float64"} & set(dtypes):

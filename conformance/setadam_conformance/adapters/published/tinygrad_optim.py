@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ class TinygradAdamW:
         options=frozenset({"decoupled_weight_decay", "many"}),
         compiles=True,
         cost=40,
+        in_place=True,
     )
 
     def __init__(self, device: str = "cpu") -> None:
@@ -70,9 +72,7 @@ class TinygradAdam(TinygradAdamW):
 
     name = "tinygrad-adam"
     framework = "tinygrad-adam"
-    capabilities = adamw(
-        dtypes=("float32",), corrections="cancelling", options=frozenset({"many"}), compiles=True, cost=40
-    )
+    capabilities = replace(TinygradAdamW.capabilities, options=frozenset({"many"}))
 
     def optimizer(self, params: list[Any], hp: Mapping[str, Any]) -> Any:
         return self._optim.Adam(params, lr=hp["lr"], b1=hp["beta1"], b2=hp["beta2"], eps=hp["eps"])
