@@ -14,7 +14,7 @@ Batch = list[tuple[Arrays, int, int]]  # theta, grad, m, v; the number of layers
 
 def why_not(dtype: Any) -> str | None:
     """What is missing for parameters of this dtype; None if the kernel can run."""
-    return kernel.why_not(_stored(dtype))
+    return kernel.why_not(stored(dtype))
 
 
 def step_layers(tasks: list[Task]) -> list[Task]:
@@ -22,13 +22,12 @@ def step_layers(tasks: list[Task]) -> list[Task]:
     batches: dict[Any, Batch] = {}
     rest = []
     for task in tasks:
-        arrays, outer = arranged(task)
-        theta, grad, m, v = arrays
-        dtype = _stored(theta.dtype)
-        if task.fused is False or why_not(theta.dtype) or not _dense(theta, m, v):
+        if (found := layers_of(task)) is None:
             rest.append(task)
             continue
-        item = (arrays, prod(theta.shape[:outer]), task.t)
+        arrays, n = found
+        grad, dtype = arrays[1], stored(task.theta.dtype)
+        item = (arrays, n, task.t)
         if grad.flags.c_contiguous and grad.flags.aligned:
             batches.setdefault((dtype, task.hp), []).append(item)
         else:  # on its own, so that only one gradient is copied at a time
@@ -37,6 +36,15 @@ def step_layers(tasks: list[Task]) -> list[Task]:
     for (dtype, hp), batch in batches.items():
         _hand_over(batch, dtype, hp)
     return rest
+
+
+def layers_of(task: Task) -> tuple[Arrays, int] | None:
+    """The arrays as `arranged`, and the number of layers that they stack; None if the kernel cannot update them."""
+    if task.fused is False or why_not(task.theta.dtype):
+        return None
+    arrays, outer = arranged(task)
+    theta, _, m, v = arrays
+    return (arrays, prod(theta.shape[:outer])) if _dense(theta, m, v) else None
 
 
 def _hand_over(batch: Batch, dtype: str, hp: Any) -> None:
@@ -51,7 +59,7 @@ def _dense(*arrays: Any) -> bool:
 
 
 @lru_cache  # NumPy formats a dtype's name each time, which takes longer than the step of a small layer
-def _stored(dtype: Any) -> str:
+def stored(dtype: Any) -> str:
     """The name of the dtype of a parameter's real view."""
     name = str(np.dtype(dtype))
     return {"complex64": "float32", "complex128": "float64"}.get(name, name)

@@ -1,16 +1,21 @@
 """SETAdam for NumPy. The compiled kernel updates what it can, and plain NumPy the rest."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 
 from setadam_core.inplace import InPlaceOptimizer, Task
 from setadam_numpy import blocks, fused
 from setadam_numpy.memory import Array, NumPyMemory
+from setadam_numpy.plan import Plan
 
 
 class SETAdam(InPlaceOptimizer):
     __doc__ = InPlaceOptimizer.__doc__
 
     _memory = NumPyMemory()
+    _plan: Plan | None
 
     def _update(self, tasks: list[Task]) -> None:
         # Overflow gives ∞ and NaN, as in any framework: an exception halfway would leave half a step.
@@ -21,6 +26,18 @@ class SETAdam(InPlaceOptimizer):
     def _why_not_fused(self, param: Array) -> str | None:
         return fused.why_not(param.dtype)
 
+    def _step_again(self, grads: Any) -> bool:
+        if self._plan is None:
+            return False
+        if self._plan.step(self, grads):
+            return True
+        self._forget()  # also what the checks remember of the arrays: one may have been changed in place
+        return False
+
+    def _remember(self, grads: Any, names: Sequence[str], tasks: Sequence[Task]) -> None:
+        self._plan = Plan.of(self, tasks, grads, names, self._checks.footprint)
+
     def _forget(self) -> None:
         super()._forget()
         self._scratch = blocks.Scratch()
+        self._plan = None

@@ -25,9 +25,9 @@ class Footprint:
         self._reach = list(accumulate((high for _, high, _ in self._spans), max))
 
     def touched_by(self, low: Any, high: Any) -> Any:
-        """For each i, whether the bounds low[i] and high[i] overlap those of any of the arrays. NumPy arrays of int64."""
+        """Whether the bounds from low[i] to high[i] overlap those of any array, for each i. Arrays of int64."""
         before = np.searchsorted(self._lows, high)
-        return (before > 0) & (self._reaches[before - 1] > low)
+        return self._reaches[before] > low
 
     @cached_property
     def _lows(self) -> Any:
@@ -35,7 +35,7 @@ class Footprint:
 
     @cached_property
     def _reaches(self) -> Any:
-        return np.array(self._reach, np.int64)
+        return np.array([0, *self._reach], np.int64)
 
     def near(self, x: Array) -> Iterator[str]:
         """The names of the arrays whose bounds overlap those of x. None if x is empty."""

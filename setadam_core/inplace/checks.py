@@ -22,7 +22,7 @@ class Checks:
     def __init__(self, memory: Memory) -> None:
         self._memory = memory
         self._written: list[Array] = []  # what steps write, when it was last checked
-        self._footprint = Footprint({}, memory.bounds)
+        self.footprint = Footprint({}, memory.bounds)  # theirs
 
     def states(self, groups: Sequence[Group], states: Entries) -> dict[str, State]:
         """The states by the parameters' names. TypeError or ValueError if an array that a step writes is not an
@@ -32,7 +32,7 @@ class Checks:
         entries = [entry(states, name) for name in params]
         written = [*params.values(), *(m for m, _, _ in entries), *(v for _, v, _ in entries)]
         if len(written) != len(self._written) or any(map(is_not, written, self._written)):
-            self._footprint, self._written = self._checked(params, groups, states), written
+            self.footprint, self._written = self._checked(params, groups, states), written
         return {name: read_state(states, name, self._memory) for name in params}
 
     def task(self, name: str, param: Array, grad: Array, before: State, hp: Hyperparameters, group: Group) -> Task:
@@ -45,10 +45,10 @@ class Checks:
         if device(grad) != device(param):
             raise ValueError(f"grad {name!r} must be on its param's device {device(param)}, got {device(grad)}")
         memory.check_aligned("grad", name, grad)
-        for other in self._footprint.near(grad):
+        for other in self.footprint.near(grad):
             if other == f"param {name!r}":
                 grad = self._apart(grad, param)
-            elif memory.share(grad, self._footprint.arrays[other]):
+            elif memory.share(grad, self.footprint.arrays[other]):
                 raise ValueError(f"grad {name!r} shares memory with {other}, which the same step changes")
         layer, theta = layer_of(param, group["layer_axes"]), memory.real(param)
         for what, x in (("param", param), ("exp_avg of", before.m), ("exp_avg_sq of", before.v)):

@@ -50,10 +50,9 @@ class Outline(NamedTuple):
     @classmethod
     def of(cls, tree: Any) -> "Outline | None":
         """None for mappings other than dict, and for keys of which equal ones may have different names."""
-        is_dict = type(tree) is dict
-        if not is_dict and not isinstance(tree, list | tuple):
+        if type(tree) is not dict and not isinstance(tree, list | tuple):
             return None
-        keys, items = (list(tree), list(tree.values())) if is_dict else ([], list(tree))
+        keys, items = _entries(tree)
         if not set(map(type, keys)) <= {str, int}:
             return None
         inner = {i: cls.of(x) for i, x in enumerate(items) if isinstance(x, Mapping | list | tuple)}
@@ -62,15 +61,12 @@ class Outline(NamedTuple):
 
     def leaves(self, tree: Any) -> list[Any] | None:
         """What is in the places of the arrays, or None for a container of another outline."""
-        if type(tree) is not self.kind or len(tree) != self.length:
+        if type(tree) is not self.kind:
             return None
-        if self.kind is dict:
-            keys = list(tree)
-            if list(map(type, keys)) != list(map(type, self.keys)) or keys != self.keys:
-                return None
-            items = list(tree.values())
-        else:
-            items = list(tree)
+        keys, items = _entries(tree)
+        # The types first: a str is equal to nothing else, but an instance of a subclass may have another name.
+        if len(items) != self.length or list(map(type, keys)) != list(map(type, self.keys)) or keys != self.keys:
+            return None
         if not self.inner:
             return items
         found: list[Any] = []
@@ -82,3 +78,8 @@ class Outline(NamedTuple):
             else:
                 found += leaves
         return found
+
+
+def _entries(tree: Any) -> tuple[list[Any], list[Any]]:
+    """The keys of a dict, and what is in it; for a list or tuple no keys."""
+    return (list(tree), list(tree.values())) if type(tree) is dict else ([], list(tree))
