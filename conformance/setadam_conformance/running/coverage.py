@@ -39,7 +39,7 @@ def gaps(found: Mapping[str, Coverage], done: Sequence[Cell]) -> list[Cell]:
             name,
             "any",
             status="vacuous",
-            reason=f"these {it.required} did not run: {', '.join(it.missing)}",
+            reason=f"these {'pairs' if ' with ' in it.missing[0] else 'classes'} did not run: {', '.join(it.missing)}",
         )
         for name, it in found.items()
         if it.missing
