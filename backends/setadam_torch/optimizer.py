@@ -57,7 +57,8 @@ class SETAdam(Optimizer):  # type: ignore[misc]  # torch is untyped where it is 
     weight_decay, decoupled_weight_decay : λ, added to the gradient as λθ (as Adam), or shrinking θ by
         1 - ηλ (as AdamW).
     maximize : ascend.
-    foreach : True for multi-tensor operations, False for one tensor after the other, None to choose by device.
+    foreach : True for multi-tensor operations (on the CPU in blocks that fit the cache, where layers have no gaps),
+        False for one tensor after the other, None to choose by device.
     fused : True for one call of a kernel for all layers, None for the kernel on the CPU if it is there, False for
         none. The kernel is Numba's on the CPU (extra ``fast``), Triton's on CUDA devices. Layers with gaps in memory,
         and tensors without memory of their own, take the other paths. Not with foreach.

@@ -17,8 +17,8 @@ from setadam_torch import SETAdam
 
 SHAPE = (2, 3, 4, 2)
 ROLES = ("param", "grad", "exp_avg", "exp_avg_sq", "step")
-PATHS = {"default": {}, "fused": {"fused": True}, "blocks": {"fused": False}, "foreach": {"foreach": True}}
-PATHS["single"] = {"foreach": False}
+PATHS = {"default": {}, "fused": {"fused": True}, "blocks": {"foreach": True}}
+PATHS |= {"foreach": {"capturable": True}, "single": {"foreach": False}}
 # With these, v and its sums are exact in float32 (see `tensors`), whatever the order of memory and of additions.
 EXACT = {"betas": (0.5, 0.5)}
 REFUSALS = (TypeError, ValueError, KeyError, RuntimeError)  # NotImplementedError is a RuntimeError

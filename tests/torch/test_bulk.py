@@ -111,7 +111,7 @@ def test_layers_of_several_dtypes_are_checked_one_by_one_and_updated_as_they_are
     assert all(torch.equal(p, twin) for p, twin in zip(params, twins, strict=True))
 
 
-@pytest.mark.parametrize("options", [{}, {"fused": False}, {"foreach": True}, {"foreach": False}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"foreach": True}, {"capturable": True}, {"foreach": False}], ids=str)
 @pytest.mark.parametrize("shape", [(), (1,), (3,)], ids=str)
 def test_a_gradient_whose_memory_holds_its_negative(shape, options):
     """The imaginary part of a conjugate: torch negates it when it is read. One coordinate is contiguous."""

@@ -7,6 +7,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from setadam_torch import SETAdam
+from setadam_torch.paths import choice
+from setadam_torch.paths.foreach import Foreach
 
 
 class Peak(TorchDispatchMode):
@@ -72,10 +74,12 @@ def test_blocks_allocate_a_few_blocks(monkeypatch, dtype, options, blocks):
         (torch.float16, {}, 1),
     ],
 )
-def test_foreach_allocates_one_temporary_of_a_groups_size(dtype, options, words):
+def test_foreach_allocates_one_temporary_of_a_groups_size(monkeypatch, dtype, options, words):
+    monkeypatch.setattr(choice, "PATHS", (Foreach,))
     shapes = [(60, 40), (50,), (64, 64), (7, 9), (32, 64), (3000,), (40, 30)]
-    assert peak(dtype, shapes, foreach=True, **options) < words + 0.06  # and O(1) a layer
+    assert peak(dtype, shapes, **options) < words + 0.06  # and O(1) a layer
 
 
-def test_foreach_of_16_bits_needs_two_temporaries_of_a_layer_that_is_most_of_its_group():
-    assert 1.5 < peak(torch.bfloat16, [(300, 40), (50,)], foreach=True) < 2.05
+def test_foreach_of_16_bits_needs_two_temporaries_of_a_layer_that_is_most_of_its_group(monkeypatch):
+    monkeypatch.setattr(choice, "PATHS", (Foreach,))
+    assert 1.5 < peak(torch.bfloat16, [(300, 40), (50,)]) < 2.05

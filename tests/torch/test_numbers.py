@@ -162,7 +162,7 @@ def test_small_layers_in_blocks_are_alone_what_they_are_together(scale):
     assert all(torch.equal(p, q) for p, q in zip(together, alone, strict=True))
 
 
-@pytest.mark.parametrize("path", [{}, {"fused": True}, {"foreach": True}, {"foreach": False}], ids=str)
+@pytest.mark.parametrize("path", [{}, {"foreach": True}, {"capturable": True}, {"foreach": False}], ids=str)
 @pytest.mark.parametrize("count", [-1.0, float("nan")])
 def test_a_step_count_below_zero_is_refused_before_anything_is_written(path, count):
     """1-β⁰ is 0: a step from t = -1 would divide by it. Two groups, of which the second is wrong."""

@@ -20,12 +20,13 @@ COMPILED = Blocks if kernel.why_not() else CPUKernel
     ("options", "expected"),
     [
         ({}, COMPILED),
-        ({"foreach": True}, Foreach),
+        ({"foreach": True}, Blocks),
         ({"foreach": False}, Single),
         ({"differentiable": True}, Single),
         ({"fused": False}, Blocks),
         ({"capturable": True}, Foreach),
         ({"layer_axes": (1,)}, Foreach if kernel.why_not() else CPUKernel),
+        ({"foreach": True, "layer_axes": (1,)}, Foreach),
         ({"layer_axes": (0,)}, Foreach),  # its layers are not one after the other in memory
     ],
 )

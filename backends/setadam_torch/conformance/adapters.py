@@ -17,6 +17,7 @@ from setadam_torch import SETAdam
 from setadam_torch.checks.tensors import real
 from setadam_torch.paths.choice import by_path, why_no_kernel
 from setadam_torch.paths.columns import Columns
+from setadam_torch.paths.foreach import Foreach
 from setadam_torch.paths.protocol import two_passes
 
 DTYPES = ("float64", "float32", "bfloat16", "float16")
@@ -96,10 +97,25 @@ class TorchSingle:
 
 
 class TorchForeach(TorchSingle):
-    """SETAdam with foreach=True."""
+    """The foreach path, for all layers: on a CPU, SETAdam with foreach=True gives those without gaps to blocks."""
 
     name = "torch:foreach"
     _foreach = True
+
+    def step(
+        self,
+        params: Sequence[Native],
+        grads: Sequence[Native],
+        states: Sequence[LayerState],
+        hp: Mapping[str, Any],
+        layer_axes: Sequence[tuple[int, ...] | None],
+    ) -> tuple[list[Native], list[LayerState]]:
+        optimizer = self.optimizer(params, hp, layer_axes)
+        put(optimizer, params, grads, states)
+        with torch.no_grad():
+            for group, columns in collected(optimizer):
+                Foreach.step(group, columns)
+        return list(params), states_of(optimizer, params)
 
 
 class TorchFused(TorchSingle):

@@ -1,4 +1,4 @@
-"""The default path on the CPU without Numba: layers in blocks that fit the cache, in two passes over memory.
+"""The path on the CPU without Numba or with foreach=True: layers in blocks that fit the cache, in two passes.
 
 The first pass updates the moments and gathers what γ and min w need; the second updates θ. That is
 9 words of memory traffic a coordinate where whole-tensor operations have about 20. Small layers of one
@@ -43,7 +43,7 @@ class Blocks(Path):
 
     @classmethod
     def why_not(cls, group: Group, layer: Sequence[Tensor]) -> str | None:
-        if asks_for_single(group) or group["foreach"] or group["capturable"]:
+        if asks_for_single(group) or group["capturable"]:
             return "the options ask for another path"
         if group["layer_axes"] is not None:
             return "layers with layer_axes are not cut into blocks"

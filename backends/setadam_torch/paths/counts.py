@@ -28,4 +28,6 @@ def count_up(steps: Tensors) -> list[float]:
 
 def stay_tensors(group: Group, steps: Tensors) -> bool:
     """Whether a step must not read its counts: to stay in a graph, or because there is nothing to read."""
-    return bool(group["capturable"] or torch.compiler.is_compiling() or any(map(memory.is_unreadable, steps)))
+    if torch.compiler.is_compiling() or any(map(memory.is_unreadable, steps)):
+        return True
+    return bool(group["capturable"]) and memory.hold_values(steps)  # others may not go into operations with plain ones
