@@ -1,6 +1,7 @@
 """What is timed: each peer makes, for a set of layers and a dtype, a function that takes one step."""
 
 import importlib.util
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from setadam_numpy import SETAdam as NumPySETAdam
 from setadam_torch import SETAdam
 
 Step = Callable[[], Any]
+MOST_COMPILED = 256  # layers: a compiler would take minutes over a graph of more
 sys.path.append(str(Path(__file__).parents[1] / "examples" / "adapters"))
 
 
@@ -30,13 +32,23 @@ class Peer:
     slow: bool = False  # several passes over memory, or a call for each layer: left out of the quick run
     needs: str | None = None  # a module
 
-    def why_not(self, dtype: str) -> str | None:
-        """None if it can run here."""
+    def why_not(self, dtype: str, layers: int = 1, all_threads: bool = True) -> str | None:
+        """None if it can run here, on so many layers, with all threads or with fewer."""
         if dtype not in self.dtypes:
             return f"not for {dtype}"
         if self.needs and importlib.util.find_spec(self.needs) is None:
             return f"needs {self.needs}"
+        if layers > MOST_COMPILED and (self.needs == "jax" or "compiled" in self.name):
+            return "takes minutes to compile"
+        if self.needs == "jax" and not all_threads:
+            return "XLA takes as many threads as there were CPUs when the process began"
         return None
+
+
+def use_threads(threads: int) -> None:
+    """Let later steps of torch and of setadam_numpy take so many."""
+    torch.set_num_threads(threads)
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # which setadam_numpy reads in every step
 
 
 def _torch(optimizer: Callable[..., Any], *, compiled: bool = False, **options: Any) -> Callable[[Shapes, str], Step]:
@@ -128,7 +140,6 @@ PEERS = [
     Peer("textbook SET-Adam, torch", _torch(_textbook_torch), ours=False, dtypes=("float32", "float64"), slow=True),
     Peer("SETAdam fused", _torch(SETAdam, fused=True), ours=True, needs="numba"),
     Peer("SETAdam fused=False", _torch(SETAdam, fused=False), ours=True),
-    Peer("SETAdam foreach", _torch(SETAdam, foreach=True), ours=True, slow=True),
     Peer("SETAdam single", _torch(SETAdam, foreach=False), ours=True, slow=True),
     Peer("SETAdam compiled", _torch(SETAdam, compiled=True), ours=True, slow=True),
     Peer("textbook Adam, NumPy", _textbook_numpy, ours=False, slow=True, **_NUMPY),
@@ -138,8 +149,3 @@ PEERS = [
     Peer("setadam_jax, jitted", _jax("ours"), ours=True, against="optax.adam, jitted", slow=True, **_JAX),
 ]
 BY_NAME = {peer.name: peer for peer in PEERS}
-
-
-def compiles_many(peer: Peer, shapes: Shapes) -> bool:
-    """Whether a compiler would take minutes over a graph of so many layers."""
-    return len(shapes) > 256 and (peer.needs == "jax" or "compiled" in peer.name)
