@@ -43,7 +43,7 @@ def _table(judged: list[Judged]) -> list[str]:
     return [
         *lines,
         "",
-        "The numbers are the worst error/bound over all properties; ∞ is a NaN, or a number without any bound.",
+        "The numbers are the worst error/bound over the properties that pass. «arithmetic» has what the others found.",
     ]
 
 
@@ -52,13 +52,21 @@ def _row(backend: Backend, cells: list[Cell]) -> str:
     interface = [cell for cell in cells if about(cell) == "interface"]
     # Failures stop a property at its first one, so their figures are no worst values: only passes have one.
     ratios = [worst_ratio(c for c in numbers if c.dtype == dtype and c.status == "pass") for dtype in FORMATS]
-    wrong = sorted({cell.reason for cell in numbers if cell.status != "pass"})
-    verdict = "conforms" if not wrong else ", ".join(_link(reason) for reason in wrong)
+    wrong: dict[str, set[str]] = {}
+    for cell in numbers:
+        if cell.status != "pass":
+            wrong.setdefault(cell.reason, set()).add(cell.dtype)
+    tried = {cell.dtype for cell in numbers}
+    verdict = "; ".join(f"{_where(wrong[reason], tried)}{_link(reason)}" for reason in sorted(wrong)) or "conforms"
     held = sum(cell.status == "pass" for cell in interface)
     versions = ", ".join(f"{name} {version}" for name, version in list(backend.versions.items())[:1])
     return (
         f"| {backend.name} | {versions} | {' | '.join(map(figure, ratios))} | {verdict} | {held} of {len(interface)} |"
     )
+
+
+def _where(dtypes: set[str], tried: set[str]) -> str:
+    return "" if dtypes == tried else f"{', '.join(dtype for dtype in FORMATS if dtype in dtypes)}: "
 
 
 def _link(reason: str) -> str:

@@ -93,11 +93,6 @@ class OptaxAdamJit(OptaxAdam):
     """optax.adam under jax.jit."""
 
     name = "optax-adam:jit"
-    capabilities = adam(
-        "eps_inside_sqrt",
-        fixed=_BOTH_PLACES,
-        **_JAX | {"recomputes_moments": True},
-    )
     compiled = True
 
 
@@ -118,12 +113,6 @@ class OptaxAdamWJit(OptaxAdamW):
     """optax.adamw under jax.jit."""
 
     name = "optax-adamw:jit"
-    capabilities = adamw(
-        "decoupled_weight_decay",
-        "eps_inside_sqrt",
-        fixed={**_BOTH_PLACES, "decoupled_weight_decay": True},
-        **_JAX | {"recomputes_moments": True},
-    )
     compiled = True
 
 

@@ -19,7 +19,6 @@ class MlxAdam:
         corrections="cancelling",
         moments="parameter",
         arithmetic="parameter",
-        float32_scalars=("lr",),
         flushes_subnormals=True,
         largest_t=2**31 - 1,
     )
