@@ -4,7 +4,6 @@ The checks take a fraction of the time that Python needs to look at each layer. 
 nothing is done here, and the general way finds out why.
 """
 
-import ctypes
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -34,20 +33,10 @@ def step(groups: Iterable[Group], state: Mapping[Tensor, Any]) -> bool:
             return False
         check_representable(params[:1], hp)
         work.append((params, hp, located))
-    counted = [kernel.count_up(located.counts) for _, _, located in work]
-    if not all((counts >= 1).all() for counts in counted):
-        for _, _, located in work:
-            _count_down(located.counts)
-        return False  # the checks of single parameters name the one
-    for (params, hp, located), counts in zip(work, counted, strict=True):
+    for params, hp, located in work:
         torch.autograd.graph.increment_version(params)  # autograd does not see writes by address
-        kernel.step(located.layers, counts, hp, threads=torch.get_num_threads())
+        kernel.step(located.layers, kernel.count_up(located.counts), hp, threads=torch.get_num_threads())
     return True
-
-
-def _count_down(addresses: Any) -> None:
-    for address in addresses.tolist():
-        ctypes.c_double.from_address(address).value -= 1
 
 
 def _located(group: Group, params: Tensors, grads: Tensors, states: list[Any]) -> Any:

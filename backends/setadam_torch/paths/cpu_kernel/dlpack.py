@@ -28,6 +28,10 @@ _CODES = {  # of dtypes: code, bits and lanes
     for name, code, bits in (("float64", 2, 64), ("float32", 2, 32), ("float16", 2, 16), ("bfloat16", 4, 16))
 }
 
+_WANTED = {  # of the five tensors of a layer, by the dtype of its parameter
+    name: np.array([code, code, *[_CODES[COMPUTE_DTYPE[name]]] * 2, _CODES["float64"]]) for name, code in _CODES.items()
+}
+
 # To the loop an object is its address. These are kept alive here.
 _PLAIN = torch.Tensor, torch.nn.Parameter
 _OF_STATE = "exp_avg", "exp_avg_sq", "step"
@@ -44,17 +48,15 @@ class Located(NamedTuple):
 
 def locate(dtype: Any, params: Tensors, grads: Tensors, states: list[Any]) -> Located | None:
     """Where the layers lie, if parameters and gradients have the dtype, moments its compute dtype, and step
-    counts float64; if all are torch's own tensors in C's order on the CPU, those of a layer of one shape, and
-    their memory holds their values. Otherwise, or where in doubt, None.
+    counts float64 and no value below 0; if all are torch's own tensors in C's order on the CPU, those of a layer of
+    one shape, and their memory holds their values. Otherwise, or where in doubt, None.
     """
     describe, name = _describe(), str(dtype).removeprefix("torch.")
     if describe is None or name not in _CODES:
         return None
-    stored, computed = _CODES[name], _CODES[COMPUTE_DTYPE[name]]
-    wanted = np.array([stored, stored, computed, computed, _CODES["float64"]])
     table, sizes = np.empty((5, len(params)), np.int64), np.empty(len(params), np.int64)
     lists = np.array([id(params), id(grads), id(states)])
-    if not dlpack_loop.locate(describe, id(_IS_NEG), id(False), lists, _NAMES, _TYPES, wanted, table, sizes):
+    if not dlpack_loop.locate(describe, id(_IS_NEG), id(False), lists, _NAMES, _TYPES, _WANTED[name], table, sizes):
         return None
     return Located(kernel.Layers(table[:4], sizes, name), table[4])
 

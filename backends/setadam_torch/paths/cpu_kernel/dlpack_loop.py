@@ -109,6 +109,8 @@ def locate(
         for row in range(5):
             if answers[row, DATA] == 0 and (sizes[layer] > 0 or row == STEP):  # it has no memory, or it was freed
                 return False
+        if not carray(pointer(table[STEP, layer], 0.0), 1)[0] >= 0:  # NaN is refused, too
+            return False
     return True
 
 
