@@ -38,6 +38,14 @@ def step_layers(tasks: list[Task]) -> list[Task]:
     return rest
 
 
+def step_at(table: Any, sizes: Any, slices: Any, ts: Any, hp: Any, dtype: str) -> None:
+    """Update arrays of which each stacks so many layers; the table and sizes are those of `kernel.Layers`."""
+    layers = kernel.Layers(table, sizes, dtype)
+    if np.any(slices != 1):
+        layers, ts = layers.cut(slices), np.repeat(ts, slices)
+    kernel.step(layers, ts, hp)
+
+
 def layers_of(task: Task) -> tuple[Arrays, int] | None:
     """The arrays as `arranged`, and the number of layers that they stack; None if the kernel cannot update them."""
     if task.fused is False or why_not(task.theta.dtype):

@@ -27,12 +27,7 @@ class SETAdam(InPlaceOptimizer):
         return fused.why_not(param.dtype)
 
     def _step_again(self, grads: Any) -> bool:
-        if self._plan is None:
-            return False
-        if self._plan.step(self, grads):
-            return True
-        self._forget()  # also what the checks remember of the arrays: one may have been changed in place
-        return False
+        return self._plan is not None and self._plan.step(self, grads)
 
     def _remember(self, grads: Any, names: Sequence[str], tasks: Sequence[Task]) -> None:
         self._plan = Plan.of(self, tasks, grads, names, self._checks.footprint)

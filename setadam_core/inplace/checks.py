@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from operator import is_not
+from typing import Any
 
 from array_api_compat import device
 
 from setadam_core.hyperparameters import Hyperparameters
 from setadam_core.inplace.aliasing import Footprint, check_separate
-from setadam_core.inplace.groups import Group, arrays_of, check_params, check_representable, check_writeable, layer_of
+from setadam_core.inplace.groups import Group, arrays_of, check_params, check_writeable, checked_layer
 from setadam_core.inplace.layout import Task
 from setadam_core.inplace.memory import Memory
 from setadam_core.inplace.state import Entries, entry, read_state
@@ -17,11 +18,14 @@ from setadam_core.spec import State
 
 
 class Checks:
-    """The checks of one optimizer. Arrays that passed are not examined again until one of them is replaced."""
+    """The checks of one optimizer. Arrays that passed are not examined again until one of them is replaced, or has
+    another shape, other strides or another dtype.
+    """
 
     def __init__(self, memory: Memory) -> None:
         self._memory = memory
         self._written: list[Array] = []  # what steps write, when it was last checked
+        self._layouts: list[Any] = []  # theirs
         self.footprint = Footprint({}, memory.bounds)  # theirs
 
     def states(self, groups: Sequence[Group], states: Entries) -> dict[str, State]:
@@ -31,8 +35,10 @@ class Checks:
         params = arrays_of(groups)
         entries = [entry(states, name) for name in params]
         written = [*params.values(), *(m for m, _, _ in entries), *(v for _, v, _ in entries)]
-        if len(written) != len(self._written) or any(map(is_not, written, self._written)):
-            self.footprint, self._written = self._checked(params, groups, states), written
+        known = len(written) == len(self._written) and not any(map(is_not, written, self._written))
+        if not known or _layouts(written) != self._layouts:
+            self.footprint = self._checked(params, groups, states)
+            self._written, self._layouts = written, _layouts(written)
         return {name: read_state(states, name, self._memory) for name in params}
 
     def task(self, name: str, param: Array, grad: Array, before: State, hp: Hyperparameters, group: Group) -> Task:
@@ -50,10 +56,9 @@ class Checks:
                 grad = self._apart(grad, param)
             elif memory.share(grad, self.footprint.arrays[other]):
                 raise ValueError(f"grad {name!r} shares memory with {other}, which the same step changes")
-        layer, theta = layer_of(param, group["layer_axes"]), memory.real(param)
+        layer, theta = checked_layer(name, param, group["layer_axes"], hp), memory.real(param)
         for what, x in (("param", param), ("exp_avg of", before.m), ("exp_avg_sq of", before.v)):
             check_writeable(what, name, x)
-        check_representable(hp, layer)
         check_state(name, before, theta.shape, layer.dtype.__name__)
         fused = None if group["fused"] is None else bool(group["fused"])
         return Task(theta, memory.real(grad), before.m, before.v, before.t + 1, hp, layer, fused)
@@ -84,3 +89,7 @@ class Checks:
         for group in groups:
             check_params(group, memory.dtypes)
         return check_separate(found, memory.bounds, memory.share)
+
+
+def _layouts(arrays: Sequence[Array]) -> list[Any]:
+    return [(x.shape, x.strides, x.dtype) for x in arrays]

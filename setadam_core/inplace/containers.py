@@ -1,6 +1,6 @@
 """Nested lists, tuples and dicts of arrays, as one dict of arrays by name, such as "layers.0.weight"."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 Array = Any
@@ -20,21 +20,23 @@ def flatten(tree: Any, what: str, leaf: Leaf) -> dict[str, Array]:
     if not isinstance(tree, Mapping | list | tuple):
         raise TypeError(f"{what}s must be a list, tuple or dict of arrays, got {type(tree).__name__}")
     found: dict[str, Array] = {}
-
-    def walk(node: Any, path: tuple[str, ...]) -> None:
-        if isinstance(node, Mapping | list | tuple):
-            for key, child in node.items() if isinstance(node, Mapping) else enumerate(node):
-                walk(child, (*path, str(key)))
-            return
+    for path, node in _leaves(tree, ()):
         name, array = ".".join(path), leaf(node)
         if array is None:
             raise TypeError(f"{what} {name!r} must be an array, got {type(node).__name__}")
         if name in found:
             raise ValueError(f"{what} {name!r} occurs twice: two paths of keys give this name")
         found[name] = array
-
-    walk(tree, ())
     return found
+
+
+def _leaves(node: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Each leaf with its path. It is not inside `flatten`, where it would form a cycle that keeps the arrays alive."""
+    if not isinstance(node, Mapping | list | tuple):
+        yield path, node
+        return
+    for key, child in node.items() if isinstance(node, Mapping) else enumerate(node):
+        yield from _leaves(child, (*path, str(key)))
 
 
 class Outline(NamedTuple):

@@ -46,11 +46,17 @@ def check_params(group: Group, dtypes: Collection[str]) -> None:
             raise TypeError(
                 f"param {name!r} must have one of the dtypes {', '.join(dtypes)} in this backend, got {dtype}"
             )
-        try:
-            layer = layer_of(param, group["layer_axes"])
-            check_representable(hp, layer)
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"param {name!r}: {error}") from None
+        checked_layer(name, param, group["layer_axes"], hp)
+
+
+def checked_layer(name: str, param: Array, layer_axes: Any, hp: Hyperparameters) -> Layer:
+    """The layer of a parameter. TypeError or ValueError, naming it, if there is none, or an option is wrong for it."""
+    try:
+        layer = layer_of(param, layer_axes)
+        check_representable(hp, layer)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"param {name!r}: {error}") from None
+    return layer
 
 
 def check_writeable(what: str, name: str, x: Array) -> None:

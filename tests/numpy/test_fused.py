@@ -8,6 +8,7 @@ import pytest
 
 from setadam_numpy import SETAdam
 from setadam_numpy import fused as fused_path
+from setadam_numpy.kernel import Layers
 
 
 class Recorder:
@@ -26,6 +27,13 @@ class Recorder:
         self.calls.append(SimpleNamespace(n=len(params), ts=ts, dtype=dtype, slices=slices, lr=hp.lr))
         for p in params:
             p += 1
+
+    Layers = Layers
+
+    def step(self, layers, ts, hp):
+        """As called from the second step on, by addresses."""
+        n = len(layers.sizes)
+        self.calls.append(SimpleNamespace(n=n, ts=ts.tolist(), dtype=layers.dtype, slices=[1] * n, lr=hp.lr))
 
 
 @pytest.fixture
