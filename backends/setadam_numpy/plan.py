@@ -48,9 +48,8 @@ class Plan:
         self._outline, self._before, self._footprint = outline, before, footprint
         self._groups = [_fixed(group) for group in optimizer.param_groups]
         self._names = [name for owned, _ in self._groups for name in owned]
-        self._arrays = _written(
-            optimizer.param_groups, _entries(optimizer.state, self._names)
-        )  # so that ids stay theirs
+        # Kept alive, so that no other arrays get their ids.
+        self._arrays = _written(optimizer.param_groups, _entries(optimizer.state, self._names))
         place = {name: i for i, name in enumerate(names)}
         self._order = None if self._names == list(names) else [place[name] for name in self._names]
 
@@ -173,12 +172,8 @@ class Plan:
             chosen = np.concatenate(parts)
             fused.step_at(table[:, chosen], self._sizes[chosen], self._slices[chosen], ts[chosen], hp, dtype)
         rest = np.flatnonzero((self._sizes > 0) & ~(self._by_kernel & in_order)).tolist()
-        optimizer._update(
-            [
-                self._tasks[i]._replace(grad=_MEMORY.real(given[i]), t=counts[i] + 1, hp=hps[self._group_of[i]])
-                for i in rest
-            ]
-        )
+        new = [{"grad": _MEMORY.real(given[i]), "t": counts[i] + 1, "hp": hps[self._group_of[i]]} for i in rest]
+        optimizer._update([self._tasks[i]._replace(**parts) for i, parts in zip(rest, new, strict=True)])
 
 
 _MEMORY = NumPyMemory()
