@@ -1,10 +1,12 @@
-"""The step of one leaf, in a form for which XLA reads the second moment as rarely as possible.
+"""The steps of leaves, in a form in which XLA reads the moments rarely and starts few kernels.
 
 On a CPU, XLA makes one pass over memory for each reduction, stores what two reductions share, and applies each
 operation to all layers before the next operation. As the specification has it, a step moves 18 words per coordinate;
-`optax.adam` moves 10, and the form below 13.
+`optax.adam` moves 10, and the form below 12. Leaves that fit in a cache are limited by the number of kernels instead:
+three for each leaf, as in `optax.adam`, and a few for all leaves of one size.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -12,34 +14,82 @@ import jax.numpy as jnp
 
 from setadam_core import Hyperparameters, spec
 from setadam_core.layers import Layer
-from setadam_core.parts import Parts, combine, denominator
+from setadam_core.parts import Parts, combine
 
 _GROUP = 16  # the most additions that LLVM unrolls, which makes one vectorized loop
 _SMALL = 2**15  # coordinates; smaller arrays stay in the cache of a core anyway
 
 
 class Leaf(NamedTuple):
+    """A leaf before a step: gradient, moments in the compute dtype, and how to compute on it."""
+
+    grad: Any
+    m: Any
+    v: Any
+    layer: Layer
+
+
+class Stepped(NamedTuple):
     """The results of a step of one leaf, with the names of `setadam_core.Trace`: real, in the compute dtype."""
 
     m: Any
     v: Any
-    w_min: Any
     update: Any
 
 
-def step(grad: Any, m: Any, v: Any, t: Any, layer: Layer, hp: Hyperparameters) -> Leaf:
-    """`spec.trace` from g to the update, with its reductions in another order. t counts this step.
+class _Scalars(NamedTuple):
+    """What the update of a layer needs of it as a whole: w = √(scale · v + ε)."""
 
-    min w is computed from min v, so w does not have to be stored and read again.
+    scale: Any  # γ / (1-β₂ᵗ)
+    w_min: Any
+
+
+def steps(leaves: Sequence[Leaf], t: Any, hp: Hyperparameters) -> list[Stepped]:
+    """`spec.trace` from g to the update, for each leaf. t counts this step."""
+    moments: list[tuple[Any, Any]] = []
+    scalars: dict[int, _Scalars] = {}
+    groups: dict[Any, list[int]] = {}  # leaves of one size, by index
+    previous = None  # the scalars of the last large leaf
+    for i, leaf in enumerate(leaves):
+        m, v = _moments(_in_turn(leaf, previous), hp)
+        moments.append((m, v))
+        if _can_be_stacked(leaf):
+            groups.setdefault((v.size, v.dtype), []).append(i)
+        elif v.size:
+            scalars[i] = _scalars(v, t, leaf.layer, hp)
+            previous = scalars[i] if is_large(v) else previous
+    for group in groups.values():
+        of_group = _scalars_of_many([moments[i][1] for i in group], t, leaves[group[0]].layer, hp)
+        scalars |= dict(zip(group, of_group, strict=True))
+    return [
+        Stepped(m, v, _update(m, v, scalars[i], t, leaf.layer, hp) if v.size else v)
+        for i, (leaf, (m, v)) in enumerate(zip(leaves, moments, strict=True))
+    ]
+
+
+def _moments(leaf: Leaf, hp: Hyperparameters) -> tuple[Any, Any]:
+    c, g = leaf.layer.coefficient, leaf.layer.real(leaf.grad)
+    m = c(hp.beta1) * leaf.m + c(1 - hp.beta1) * g
+    v = c(hp.beta2) * leaf.v + c(1 - hp.beta2) * (g * g)
+    return m, v
+
+
+def _scalars(v: Any, t: Any, layer: Layer, hp: Hyperparameters) -> _Scalars:
+    """Of each layer of a leaf, keeping the layer's axes.
+
+    The division by 1-β₂ᵗ is done here, once: for each coordinate it would take as long as a square root. And min w is
+    computed from min v, so w does not have to be stored and read again.
     """
-    if v.size == 0:  # min v is +∞, and the derivatives with respect to ε, τ and β₂ would be NaN
-        return Leaf(m, v, v, v)
-    c, g = layer.coefficient, layer.real(grad)
-    m = c(hp.beta1) * m + c(1 - hp.beta1) * g
-    v = c(hp.beta2) * v + c(1 - hp.beta2) * (g * g)
     gamma, v_min = gamma_and_min(v, layer, hp.cos_power)
-    w_shifted, w_min = denominator(v, gamma, v_min, t, layer, hp)
-    return Leaf(m, v, w_min, c(hp.lr / spec.bias_correction(hp.beta1, t, layer)) * m / w_shifted)
+    scale = gamma / spec.bias_correction(hp.beta2, t, layer)
+    return _Scalars(scale, spec.embed_epsilon(scale * v_min, layer.coefficient(hp.eps), layer, hp))
+
+
+def _update(m: Any, v: Any, scalars: _Scalars, t: Any, layer: Layer, hp: Hyperparameters) -> Any:
+    c = layer.coefficient
+    w = spec.embed_epsilon(scalars.scale * v, c(hp.eps), layer, hp)
+    w_shifted = spec.down_translate(w, scalars.w_min, c(hp.tau))
+    return c(hp.lr / spec.bias_correction(hp.beta1, t, layer)) * m / w_shifted
 
 
 def gamma_and_min(v: Any, layer: Layer, power: float) -> tuple[Any, Any]:
@@ -67,26 +117,48 @@ def _sum_and_sum_of_squares(v: Any, scale: Any, layer: Layer) -> tuple[Any, Any]
         # To XLA, the factor behind the barrier is another one, so that it does not store v·scale for both sums.
         apart = jax.lax.optimization_barrier(scale)
         return layer.sum(v * scale), layer.sum((v * apart) ** 2)
-    # Both sums of each group in one loop, and then the sums over the groups.
-    r = (v * scale).reshape(*v.shape[:axis], -1, _GROUP, *v.shape[axis + 1 :])
+    # Both sums of each group in one loop, and then the sums over the groups. Neighbours are in different groups, so
+    # that the loop reads whole vectors.
+    r = (v * scale).reshape(*v.shape[:axis], _GROUP, -1, *v.shape[axis + 1 :])
     zero = jnp.zeros((), v.dtype)
-    sums = jax.lax.reduce((r, r * r), (zero, zero), lambda a, b: (a[0] + b[0], a[1] + b[1]), (axis + 1,))
+    sums = jax.lax.reduce((r, r * r), (zero, zero), lambda a, b: (a[0] + b[0], a[1] + b[1]), (axis,))
     return layer.sum(sums[0]), layer.sum(sums[1])
 
 
-def in_turn(moment: Any, previous: Any) -> Any:
-    """The moment, unchanged, but available only after `previous`, the w_min of the large leaf before this one.
+def _can_be_stacked(leaf: Leaf) -> bool:
+    """True if a leaf is one whole layer, and small enough that it is cheaper to copy v than to start more kernels."""
+    whole = leaf.layer.size == leaf.v.size > 0 and leaf.layer.across is None
+    return whole and _on_one_cpu() and not is_large(leaf.v)
+
+
+def _scalars_of_many(vs: Sequence[Any], t: Any, layer: Layer, hp: Hyperparameters) -> list[_Scalars]:
+    """The scalars of leaves of one size, of which each is one layer."""
+    if len(vs) == 1:
+        return [_scalars(vs[0], t, layer, hp)]
+    rows = jnp.stack([v.reshape(-1) for v in vs])
+    of_rows = _scalars(rows, t, layer._replace(axes=(1,)), hp)
+    return [_Scalars(*(x[i].reshape((1,) * v.ndim) for x in of_rows)) for i, v in enumerate(vs)]
+
+
+def _in_turn(leaf: Leaf, previous: _Scalars | None) -> Leaf:
+    """The leaf, unchanged, but its moments are available only after `previous`, the scalars of the large leaf before.
 
     So the operations on one large leaf follow each other, while it is in the cache. XLA cannot know that w_min is never
     negative, so it keeps the dependency. Outside `jax.jit`, operations are executed in this order anyway.
     """
-    if previous is None or not is_large(moment) or not isinstance(moment, jax.core.Tracer):
-        return moment
-    return moment * jnp.where(previous.reshape(-1)[0] < 0, 0, 1).astype(moment.dtype)
+    if previous is None or not is_large(leaf.v) or not isinstance(leaf.v, jax.core.Tracer):
+        return leaf
+    one = jnp.where(previous.w_min.reshape(-1)[0] < 0, 0, 1)
+    return leaf._replace(m=leaf.m * one.astype(leaf.m.dtype), v=leaf.v * one.astype(leaf.v.dtype))
 
 
 def is_large(x: Any) -> bool:
-    """True if these forms are faster for an array. They split an axis, which would gather an array that is spread over
-    devices; and on other devices than a CPU, XLA fuses the reductions by itself.
+    """True if an array is limited by memory, and split sums are faster."""
+    return x.size >= _SMALL and _on_one_cpu()
+
+
+def _on_one_cpu() -> bool:
+    """Whether the forms for a CPU are used. They split and stack arrays, which would gather an array that is spread
+    over devices; and on other devices than a CPU, XLA fuses the reductions by itself.
     """
-    return bool(x.size >= _SMALL) and jax.default_backend() == "cpu" and jax.device_count() == 1
+    return bool(jax.default_backend() == "cpu" and jax.device_count() == 1)

@@ -11,7 +11,7 @@ import optax
 from setadam_core import Hyperparameters
 from setadam_core.layers import check_layer, check_layer_axes, compute_dtype_name
 from setadam_jax.injectable import injectable, not_rounded, unshielded
-from setadam_jax.passes import in_turn, is_large, step
+from setadam_jax.passes import Leaf, steps
 from setadam_jax.spread import AxisName, across_of
 from setadam_jax.trees import Tree, as_leaf, check_trees, leaves_with_path, naming
 
@@ -112,28 +112,23 @@ def scale_by_set_adam(
         check_trees(updates, state.nu, params)
         count = optax.safe_increment(state.count)
 
-        after = None  # min w of the last large leaf
-
-        def one_leaf(path: Any, grad: Any, mu: Any, nu: Any) -> tuple[Any, Any, Any]:
-            nonlocal after
-            mu, nu = in_turn(mu, after), in_turn(nu, after)
+        def leaf_of(path: Any, grad: Any, mu: Any, nu: Any) -> Leaf:
             with naming("updates", path):
-                grad = jnp.asarray(grad)
-                m = mu.astype(nu.dtype)
+                grad, m = jnp.asarray(grad), mu.astype(nu.dtype)
                 axes, across = axes_of(layer_axes, path, grad), across_of(axis_name, path, grad)
                 # The update does not need the parameter; the gradient has its shape and dtype.
-                layer = check_layer(grad, grad, m, nu, count, hp, axes, across)
-            with STANDARD_PROMOTION():
-                new = step(grad, m, nu, count, layer, hp)
-            after = new.w_min if is_large(nu) else after
-            is_complex = jnp.iscomplexobj(grad)
-            update = jax.lax.complex(new.update[..., 0], new.update[..., 1]) if is_complex else new.update
-            return update, new.m.astype(mu.dtype), new.v
+                return Leaf(grad, m, nu, check_layer(grad, grad, m, nu, count, hp, axes, across))
 
         grads, tree = leaves_with_path(updates), jax.tree.structure(updates)
         mus, nus = jax.tree.leaves(state.mu), jax.tree.leaves(state.nu)
-        leaves = [one_leaf(path, g, mu, nu) for (path, g), mu, nu in zip(grads, mus, nus, strict=True)]
-        new, mu, nu = (tree.unflatten([leaf[i] for leaf in leaves]) for i in range(3))
+        leaves = [leaf_of(path, g, mu, nu) for (path, g), mu, nu in zip(grads, mus, nus, strict=True)]
+        with STANDARD_PROMOTION():
+            stepped = steps(leaves, count, hp)
+        new = [
+            as_complex(x.update) if leaf.layer.is_complex else x.update for leaf, x in zip(leaves, stepped, strict=True)
+        ]
+        mu = [x.m.astype(old.dtype) for x, old in zip(stepped, mus, strict=True)]
+        new, mu, nu = (tree.unflatten(x) for x in (new, mu, [x.v for x in stepped]))
         if update_dtype is None:
             new = in_own_dtype(new, updates, params)
         return new, ScaleBySetAdamState(count, mu, nu)
@@ -178,6 +173,11 @@ def in_own_dtype(new: Tree, updates: Tree, params: Tree | None) -> Tree:
     """The updates `new` in the dtypes of the parameters, or of the gradients if there are no parameters."""
     like = updates if params is None else params
     return jax.tree.map(lambda u, x: u.astype(jnp.result_type(x)), new, like)
+
+
+def as_complex(x: Any) -> Any:
+    """The inverse of a complex array's real view."""
+    return jax.lax.complex(x[..., 0], x[..., 1])
 
 
 def zeros_of_view(param: Any, dtype: Any) -> Any:
