@@ -17,6 +17,7 @@ from setadam_core.layers import Layer
 from setadam_core.parts import Parts, combine
 
 _GROUP = 16  # the most additions that LLVM unrolls, which makes one vectorized loop
+_SCALE = 2.0**40  # puts float32 sums of v² in range for gradients of about 1e-9 to 100
 _SMALL = 2**15  # coordinates; smaller arrays stay in the cache of a core anyway
 
 
@@ -96,33 +97,57 @@ def gamma_and_min(v: Any, layer: Layer, power: float) -> tuple[Any, Any]:
     """γ as of `spec.down_scaling`, and min v, keeping the layer's axes. The sums are restated here; `parts.combine`
     does the rest.
 
-    The sums are those of v · 4/max v, since XLA divides by multiplying with the reciprocal, and 1/max v would underflow
-    at the upper end of the dtype's range.
+    Large leaves are summed on a fixed scale, which needs no pass for max v. Only if v turns out to be too far from it,
+    they are summed once more.
     """
     if power == 0 or layer.size == 0:
         # XLA's minimum on a CPU skips NaN from 4,096 coordinates up (JAX 0.10), and here no sum would carry it along.
         nans = layer.sum(jnp.isnan(v).astype(v.dtype))
         return spec.down_scaling(v, layer, power), jnp.where(nans > 0, jnp.nan, layer.min(v)).astype(v.dtype)
-    # γ does not depend on the scale, so the derivative with respect to it is 0; computing it would overflow.
-    high, low = jax.lax.stop_gradient(layer.max(v)), layer.min(v)
-    scale = 4 / jnp.maximum(high, 16 * jnp.finfo(v.dtype).smallest_normal)
-    s1, s2 = _sum_and_sum_of_squares(v, scale, layer)
+    axis = next((axis for axis in layer.axes if v.shape[axis] % _GROUP == 0), None)
+    if axis is None or layer.across is not None or not is_large(v):
+        low, (high, scale) = layer.min(v), _scale(v, layer)
+        # To XLA, the factor behind the barrier is another one, so that it does not store v·scale for both sums.
+        apart = jax.lax.optimization_barrier(scale)
+        s1, s2 = layer.sum(v * scale), layer.sum((v * apart) ** 2)
+    else:
+        s1, s2, low = _sums_and_min(v, _SCALE, axis, layer)
+        # Σ (v·scale)² is accurate if it did not overflow, and if all that underflowed is far below its last bit.
+        info = jnp.finfo(v.dtype)
+        safe = (s2 <= info.max) & (s2 >= layer.size * info.smallest_normal / info.eps**2)
+
+        def on_its_own_scale() -> tuple[Any, Any, Any]:
+            high, scale = _scale(v, layer)
+            return high, *_sums_and_min(v, scale, axis, layer)[:2]
+
+        high, s1, s2 = jax.lax.cond(safe.all(), lambda: (jnp.ones_like(s1), s1, s2), on_its_own_scale)
     return combine(Parts(*(x[None] for x in (high, s1, s2, low))), layer.size, power)
 
 
-def _sum_and_sum_of_squares(v: Any, scale: Any, layer: Layer) -> tuple[Any, Any]:
-    """Σ v·scale and Σ (v·scale)² of each layer, without an intermediate array."""
-    axis = next((axis for axis in layer.axes if v.shape[axis] % _GROUP == 0), None)
-    if axis is None or not is_large(v):
-        # To XLA, the factor behind the barrier is another one, so that it does not store v·scale for both sums.
-        apart = jax.lax.optimization_barrier(scale)
-        return layer.sum(v * scale), layer.sum((v * apart) ** 2)
-    # Both sums of each group in one loop, and then the sums over the groups. Neighbours are in different groups, so
-    # that the loop reads whole vectors.
-    r = (v * scale).reshape(*v.shape[:axis], _GROUP, -1, *v.shape[axis + 1 :])
-    zero = jnp.zeros((), v.dtype)
-    sums = jax.lax.reduce((r, r * r), (zero, zero), lambda a, b: (a[0] + b[0], a[1] + b[1]), (axis,))
-    return layer.sum(sums[0]), layer.sum(sums[1])
+def _scale(v: Any, layer: Layer) -> tuple[Any, Any]:
+    """The largest v of each layer, and a power of two with which no sum of squares over- or underflows.
+
+    Multiplying with it is exact, so γ does not depend on it. It is 4/max v, rounded, since 1/max v would underflow at
+    the upper end of the dtype's range.
+    """
+    # So the derivative with respect to it is 0; computing it would overflow.
+    high, info = jax.lax.stop_gradient(layer.max(v)), jnp.finfo(v.dtype)
+    near = jnp.clip(high, 16 * info.smallest_normal, info.max / 4)
+    return high, 4 / jax.lax.reduce_precision(near, info.nexp, 0)
+
+
+def _sums_and_min(v: Any, scale: Any, axis: int, layer: Layer) -> tuple[Any, Any, Any]:
+    """Σ v·scale, Σ (v·scale)² and min v of each layer, in one pass over v. The axis has a multiple of _GROUP."""
+    # Neighbours are in different groups, so that the loop over a group reads whole vectors.
+    x, r = (x.reshape(*v.shape[:axis], _GROUP, -1, *v.shape[axis + 1 :]) for x in (v, v * scale))
+    zero, infinity = (jnp.asarray(x, v.dtype) for x in (0, jnp.inf))
+    s1, s2, low = jax.lax.reduce((r, r * r, x), (zero, zero, infinity), _add_add_min, (axis,))
+    return layer.sum(s1), layer.sum(s2), layer.min(low)
+
+
+def _add_add_min(a: Any, b: Any) -> tuple[Any, Any, Any]:
+    """The third is one instruction of the processor, since it drops a NaN; the sums keep it."""
+    return a[0] + b[0], a[1] + b[1], jax.lax.select(a[2] < b[2], a[2], b[2])
 
 
 def _can_be_stacked(leaf: Leaf) -> bool:
