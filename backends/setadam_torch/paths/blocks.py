@@ -139,7 +139,7 @@ class _Scratch:
 
 def _pieces(columns: Columns) -> list[list[Tensors]]:
     tensors = columns[:4]
-    if columns.params[0].numel() <= SMALL:
+    if len(columns.params) > 1 or real(columns.params[0]).numel() <= BLOCK:
         return [[[real(x) for x in column] for column in tensors]]
     cuts = zip(*(real(x).view(-1).split(BLOCK) for (x,) in tensors), strict=True)
     return [[[x] for x in cut] for cut in cuts]
