@@ -18,6 +18,8 @@ from setadam_core.parts import Parts, combine
 
 _GROUP = 16  # the most additions that LLVM unrolls, which makes one vectorized loop
 _SCALE = 2.0**40  # puts float32 sums of v² in range for gradients of about 1e-9 to 100
+_PART = 2**22  # coordinates; the sums of the groups of more are so large that each step gets their memory anew
+_BATCH = 32  # leaves; the time to compile the copy of their v grows faster than their number
 _SMALL = 2**15  # coordinates; smaller arrays stay in the cache of a core anyway
 
 
@@ -59,7 +61,8 @@ def steps(leaves: Sequence[Leaf], t: Any, hp: Hyperparameters) -> list[Stepped]:
         elif v.size:
             scalars[i] = _scalars(v, t, leaf.layer, hp)
             previous = scalars[i] if is_large(v) else previous
-    for group in groups.values():
+    batches = [group[i : i + _BATCH] for group in groups.values() for i in range(0, len(group), _BATCH)]
+    for group in batches:
         of_group = _scalars_of_many([moments[i][1] for i in group], t, leaves[group[0]].layer, hp)
         scalars |= dict(zip(group, of_group, strict=True))
     return [
@@ -138,6 +141,17 @@ def _scale(v: Any, layer: Layer) -> tuple[Any, Any]:
 
 def _sums_and_min(v: Any, scale: Any, axis: int, layer: Layer) -> tuple[Any, Any, Any]:
     """Σ v·scale, Σ (v·scale)² and min v of each layer, in one pass over v. The axis has a multiple of _GROUP."""
+    parts = -(-v.size // _PART)
+    if axis > 0 or parts == 1 or layer.size < v.size:
+        return _of_part(v, scale, axis, layer)
+    groups = v.shape[0] // _GROUP
+    parts = next(n for n in range(min(parts, groups), groups + 1) if groups % n == 0)
+    of_parts = jax.lax.map(lambda x: _of_part(x, scale, 0, layer), v.reshape(parts, -1, *v.shape[1:]))
+    return of_parts[0].sum(0), of_parts[1].sum(0), of_parts[2].min(0)
+
+
+def _of_part(v: Any, scale: Any, axis: int, layer: Layer) -> tuple[Any, Any, Any]:
+    """`_sums_and_min` of an array that is not divided further."""
     # Neighbours are in different groups, so that the loop over a group reads whole vectors.
     x, r = (x.reshape(*v.shape[:axis], _GROUP, -1, *v.shape[axis + 1 :]) for x in (v, v * scale))
     zero, infinity = (jnp.asarray(x, v.dtype) for x in (0, jnp.inf))

@@ -1,4 +1,4 @@
-"""Leaves large enough for the forms of `passes`: the same step, without intermediate arrays."""
+"""The forms of `passes` for large leaves and for small ones of one size: the same step, without arrays in between."""
 
 import re
 
@@ -8,12 +8,20 @@ import numpy as np
 import optax
 import pytest
 
-from setadam_jax import scale_by_set_adam, set_adam
+from setadam_jax import passes, scale_by_set_adam, set_adam
 from setadam_jax.passes import is_large
 
 LR = 1e-2
-# Leaves whose first axis, whose last axis, and of which no axis can be split in groups; and one for layer_axes.
-SHAPES = {"first": (256, 131), "last": (33, 1008), "none": (183, 181), "stack": (2, 128, 130), "small": (5,)}
+# Leaves whose first axis, whose last axis, and of which no axis can be split in groups; one for layer_axes;
+# and two small ones of one size.
+SHAPES = {
+    "first": (256, 131),
+    "last": (33, 1008),
+    "none": (183, 181),
+    "stack": (2, 128, 130),
+    "small": (5,),
+    "small 2": (5,),
+}
 
 
 def layer_axes(path, leaf):
@@ -32,7 +40,7 @@ def step(optimizer, params, grads):
 
 def test_large_leaves_take_the_step_of_the_specification(data, reference, assert_close):
     params, grads = data
-    assert all(is_large(x) == (k != "small") for k, x in params.items())
+    assert all(is_large(x) == (not k.startswith("small")) for k, x in params.items())
     optimizer = set_adam(LR, layer_axes=layer_axes)
     theta, _, v = reference.run(params, [grads], lambda k: (1, 2) if k == "stack" else None, lr=LR)
     eager = {"first"}  # enough, as each operation is compiled for itself
@@ -55,9 +63,23 @@ def test_moments_come_through_the_order_of_leaves_unchanged(data):
         assert jnp.array_equal(state.mu[k], alone.mu[k])
 
 
-@pytest.mark.parametrize("exponent", [-49, -40, -34, -31, -28, -25, 5, 7, 9, 11, 14, 60])
+def test_parts_of_a_large_leaf_give_its_sums(monkeypatch, data):
+    """A leaf of several parts, 8 of 16 groups of rows here, has the γ and min v of the whole."""
+    params, grads = ({k: x[k] for k in ("first", "last")} for x in data)
+    whole, _, _ = jax.jit(step, static_argnums=0)(set_adam(LR), params, grads)
+    monkeypatch.setattr(passes, "_PART", 2**12)
+    divided = jax.jit(lambda *args: step(*args), static_argnums=0).lower(set_adam(LR), params, grads)
+    assert divided.as_text().count("stablehlo.while") == 2  # on the fixed scale and on its own
+    got, _, _ = divided.compile()(params, grads)
+    for k in got:
+        np.testing.assert_allclose(got[k], whole[k], rtol=2.0**-23, atol=LR * 2.0**-20)
+
+
+@pytest.mark.parametrize("exponent", [-49, -40, -31, 11, 14, 60])
 def test_gamma_of_large_leaves_is_scale_free(exponent, data):
-    """As for small ones in test_step: each operation scales exactly by a power of two."""
+    """As for small ones in test_step: each operation scales exactly by a power of two, the fixed one or the leaf's own.
+    Of these scales, the fixed one is good for -31 and 11.
+    """
     grads = data[1]
     scaled = jax.tree.map(lambda g: np.ldexp(g, exponent), grads)
     small, large = (scale_by_set_adam(eps=1e-8 * 4.0**k, layer_axes=layer_axes) for k in (0, exponent))
@@ -67,13 +89,16 @@ def test_gamma_of_large_leaves_is_scale_free(exponent, data):
         np.testing.assert_array_max_ulp(np.asarray(a[k]), np.asarray(b[k]), 2)
 
 
-def test_a_nan_stays_in_its_leaf(data):
-    grads = data[1] | {"first": np.full(SHAPES["first"], np.nan, np.float32)}
+@pytest.mark.parametrize("name", ["first", "small"])
+def test_a_nan_stays_in_its_leaf(name, data):
+    spoiled = data[1][name].copy()
+    spoiled.flat[0] = np.nan
+    grads = data[1] | {name: spoiled}
     update = jax.jit(scale_by_set_adam().update)
     clean, _ = update(data[1], scale_by_set_adam().init(data[0]))
     got, _ = update(grads, scale_by_set_adam().init(data[0]))
-    assert jnp.isnan(got["first"]).all()
-    for k in SHAPES.keys() - {"first"}:
+    assert jnp.isnan(got[name]).all()
+    for k in SHAPES.keys() - {name}:
         assert jnp.array_equal(got[k], clean[k])
 
 
@@ -105,6 +130,20 @@ def test_large_leaves_are_taken_in_turn():
     }
     assert len(of["a"]) == len(of["c"]) == 3  # m, v and θ
     assert max(of["a"]) < min(of["c"])
+
+
+def test_small_leaves_of_one_size_start_three_kernels_each():
+    """m, v and θ, as in `optax.adam`: what is one number for each leaf is computed for all of them at once."""
+    few, many = (compiled([jnp.ones((8, n)) for n in [8] * k]).as_text().count(" fusion(") for k in (10, 20))
+    assert many - few == 3 * 10
+
+
+def test_a_traced_leaf_is_not_asked_for_its_device(monkeypatch, data):
+    """JAX would search the whole program so far for the origin of the array, just to say that there is no device."""
+    asked = []
+    monkeypatch.setattr(jax.core.Tracer, "device", property(lambda self: asked.append(self)))
+    jax.jit(lambda *args: step(*args), static_argnums=0).trace(set_adam(LR), *data)
+    assert not asked
 
 
 def test_the_derivative_through_a_large_leaf():
