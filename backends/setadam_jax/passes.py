@@ -2,7 +2,7 @@
 
 On a CPU, XLA makes one pass over memory for each reduction, stores what two reductions share, and applies each
 operation to all layers before the next operation. As the specification has it, a step moves 18 words per coordinate;
-`optax.adam` moves 10, and the form below 12. Leaves that fit in a cache are limited by the number of kernels instead:
+`optax.adam` moves 10, and the form below 11. Leaves that fit in a cache are limited by the number of kernels instead:
 three for each leaf, as in `optax.adam`, and a few for all leaves of one size.
 """
 
@@ -17,10 +17,11 @@ from setadam_core.layers import Layer
 from setadam_core.parts import Parts, combine
 
 _GROUP = 16  # the most additions that LLVM unrolls, which makes one vectorized loop
-_SCALE = 2.0**40  # puts float32 sums of v² in range for gradients of about 1e-9 to 100
-_PART = 2**22  # coordinates; the sums of the groups of more are so large that each step gets their memory anew
+_SCALE = 2.0**40  # puts float32 sums of v² in range for gradients of about 1e-11 to 50
+_PART = 2**22  # coordinates; the sums of more are so large that their memory slows the pass down
 _BATCH = 32  # leaves; the time to compile the copy of their v grows faster than their number
 _SMALL = 2**15  # coordinates; smaller arrays stay in the cache of a core anyway
+_STACKED = 2**17  # coordinates; starting the kernels of a larger leaf takes less time than a copy of its v
 
 
 class Leaf(NamedTuple):
@@ -54,9 +55,10 @@ def steps(leaves: Sequence[Leaf], t: Any, hp: Hyperparameters) -> list[Stepped]:
     groups: dict[Any, list[int]] = {}  # leaves of one size, by index
     previous = None  # the scalars of the last large leaf
     for i, leaf in enumerate(leaves):
-        m, v = _moments(_in_turn(leaf, previous), hp)
+        stacked = _can_be_stacked(leaf)
+        m, v = _moments(leaf if stacked else _in_turn(leaf, previous), hp)
         moments.append((m, v))
-        if _can_be_stacked(leaf):
+        if stacked:
             groups.setdefault((v.size, v.dtype), []).append(i)
         elif v.size:
             scalars[i] = _scalars(v, t, leaf.layer, hp)
@@ -167,7 +169,7 @@ def _add_add_min(a: Any, b: Any) -> tuple[Any, Any, Any]:
 def _can_be_stacked(leaf: Leaf) -> bool:
     """True if a leaf is one whole layer, and small enough that it is cheaper to copy v than to start more kernels."""
     whole = leaf.layer.size == leaf.v.size > 0 and leaf.layer.across is None
-    return whole and _on_one_cpu() and not is_large(leaf.v)
+    return whole and _on_one_cpu() and leaf.v.size < _STACKED
 
 
 def _scalars_of_many(vs: Sequence[Any], t: Any, layer: Layer, hp: Hyperparameters) -> list[_Scalars]:
