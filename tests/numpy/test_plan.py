@@ -304,8 +304,8 @@ def test_what_needs_no_check_again(name, fused):
 
 
 def test_scalars_and_other_orders_of_a_dict(no_checks):
-    params = {"a": np.array(1.0), "b": np.ones(3)}
-    optimizer, grads = SETAdam(params), {"b": np.ones(3), "a": np.float64(2)}
+    params = {"a": np.array(1.0), "b": np.ones(3), "c": np.ones(2)}
+    optimizer, grads = SETAdam(params), {"b": np.ones(3), "a": np.float64(2), "c": np.ones(2)}
     optimizer.step(grads)
     no_checks()
     optimizer.step(grads)
@@ -313,11 +313,20 @@ def test_scalars_and_other_orders_of_a_dict(no_checks):
     assert optimizer.state["b"]["exp_avg"] == pytest.approx(1 - 0.9**2)
 
 
+def test_one_or_two_layers_are_checked_in_each_step():
+    """They take less time one after the other than all at once."""
+    for count, planned in ((1, False), (2, False), (3, True)):
+        optimizer = SETAdam([np.ones(3) for _ in range(count)])
+        optimizer.step([np.ones(3)] * count)
+        assert (optimizer._plan is not None) is planned
+
+
 def test_a_container_of_another_kind():
-    params = [values(0, (3,)), values(1, (2, 2))]
+    params = [values(0, (3,)), values(1, (2, 2)), values(4, (1,))]
     one, two = (kind([p.copy() for p in params]) for kind in (SETAdam, Careful))
-    grads = [values(2, (3,)), values(3, (2, 2))]
-    for container in (grads, tuple(grads), dict(enumerate(grads)), {"1": grads[1], "0": grads[0]}, grads[::1]):
+    grads = [values(2, (3,)), values(3, (2, 2)), values(5, (1,))]
+    others = dict(enumerate(grads)), {"2": grads[2], "1": grads[1], "0": grads[0]}
+    for container in (grads, tuple(grads), *others, grads[::1]):
         for optimizer in (one, two):
             optimizer.step(container)
         assert all(map(np.array_equal, one.params.values(), two.params.values()))
