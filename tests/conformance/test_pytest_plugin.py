@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 import setadam_conformance.in_pytest  # noqa: F401  not once for each run below
-from setadam_conformance.cases import covering
 
 pytest_plugins = ["pytester"]
 
@@ -59,10 +58,13 @@ def folder(pytester, monkeypatch):
     return pytester
 
 
-def run(folder, *args, apart=False):
-    """The result of pytest with these arguments. apart: in a process of its own, which takes seconds."""
-    run = folder.runpytest_subprocess if apart else folder.runpytest_inprocess
-    return run("-p", "no:cacheprovider", "-p", "no:cov", *args)
+def run(folder, *args):
+    """The result of pytest with these arguments, in a process of its own.
+
+    In this process, pytester would take back what was imported meanwhile. Numba, of which it then has one part and not
+    another, cannot be imported a second time, and every later test of the kernel would fail.
+    """
+    return folder.runpytest_subprocess("-p", "no:cacheprovider", "-p", "no:cov", *args)
 
 
 def write_tests(folder, name, arguments):
@@ -191,11 +193,14 @@ def test_a_framework_is_all_its_backends(folder):
     )
 
 
-def test_coverage_is_told_after_what_it_is_about(folder, monkeypatch):
+def test_coverage_is_told_after_what_it_is_about(folder):
     done = run(folder, "--adapter", "adapters:Sound", "-k", "circumstances or coverage")
     assert done.parseoutcomes()["passed"] == 3
-    design = covering.design
-    monkeypatch.setattr(covering, "design", lambda *args: design(*args)[::2])
+    folder.makeconftest(
+        "from setadam_conformance.cases import covering\n"
+        "design = covering.design\n"
+        "covering.design = lambda *args: design(*args)[::2]\n"
+    )
     done = run(folder, "--adapter", "adapters:Sound", "-k", "circumstances or coverage")
     assert done.parseoutcomes()["failed"] == 1
     done.stdout.fnmatch_lines(["*adapters:Sound::coverage*", "vacuous: these * did not run: *"])
@@ -204,7 +209,7 @@ def test_coverage_is_told_after_what_it_is_about(folder, monkeypatch):
 def test_the_cells_run_on_workers_too(folder):
     pytest.importorskip("xdist")
     args = ["--adapter", "adapters:Sound", "--adapter", "adapters:Wrong", "-k", "one-step or coverage", "-n", "2"]
-    done = run(folder, *args, apart=True)
+    done = run(folder, *args)
     assert done.parseoutcomes() == {"passed": 2, "failed": 2, "skipped": 2}
     done.stdout.fnmatch_lines(["*is wrong, m and v are right", "*--> answer*bound"])
 
@@ -228,7 +233,7 @@ def test_nothing_is_imported_if_nothing_is_asked_for(folder):
             }
         """
     )
-    assert run(folder, "-p", "no:hypothesispytest", apart=True).parseoutcomes() == {"passed": 1}
+    assert run(folder, "-p", "no:hypothesispytest").parseoutcomes() == {"passed": 1}
 
 
 def test_the_files_of_the_page_pass(folder):
