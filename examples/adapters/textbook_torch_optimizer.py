@@ -43,6 +43,8 @@ class TextbookSETAdam(torch.optim.Optimizer):
             if any(eps < torch.finfo(p.dtype).tiny for p in group["params"]):
                 raise ValueError(f"eps must not underflow in the parameters' dtype, got {eps!r}")
             for p in group["params"]:  # all of them, before any is updated
+                if self.state[p].get("t", 0) < 0:
+                    raise ValueError(f"t must be ≥ 0, got {self.state[p]['t']}")
                 for name, x in {"grad": p.grad, **self.state[p]}.items():
                     if isinstance(x, torch.Tensor) and x.shape != p.shape:
                         raise ValueError(f"{name} must have shape {tuple(p.shape)}, got {tuple(x.shape)}")

@@ -173,8 +173,8 @@ def _wrong(case: Case, claims: Capabilities) -> list[_Wrong]:
         _Wrong("eps = 1e-320", case.with_hp(eps=1e-320)),
     ]
     if claims.in_place:
-        # -1 would divide by 1-β⁰ = 0, an error that is not a refusal.
-        wrong.append(_Wrong("t = -2", replace(case, t=-2), must=False))
+        # The step would have the number 0, and divide by 1-β⁰ = 0: where that raises, it must be before any writing.
+        wrong.append(_Wrong("t = -1", replace(case, t=-1), must=False))
     for name in ("grad", "m", "v"):
         x = getattr(last, name)
         changed: dict[str, Any] = {f"{name} of shape {(3, *x.shape)}": np.ones((3, *x.shape), x.dtype)}

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from setadam_conformance.adapters.claims import wrong_claim
-from setadam_conformance.adapters.published import PUBLISHED
+from setadam_conformance.adapters.published import LIBRARIES, PUBLISHED
 from setadam_conformance.protocol import Adapter, Capabilities, ProtocolError
 
 GROUP = "setadam.backends"
@@ -36,20 +36,7 @@ _METHODS = ("from_numpy", "to_numpy", "step")
 _DISTRIBUTIONS = {
     "strict": ("array-api-strict",),
     "jax": ("jax", "jaxlib", "optax"),
-    "torch-adam": ("torch",),
-    "torch-adamw": ("torch",),
-    "timm-adamw": ("timm", "torch"),
-    "torch-optimi": ("torch-optimi", "torch"),
-    "pytorch-optimizer-qhadam": ("pytorch_optimizer", "torch"),
-    "pytorch-optimizer-adamc": ("pytorch_optimizer", "torch"),
-    "optax-adam": ("optax", "jax", "jaxlib"),
-    "optax-adamw": ("optax", "jax", "jaxlib"),
-    "jax-example-adam": ("jax", "jaxlib"),
-    "keras-adam": ("keras", "torch", "jax", "tensorflow"),
-    "keras-adamw": ("keras", "torch", "jax", "tensorflow"),
-    "mlx-adam": ("mlx",),
-    "tinygrad-adam": ("tinygrad",),
-    "tinygrad-adamw": ("tinygrad",),
+    **LIBRARIES,
 }
 
 

@@ -61,9 +61,6 @@ class Corrected(Adam):
     name = "teeth:optax"
     capabilities = replace(Adam.capabilities, corrections="cancelling")
 
-    def bias(self, beta: float, t: int) -> Any:
-        raise NotImplementedError  # the dtype is needed: see `correction`
-
     def correction(self, c: Layer, beta: float) -> Any:
         dtype = c.v.dtype.type
         return dtype(1) - dtype(beta) ** dtype(c.t)

@@ -9,7 +9,7 @@ from typing import Any
 
 from setadam_conformance.protocol import ADAM, ADAMW, Capabilities
 
-__all__ = ["PUBLISHED", "adam", "adamw"]
+__all__ = ["LIBRARIES", "PUBLISHED", "adam", "adamw"]
 
 _HERE = "setadam_conformance.adapters.published"
 
@@ -40,6 +40,24 @@ PUBLISHED = {
         "tinygrad-adam": "tinygrad_optim:TinygradAdam",
         "tinygrad-adamw": "tinygrad_optim:TinygradAdamW",
     }.items()
+}
+
+# By framework: the distributions that a verdict depends on. Keras runs on one of the last three.
+LIBRARIES: dict[str, tuple[str, ...]] = {
+    "torch-adam": ("torch",),
+    "torch-adamw": ("torch",),
+    "timm-adamw": ("timm", "torch"),
+    "torch-optimi": ("torch-optimi", "torch"),
+    "pytorch-optimizer-qhadam": ("pytorch_optimizer", "torch"),
+    "pytorch-optimizer-adamc": ("pytorch_optimizer", "torch"),
+    "optax-adam": ("optax", "jax", "jaxlib"),
+    "optax-adamw": ("optax", "jax", "jaxlib"),
+    "jax-example-adam": ("jax", "jaxlib"),
+    "keras-adam": ("keras", "torch", "jax", "tensorflow"),
+    "keras-adamw": ("keras", "torch", "jax", "tensorflow"),
+    "mlx-adam": ("mlx",),
+    "tinygrad-adam": ("tinygrad",),
+    "tinygrad-adamw": ("tinygrad",),
 }
 
 

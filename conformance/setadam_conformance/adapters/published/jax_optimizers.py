@@ -1,5 +1,6 @@
 """optax's adam and adamw, eagerly and compiled, and the Adam of jax.example_libraries."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -23,7 +24,7 @@ _JAX: dict[str, Any] = {
 _BOTH_PLACES = {name: value for name, value in ADAM.items() if name != "eps_inside_sqrt"}
 
 
-class _Jax(JaxSpec):
+class _Jax(JaxSpec, ABC):
     def step(
         self,
         params: Sequence[Native],
@@ -35,11 +36,11 @@ class _Jax(JaxSpec):
         with self._jax.enable_x64(any("64" in str(p.dtype) for p in params)):
             return self.update(list(params), list(grads), list(states), hp)
 
+    @abstractmethod
     def update(
         self, params: list[Any], grads: list[Any], states: list[LayerState], hp: Mapping[str, Any]
     ) -> tuple[list[Native], list[LayerState]]:
         """The library's step."""
-        raise NotImplementedError
 
 
 class OptaxAdam(_Jax):

@@ -1,5 +1,6 @@
 """torch.optim.Adam and AdamW: their loop, foreach, fused and capturable implementations."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -9,15 +10,15 @@ from setadam_conformance.adapters.spec import TorchSpec
 from setadam_conformance.protocol import LayerState, Native
 
 
-class TorchOptimizer(TorchSpec):
+class TorchOptimizer(TorchSpec, ABC):
     """A step of any torch.optim.Optimizer whose state has the moments of Adam."""
 
     first, second = "exp_avg", "exp_avg_sq"
     by_group = False  # the step count is in the parameter groups, and not in the state of each parameter
 
+    @abstractmethod
     def optimizer(self, params: list[Any], hp: Mapping[str, Any]) -> Any:
         """The library's optimizer for these parameters."""
-        raise NotImplementedError
 
     def counter(self, t: int) -> Any:
         """The step count as the optimizer keeps it."""
