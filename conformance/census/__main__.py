@@ -2,7 +2,8 @@
 
     python conformance/census [NAME ...] [--profile quick] [--write PATH]
 
-The exit code is 0 if every verdict is what `expectations.toml` says, and 1 if a release has changed one.
+The exit code is 0 if every verdict is what `expectations.toml` says, and 1 if a release has changed one. The file says
+what the default profile finds; `quick` is for a look, and finds less.
 """
 
 import argparse

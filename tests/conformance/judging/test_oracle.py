@@ -14,6 +14,7 @@ from setadam_conformance.cases.formats import FORMATS, Arithmetic, arithmetic_fo
 from setadam_conformance.judging import oracle
 from setadam_conformance.judging.exact import context, exact_step
 from setadam_conformance.judging.judge import STAGES
+from setadam_conformance.judging.memory import Memory
 from setadam_conformance.protocol import ADAM, ADAMW, Capabilities
 
 CLAIMS = Capabilities(dtypes=tuple(FORMATS))
@@ -185,7 +186,7 @@ def test_bound_is_valid_and_not_too_wide(dtype, spec, verdicts):
 def test_references_are_remembered_by_their_inputs_and_forgotten_by_their_size():
     layers = [fresh_layer(np.ones(40, np.float32), np.full(40, g, np.float32)) for g in (1, 2, 3)]
     case = Case("float32", tuple(layers))
-    memory, made = oracle.Memory(most=300), []
+    memory, made = Memory(most=300), []
 
     def recall(layer, claims=CLAIMS, *also):
         return memory.recall(lambda: made.append(None) or len(made), case, layer, claims, *also)

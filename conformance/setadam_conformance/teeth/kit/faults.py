@@ -14,6 +14,7 @@ import numpy as np
 from setadam_conformance.cases.case import Case
 from setadam_conformance.cases.formats import compute_format
 from setadam_conformance.judging import judge, oracle
+from setadam_conformance.judging.memory import memory
 from setadam_conformance.judging.oracle import Reference
 from setadam_conformance.protocol import LayerState
 from setadam_conformance.teeth.kit.checks import CLAIMS, failing
@@ -40,11 +41,11 @@ class KitFault:
         before = [(module, name, getattr(module, name)) for module, name, _ in self.replaced]
         for module, name, stand_in in self.replaced:
             setattr(module, name, stand_in)
-        oracle.memory.forget()
+        memory.forget()
         try:
             yield
         finally:
-            oracle.memory.forget()
+            memory.forget()
             for module, name, original in before:
                 setattr(module, name, original)
 
