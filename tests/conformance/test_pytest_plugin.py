@@ -54,6 +54,7 @@ def folder(pytester, monkeypatch):
     """A folder with the adapters, in which pytest runs."""
     monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
+    monkeypatch.delenv("CI", raising=False)  # where it is set, pytest's summary repeats each message whole
     pytester.makepyfile(adapters=ADAPTERS)
     return pytester
 
