@@ -29,6 +29,7 @@ BATCH = 64
 STEPS = 400
 MOMENTS = (40, 200)
 EVERY = 10  # steps between two records of the statistics
+RECORDED = (1, 2, 5, 10, 20, 30, 40, 50, 60, 80, 100, 150, 200, 300, 400)  # steps that docs/play.md shows
 
 # Adam is SET-Adam with its three operations off; each ablation leaves one out.
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -52,6 +53,7 @@ class Run(NamedTuple):
     history: dict[int, dict[str, dict[str, float]]]  # step → layer_statistics
     sizes: dict[str, int]
     moments: dict[int, Moment]  # the weight of the third convolution at each of MOMENTS
+    seconds: dict[int, Any]  # its second moment v after each of RECORDED
 
 
 @cache
@@ -77,7 +79,7 @@ def run(setting: str) -> Run:
     named = ((names[n], p) for n, p in model.named_parameters())
     optimizer = SETAdam(named, fused=False, **SETTINGS[setting])  # one order of sums, with Numba installed or not
     watched = dict(zip(names.values(), model.parameters(), strict=True))["conv3.weight"]
-    history, moments = {}, {}
+    history, moments, seconds = {}, {}, {}
     for t, batch in zip(range(1, STEPS + 1), _batches(len(x)), strict=False):
         optimizer.zero_grad()
         cross_entropy(model(x[batch]), y[batch]).backward()
@@ -86,10 +88,12 @@ def run(setting: str) -> Run:
             state = State(before["exp_avg"].clone(), before["exp_avg_sq"].clone(), int(before["step"]))
             moments[t] = Moment(watched.detach().clone(), watched.grad.clone(), state)
         optimizer.step()
+        if t in RECORDED:
+            seconds[t] = optimizer.state[watched]["exp_avg_sq"].clone()
         if t == 1 or t % EVERY == 0:
             history[t] = optimizer.layer_statistics()
     sizes = {names[n]: p.numel() for n, p in model.named_parameters()}
-    return Run(history, sizes, moments)
+    return Run(history, sizes, moments, seconds)
 
 
 def five_biases() -> Moment:
@@ -173,7 +177,7 @@ def angles() -> Any:
 
 
 def gamma_by_size() -> Any:
-    statistics, sizes, _ = run("SET-Adam")
+    statistics, sizes, *_ = run("SET-Adam")
     return plots.gamma_by_size(statistics[STEPS], sizes)
 
 

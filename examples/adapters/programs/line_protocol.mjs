@@ -5,9 +5,10 @@ import { createInterface } from "node:readline";
 /* Reply to the kit until it says stop.
  *
  * claims: those of docs/conformance.md, with `dtypes`, and perhaps a `name`.
- * step: gets { dtype, hp, t, layers }. t is the number of steps taken. A layer has its `shape`, and `param`, `grad`,
- *   `m` and `v` as flat arrays of numbers, the last axis fastest. It returns, or promises, { t, layers }, with iterables
- *   of numbers `param`, `m` and `v` in each layer. An exception that it throws is a refusal of the step.
+ * step: gets { dtype, hp, t, layers }. t is the number of steps taken. A layer has its `shape`, its `axes` (null unless
+ *   you claim layer_axes), and `param`, `grad`, `m` and `v` as flat arrays of numbers, the last axis fastest. It
+ *   returns, or promises, { t, layers }, with iterables of numbers `param`, `m` and `v` in each layer. An exception that
+ *   it throws is a refusal of the step.
  */
 export async function serve(claims, step) {
   for await (const line of createInterface({ input: process.stdin })) {
@@ -30,8 +31,9 @@ async function answer({ seq, dtype, hp, t, layers }, step) {
 
 const setting = (value) => (typeof value === "string" ? parse(value) : value); // switches are JSON's true and false
 
-const readLayer = ({ shape, param, grad, m, v }) => ({
+const readLayer = ({ shape, axes, param, grad, m, v }) => ({
   shape,
+  axes,
   param: param.map(parse),
   grad: grad.map(parse),
   m: m.map(parse),
