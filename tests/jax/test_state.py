@@ -79,6 +79,7 @@ def test_layer_statistics(layer_axes, reference):
         expected = LayerStatistics(
             now.gamma.squeeze(axes),
             now.w_min.squeeze(axes),
+            np.mean(now.w <= 2**0.5 * 1e-4, axis=axes),
             *(f(stepsize, axis=axes) for f in (np.min, np.mean, np.std, np.max)),
         )
         for name in LayerStatistics._fields:
@@ -92,7 +93,7 @@ def test_layer_statistics(layer_axes, reference):
 def test_layer_statistics_before_the_first_step():
     params = {"w": jnp.ones((3, 4))}
     got = layer_statistics(set_adam(1e-2).init(params), params)["w"]
-    assert got.gamma == 1
+    assert got.gamma == got.floor_share == 1
     np.testing.assert_allclose([got.stepsize_min, got.stepsize_max], 1 / (0.5 * 1e-4), rtol=1e-6)
 
 

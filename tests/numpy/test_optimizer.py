@@ -427,7 +427,8 @@ def test_layer_statistics(optimizer):
     state = State(entry["exp_avg"], entry["exp_avg_sq"], entry["step"])
     now = trace(before.params[name], grads[name], state, Hyperparameters(lr=0.1))
     expected = {
-        "gamma": now.gamma, "w_min": now.w_min, "stepsize_min": now.stepsize.min(), "stepsize_max": now.stepsize.max(),
+        "gamma": now.gamma, "w_min": now.w_min, "floor_share": np.mean(now.w <= 2**0.5 * 1e-4),
+        "stepsize_min": now.stepsize.min(), "stepsize_max": now.stepsize.max(),
         "stepsize_mean": now.stepsize.mean(), "stepsize_std": now.stepsize.std(),
     }  # fmt: skip
     assert found[name] == pytest.approx({k: float(np.squeeze(x)) for k, x in expected.items()}, rel=1e-12)

@@ -268,7 +268,8 @@ def test_layer_statistics():
     gamma = v.sum() ** 2 / (5 * (v**2).sum())
     w = (gamma * v / 0.001 + 1e-8).sqrt()
     size = 1 / (w - w.min() / 2)
-    expected = [gamma, w.min(), size.min(), size.mean(), size.std(unbiased=False), size.max()]
+    share = (w <= 2**0.5 * 1e-4).double().mean()
+    expected = [gamma, w.min(), share, size.min(), size.mean(), size.std(unbiased=False), size.max()]
     assert list(bias.values()) == pytest.approx([x.item() for x in expected], rel=1e-5)  # float32, d = 5
 
 

@@ -21,6 +21,7 @@ class LayerStatistics(NamedTuple):
 
     gamma: Any
     w_min: Any
+    floor_share: Any  # of coordinates with w ≤ √2 √ε
     stepsize_min: Any
     stepsize_mean: Any
     stepsize_std: Any  # over the layer's d coordinates
@@ -39,7 +40,7 @@ def layer_statistics(
     layer_axes: LayerAxes = None,
     axis_name: AxisName = None,
 ) -> Tree:
-    """γ, min w and the spread of the stepsizes of each layer, after the last step of `state`.
+    """γ, min w, the share on the floor, and the spread of the stepsizes of each layer, after the last step of `state`.
 
     Parameters
     ----------
@@ -55,8 +56,8 @@ def layer_statistics(
     -------
     tree of LayerStatistics
         One for each leaf of ``params``, in the compute dtype, and None for a leaf without elements. If parameters are
-        Variables, each takes the place of one. Before the first step the second moment is zero: γ is 1 and every
-        stepsize is 1/((1-τ)√ε).
+        Variables, each takes the place of one. Before the first step the second moment is zero: γ and
+        ``floor_share`` are 1 and every stepsize is 1/((1-τ)√ε).
 
     Raises
     ------

@@ -8,7 +8,7 @@ import torch
 
 from setadam_core.layers import Layer
 from setadam_core.parts import denominator
-from setadam_core.show.statistics import layer_statistics, named
+from setadam_core.show.statistics import layer_statistics, named, on_floor
 from setadam_torch.checks.mesh import holders_of, is_dtensor, local_part
 from setadam_torch.checks.options import Group, hyperparameters
 from setadam_torch.checks.tensors import Tensor, layer_of, real, shape_of_layers
@@ -45,25 +45,27 @@ def _statistics_of_spread(asked: Sequence[tuple[Tensor, dict[str, Any], Group]])
         gamma, low = (x.view(shape_of_layers(v, layer)) for x in pair)
         w_shifted, w_min = denominator(v, gamma, low, t, layer, hp)
         of_layers.append((gamma, w_min))
-        local.append(_moments_of_stepsizes(1 / w_shifted, layer))
+        local.append(_moments_of_stepsizes(1 / w_shifted, on_floor(v, gamma, t, layer, hp), layer))
     found = []
     for i, of_all in enumerate(gathered_from(local, holders)):  # type: ignore[arg-type]
         (gamma, w_min), size = of_layers[i], layers[i].size
-        count, total, spread, least, most = of_all.unbind(1)
+        count, total, spread, floor, least, most = of_all.unbind(1)
         mean = total.sum(0) / size
         spread = spread + count * (total / count.clamp(min=1) - mean) ** 2  # about the common mean
-        values = (gamma, w_min, least.amin(0), mean, (spread.sum(0) / size).sqrt(), most.amax(0))
+        share = floor.sum(0) / size + (gamma - gamma).reshape(-1)  # NaN if γ is
+        values = (gamma, w_min, share, least.amin(0), mean, (spread.sum(0) / size).sqrt(), most.amax(0))
         found.append(named(values, gamma.shape, layers[i].axes))
     return found
 
 
-def _moments_of_stepsizes(s: Tensor, layer: Layer) -> Tensor:
-    """Of the local stepsizes of each layer: count, Σ, Σ(s - local mean)², min, max."""
+def _moments_of_stepsizes(s: Tensor, floor: Tensor, layer: Layer) -> Tensor:
+    """Of the local stepsizes of each layer: count, Σ, Σ(s - local mean)², how many are on the floor, min, max."""
     here = layer._replace(size=math.prod([s.shape[axis] for axis in layer.axes]))
     total = here.sum(s)
     mean = total / max(here.size, 1)
     count = torch.full_like(total, here.size)
-    return torch.stack([count, total, here.sum((s - mean) ** 2), here.min(s), here.max(s)]).double().reshape(5, -1)
+    sums = (count, total, here.sum((s - mean) ** 2), here.sum(floor))
+    return torch.stack([*sums, here.min(s), here.max(s)]).double().reshape(6, -1)
 
 
 @torch.no_grad()  # type: ignore[untyped-decorator]  # torch is untyped where it is not installed

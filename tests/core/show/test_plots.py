@@ -15,7 +15,7 @@ from setadam_core.show import demo, plots
 from setadam_core.show.operations import stepsizes_by_operation
 
 HP, EMPTY = Hyperparameters(), np.ones(0)
-FIELDS = ("gamma", "w_min", "stepsize_min", "stepsize_mean", "stepsize_std", "stepsize_max")
+FIELDS = ("gamma", "w_min", "floor_share", "stepsize_min", "stepsize_mean", "stepsize_std", "stepsize_max")
 
 
 class Statistics(NamedTuple):  # the same fields as setadam_jax.LayerStatistics, in another order
@@ -24,6 +24,7 @@ class Statistics(NamedTuple):  # the same fields as setadam_jax.LayerStatistics,
     stepsize_min: Any
     stepsize_max: Any
     w_min: Any
+    floor_share: Any
     gamma: Any
 
 
