@@ -6,7 +6,7 @@ Everything is in one file because Numba's cache on disk only detects changes in 
 
 Threads share a step through `run`: they take its tasks in turn. Helper threads wait in `serve`, without the GIL, and
 `run_together` hands them a step in about a microsecond, where waking a Python thread takes longer than a layer of a
-million coordinates. `setadam_numpy._threads` starts and ends them.
+million coordinates. `setadam_numpy._team` starts and ends them. `run_by_openmp` takes a framework's threads instead.
 
 Arrays are passed as addresses, since a typed list of thousands of arrays costs more than their step. Minimum and
 maximum are taken of the bits: for v ≥ 0, unsigned bits have the order of the numbers, with NaN above ∞, so both are
@@ -34,7 +34,10 @@ BLOCK = 1 << 15  # coordinates of a block, the part of a large layer that one th
 
 WHOLE, MOMENTS, DESCEND = 0, 1, 2  # kinds of task: some whole layers, or one pass over one block
 
-TAKEN, DONE, OF_LAYERS = 0, 1, 2  # indices in progress: two counts of tasks, then one count for each layer
+# Indices in progress: counts of tasks taken and done, of threads that have begun and that may. Then come a count for
+# each layer, and for each block the number of the thread whose cache has its moments, or one of these.
+TAKEN, DONE, BEGUN, THREADS, OF_LAYERS = 0, 1, 2, 3, 4
+WAITS, DESCENDED, ANYONES = 0, -1, -2
 
 # Rows of the table of addresses.
 THETA, GRAD, M, V = 0, 1, 2, 3
@@ -92,6 +95,18 @@ _fetch_add, _exchange = _atomic("add"), _atomic("xchg")
 
 
 @intrinsic
+def _replace(typing: Any, numbers: Any, index: Any, old: Any, new: Any) -> Any:
+    """Put a new number in the place of an old one, as one instruction; False if another one was there."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        array = context.make_array(signature.args[0])(context, builder, args[0])
+        place = cgutils.get_item_pointer(context, builder, signature.args[0], array, [args[1]])
+        return builder.extract_value(builder.cmpxchg(place, args[2], args[3], "seq_cst", "seq_cst"), 1)
+
+    return types.boolean(numbers, types.int64, types.int64, types.int64), generate
+
+
+@intrinsic
 def _pause(typing: Any) -> Any:
     """Tell the processor that this thread polls, so that it saves power and lets the core's other thread run."""
 
@@ -118,6 +133,20 @@ def _enter(typing: Any, function: Any, argument: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(types.intp, types.intp), generate
+
+
+@intrinsic
+def _call_parallel(typing: Any, parallel: Any, function: Any, argument: Any, threads: Any) -> Any:
+    """``parallel(function, argument, threads, 0)`` in C: GCC's form of `#pragma omp parallel num_threads(threads)`."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        address, count = args[1].type, ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [address, address, count, count])
+        start = builder.inttoptr(args[0], kind.as_pointer())
+        builder.call(start, [args[1], args[2], builder.trunc(args[3], count), count(0)])
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.intp, types.intp, types.intp), generate
 
 
 @intrinsic
@@ -379,6 +408,22 @@ def cached(nogil: bool) -> Any:
     return compiled
 
 
+@_elementwise
+def _claim(blocks: Any, owner: Any, new: Any, start: Any, looked: Any) -> Any:
+    """Give the next block of an owner to another one. Returns how many blocks have been looked at, with this one.
+
+    blocks: the owners of a layer's blocks. start: where to begin; looked: how many were looked at before. If the owner
+    has none left, the result is one more than all.
+    """
+    while looked < blocks.size:
+        i = (start + looked) % blocks.size
+        looked += 1
+        now = blocks[i]
+        if (now == owner or (owner == ANYONES and now > WAITS)) and _replace(blocks, i, now, new):
+            return looked
+    return blocks.size + 1
+
+
 @cached(nogil=True)
 def run(
     stored: Any,
@@ -397,39 +442,57 @@ def run(
     """Process tasks until all are done. Any number of threads may call this together.
 
     Tasks are taken in order, so whatever a task waits for has been taken before it, by a thread that is working on it.
+    A task says which layer, not which block: threads begin at different blocks, and each descends, before others, those
+    whose moments it has computed, since they are in its cache.
     The result does not depend on which thread runs a task: the blocks, and the order in which their parts are merged,
     are always the same.
 
     stored: a number of the type of θ and g, float64, float32, uint16 (bfloat16) or int16 (float16).
-    tasks, int64 (n, 3): rows of kind, layer, and block (or, for WHOLE, the layer after the last).
-    progress, int64 (2 + layers,): tasks taken, and tasks done; then, for each layer, blocks whose moments are
-    done, one more when γ is known. table, int64 (4, layers): addresses of θ, g, m, v. sizes, int64 (layers,):
+    tasks, int64 (n, 3): rows of kind, layer, and the layer after the last.
+    progress, int64 (OF_LAYERS + layers + blocks,): see there; of a layer, it counts the blocks whose moments are done,
+    and one more when γ is known. table, int64 (4, layers): addresses of θ, g, m, v. sizes, int64 (layers,):
     coordinates. first, int64 (layers + 1,): the row in parts of each layer's first block. parts, float64
     (blocks, 4). ts, gammas, lows, float64 (layers,): step count, γ, min v. c and d: the coefficients, in the
     compute dtype and in double.
     """
+    me = _fetch_add(progress, BEGUN, 1) + 1
+    threads = max(me, progress[THREADS])
+    doing, at, own, others = WHOLE, 0, 0, 0
     while True:
         i = _fetch_add(progress, TAKEN, 1)
         if i >= tasks.shape[0]:
             break
-        kind, layer, block = tasks[i, 0], tasks[i, 1], tasks[i, 2]
-        if kind == MOMENTS:
-            parts[first[layer] + block] = _block_moments(stored, table, sizes, layer, block, c)
-            blocks = first[layer + 1] - first[layer]
-            if _fetch_add(progress, OF_LAYERS + layer, 1) == blocks - 1:
-                _finish(layer, sizes, first, parts, gammas, lows, d[COS_POWER])
-                _fetch_add(progress, OF_LAYERS + layer, 1)
-        elif kind == DESCEND:
-            while _fetch_add(progress, OF_LAYERS + layer, 0) <= first[layer + 1] - first[layer]:
-                _give_way()
-            _block_descend(stored, table, sizes, layer, block, ts[layer], gammas[layer], lows[layer], c, d)
-        else:
-            for one in range(layer, block):
+        kind, layer = tasks[i, 0], tasks[i, 1]
+        if kind == WHOLE:
+            for one in range(layer, tasks[i, 2]):
                 for part in range(first[one + 1] - first[one]):
                     parts[first[one] + part] = _block_moments(stored, table, sizes, one, part, c)
                 _finish(one, sizes, first, parts, gammas, lows, d[COS_POWER])
                 for part in range(first[one + 1] - first[one]):
                     _block_descend(stored, table, sizes, one, part, ts[one], gammas[one], lows[one], c, d)
+            _fetch_add(progress, DONE, 1)
+            continue
+        if kind != doing or layer != at:
+            doing, at, own, others = kind, layer, 0, 0
+        count = first[layer + 1] - first[layer]
+        rows = OF_LAYERS + sizes.size + first[layer]
+        blocks, start = progress[rows : rows + count], (me - 1) * count // threads
+        if kind == MOMENTS:
+            own = _claim(blocks, WAITS, me, start, own)
+            block = (start + own - 1) % count
+            parts[first[layer] + block] = _block_moments(stored, table, sizes, layer, block, c)
+            if _fetch_add(progress, OF_LAYERS + layer, 1) == count - 1:
+                _finish(layer, sizes, first, parts, gammas, lows, d[COS_POWER])
+                _fetch_add(progress, OF_LAYERS + layer, 1)
+        else:
+            while _fetch_add(progress, OF_LAYERS + layer, 0) <= count:
+                _give_way()
+            own = _claim(blocks, me, DESCENDED, start, own)
+            block = (start + own - 1) % count
+            if own > count:
+                others = _claim(blocks, ANYONES, DESCENDED, start, others)
+                block = (start + others - 1) % count
+            _block_descend(stored, table, sizes, layer, block, ts[layer], gammas[layer], lows[layer], c, d)
         _fetch_add(progress, DONE, 1)
     while _fetch_add(progress, DONE, 0) < tasks.shape[0]:  # other threads are still working
         _give_way()
@@ -527,6 +590,28 @@ def serve(board: Any, index: Any) -> None:
             spins = 0
 
 
+@njit(**_INNER)
+def _describe(
+    job: Any,
+    tasks: Any,
+    progress: Any,
+    table: Any,
+    sizes: Any,
+    first: Any,
+    parts: Any,
+    ts: Any,
+    gammas: Any,
+    lows: Any,
+    c: Any,
+    d: Any,
+) -> None:
+    """Write the sizes and addresses of a step's arrays, as `entry` reads them."""
+    job[0], job[1], job[2] = tasks.shape[0], sizes.size, parts.shape[0]
+    job[3], job[4], job[5], job[6] = tasks.ctypes.data, progress.ctypes.data, table.ctypes.data, sizes.ctypes.data
+    job[7], job[8], job[9] = first.ctypes.data, parts.ctypes.data, ts.ctypes.data
+    job[10], job[11], job[12], job[13] = gammas.ctypes.data, lows.ctypes.data, c.ctypes.data, d.ctypes.data
+
+
 @cached(nogil=True)
 def run_together(
     board: Any,
@@ -553,12 +638,7 @@ def run_together(
     if _exchange(board, BUSY, 1) != 0:
         run(stored, tasks, progress, table, sizes, first, parts, ts, gammas, lows, c, d)
         return
-    board[JOB], board[JOB + 1], board[JOB + 2] = tasks.shape[0], sizes.size, parts.shape[0]
-    board[JOB + 3], board[JOB + 4] = tasks.ctypes.data, progress.ctypes.data
-    board[JOB + 5], board[JOB + 6], board[JOB + 7] = table.ctypes.data, sizes.ctypes.data, first.ctypes.data
-    board[JOB + 8], board[JOB + 9] = parts.ctypes.data, ts.ctypes.data
-    board[JOB + 10], board[JOB + 11] = gammas.ctypes.data, lows.ctypes.data
-    board[JOB + 12], board[JOB + 13] = c.ctypes.data, d.ctypes.data
+    _describe(board[JOB:], tasks, progress, table, sizes, first, parts, ts, gammas, lows, c, d)
     board[ENTRY] = entered
     _exchange(board, WANTED, helpers)
     epoch = _read(board, EPOCH) + 1
@@ -573,20 +653,45 @@ def run_together(
     _exchange(board, BUSY, 0)
 
 
+@cached(nogil=True)
+def run_by_openmp(
+    parallel: Any,
+    entered: Any,
+    threads: Any,
+    tasks: Any,
+    progress: Any,
+    table: Any,
+    sizes: Any,
+    first: Any,
+    parts: Any,
+    ts: Any,
+    gammas: Any,
+    lows: Any,
+    c: Any,
+    d: Any,
+) -> None:
+    """`run` by this thread and OpenMP's others, so many in all. parallel: the address of its function GOMP_parallel."""
+    job = np.empty(JOB_WORDS, np.int64)
+    _describe(job, tasks, progress, table, sizes, first, parts, ts, gammas, lows, c, d)
+    _call_parallel(parallel, entered, job.ctypes.data, threads)
+
+
 def entry(stored: Any) -> Any:
-    """A C function that runs the step at an address, as `run_together` writes it, for θ and g of stored's dtype."""
+    """A C function that runs the step at an address, as `_describe` writes it, for θ and g of stored's dtype."""
     computed = stored if stored.dtype == np.float64 else np.float32(0)
 
     def enter(address: Any) -> None:
         job, i, f = carray(pointer(address, np.int64(0)), JOB_WORDS), np.int64(0), np.float64(0)
         layers = job[1]
+        first = carray(pointer(job[7], i), layers + 1)
+        blocks = first[layers]
         run(
             stored,
             carray(pointer(job[3], i), (job[0], 3)),
-            carray(pointer(job[4], i), OF_LAYERS + layers),
+            carray(pointer(job[4], i), OF_LAYERS + layers + blocks),
             carray(pointer(job[5], i), (4, layers)),
             carray(pointer(job[6], i), layers),
-            carray(pointer(job[7], i), layers + 1),
+            first,
             carray(pointer(job[8], f), (job[2], 4)),
             carray(pointer(job[9], f), layers),
             carray(pointer(job[10], f), layers),

@@ -45,6 +45,17 @@ def run(threads: int, coordinates: int, stored: Any, *arrays: Any) -> None:
         _compiled.run_together(_team.board, entered, helpers, coordinates >= WORTH_WAKING, stored, *arrays)
 
 
+def run_by_openmp(parallel: int, threads: int, stored: Any, *arrays: Any) -> None:
+    """`_compiled.run` by this thread and OpenMP's; parallel: the address of GOMP_parallel.
+
+    A framework that has just computed gradients by OpenMP has left its threads polling for more work, for milliseconds.
+    A team beside them would be more threads than there are cores.
+    """
+    from setadam_numpy import _compiled
+
+    _compiled.run_by_openmp(parallel, _entry(stored.dtype.name).address, threads, *arrays)
+
+
 @lru_cache
 def _entry(dtype: str) -> Any:
     from setadam_numpy import _compiled

@@ -35,7 +35,9 @@ _STORED: dict[str, Any] = {
     "bfloat16": np.uint16(0),
     "float16": np.int16(0),
 }
-_WHOLE = 1 << 17  # coordinates; larger layers are shared between threads
+_WHOLE = 1 << 17  # coordinates; larger layers are always shared between threads
+# From so many on, a step is shared with OpenMP's threads, whether awake or not: one core needs 15 to 30 µs for them.
+_WORTH_SHARING = 1 << 15
 
 
 @lru_cache
@@ -50,6 +52,17 @@ def why_not(dtype: str = "float32") -> str | None:
     if dtype == "float16" and not _compiled.HAS_FLOAT16:
         return "this CPU has no instructions for float16"
     return None
+
+
+class Threads(NamedTuple):
+    """Who takes a step."""
+
+    count: int
+    openmp: int = 0  # the address of GOMP_parallel, where they are OpenMP's; 0 for a team of the kernel's own
+
+
+def _granted(threads: Threads | int | None) -> Threads:
+    return threads if isinstance(threads, Threads) else Threads(threads or _threads.available())
 
 
 class Layers(NamedTuple):
@@ -106,36 +119,39 @@ def step_layers(
     step(Layers.of_arrays(params, grads, ms, vs, dtype, slices), each, hp, threads=threads)
 
 
-def step(layers: Layers, ts: Any, hp: Hyperparameters, *, threads: int | None = None) -> None:
+def step(layers: Layers, ts: Any, hp: Hyperparameters, *, threads: Threads | int | None = None) -> None:
     """One step of all layers, in place. ts: the count of this step, a number for each layer, or one for all."""
-    plan = _plan(layers.sizes.tobytes(), "step")
+    team = _granted(threads)
+    plan = _plan(layers.sizes.tobytes(), "step", team.count)
     each = np.empty((3, len(layers.sizes)))
     each[0] = ts
-    _run(layers, plan, np.empty((plan.first[-1], 4)), each, hp, 0, threads)
+    _run(layers, plan, np.empty((plan.first[-1], 4)), each, hp, 0, team)
 
 
-def moments(layers: Layers, hp: Hyperparameters, *, threads: int | None = None) -> Parts:
+def moments(layers: Layers, hp: Hyperparameters, *, threads: Threads | int | None = None) -> Parts:
     """The first pass: update m and v in place. θ is read where there is a coupled weight decay.
 
     Returns
     -------
     Parts : of what is here of each layer, float64 arrays of shape (layers,).
     """
-    plan = _plan(layers.sizes.tobytes(), "moments")
+    team = _granted(threads)
+    plan = _plan(layers.sizes.tobytes(), "moments", team.count)
     parts = np.empty((plan.first[-1], 4))
     unused = np.empty((3, len(layers.sizes)))
-    _run(layers, plan, parts, unused, hp, 0, threads)
+    _run(layers, plan, parts, unused, hp, 0, team)
     return Parts(*parts[plan.first[:-1]].T)
 
 
 def descend(
-    layers: Layers, ts: Any, hp: Hyperparameters, gammas: Floats, lows: Floats, *, threads: int | None = None
+    layers: Layers, ts: Any, hp: Hyperparameters, gammas: Floats, lows: Floats, *, threads: Threads | int | None = None
 ) -> None:
     """The second pass: update θ in place, given γ and min v of each whole layer, after `moments`. No g is read."""
-    plan = _plan(layers.sizes.tobytes(), "descend")
+    team = _granted(threads)
+    plan = _plan(layers.sizes.tobytes(), "descend", team.count)
     each = np.empty((3, len(layers.sizes)))
     each[0], each[1], each[2] = ts, gammas, lows
-    _run(layers, plan, np.empty((0, 4)), each, hp, 1 << 62, threads)
+    _run(layers, plan, np.empty((0, 4)), each, hp, 1 << 62, team)
 
 
 def count_up(addresses: Integers) -> Floats:
@@ -156,19 +172,26 @@ class _Plan(NamedTuple):
 
 
 def _run(
-    layers: Layers, plan: _Plan, parts: Floats, each: Floats, hp: Hyperparameters, done: int, threads: int | None
+    layers: Layers, plan: _Plan, parts: Floats, each: Floats, hp: Hyperparameters, done: int, team: Threads
 ) -> None:
-    """Let threads do the tasks. each: the rows t, γ, min v; done: as how many blocks of a layer count as done."""
-    from setadam_numpy._compiled import OF_LAYERS, run
+    """Let threads do the tasks. each: the rows t, γ, min v; done: as how many blocks of a layer count as done.
 
-    progress = np.full(OF_LAYERS + len(layers.sizes), done)
-    progress[:OF_LAYERS] = 0
+    A block whose owner is a number that no thread has may be descended by any.
+    """
+    from setadam_numpy._compiled import OF_LAYERS, THREADS, run
+
+    progress = np.zeros(OF_LAYERS + len(layers.sizes) + plan.first[-1], np.int64)
+    if done:
+        progress[OF_LAYERS:] = done
+    progress[THREADS] = team.count
     stored, coefficients = _STORED[layers.dtype], _coefficients(hp, COMPUTE_DTYPE[layers.dtype])
     table, sizes = np.ascontiguousarray(layers.table), np.ascontiguousarray(layers.sizes)
     arrays = (plan.tasks, progress, table, sizes, plan.first, parts, *each, *coefficients)
-    threads = min(threads or _threads.available(), len(plan.tasks))
-    if threads < 2:
+    threads = min(team.count, len(plan.tasks))
+    if threads < 2 or (team.openmp and plan.coordinates < _WORTH_SHARING):
         run(stored, *arrays)
+    elif team.openmp:  # all of them: another number than the framework's would end some, and start them again
+        _team.run_by_openmp(team.openmp, team.count, stored, *arrays)
     elif _team.exists():
         _team.run(threads, plan.coordinates, stored, *arrays)
     else:
@@ -194,29 +217,30 @@ def _coefficients(hp: Hyperparameters, dtype: str) -> tuple[Array, Floats]:
 
 
 @lru_cache(maxsize=32)
-def _plan(sizes: bytes, passes: str) -> _Plan:
+def _plan(sizes: bytes, passes: str, threads: int) -> _Plan:
     """The tasks for layers of these sizes, and each layer's first block.
 
-    A large layer: the moments of its blocks, then its descent (from the front: memory is read faster that
-    way than the cache's last blocks give back). Small layers: whole, so many at a time that taking a task
-    costs nothing beside doing it.
+    A large layer, and one that is more than a thread's share of them all: the moments of its blocks, then its descent
+    (from the front: memory is read faster that way than the cache's last blocks give back). Small layers: whole, so
+    many at a time that taking a task costs nothing beside doing it.
     """
     from setadam_numpy._compiled import BLOCK, DESCEND, MOMENTS, WHOLE
 
     tasks: list[tuple[int, int, int]] = []
     first, begun, load = [0], None, 0
     counts = np.frombuffer(sizes, np.int64).tolist()
+    whole = max(BLOCK, min(_WHOLE, -(-sum(counts) // threads)))
     for layer, size in enumerate(counts):
         blocks = max(1, -(-size // BLOCK))
         first.append(first[-1] + blocks)
-        if passes == "step" and size <= _WHOLE:
+        if passes == "step" and size <= whole:
             begun, load = layer if begun is None else begun, load + size
-            if load >= BLOCK or layer + 1 == len(counts) or counts[layer + 1] > _WHOLE:
+            if load >= BLOCK or layer + 1 == len(counts) or counts[layer + 1] > whole:
                 tasks.append((WHOLE, begun, layer + 1))
                 begun, load = None, 0
             continue
         if passes != "descend":
-            tasks += [(MOMENTS, layer, block) for block in range(blocks)]
+            tasks += [(MOMENTS, layer, layer + 1)] * blocks
         if passes != "moments":
-            tasks += [(DESCEND, layer, block) for block in range(blocks)]
+            tasks += [(DESCEND, layer, layer + 1)] * blocks
     return _Plan(np.array(tasks, np.int64).reshape(-1, 3), np.array(first, np.int64), sum(counts))

@@ -11,6 +11,8 @@ Array = np.ndarray[Any, Any]
 
 
 class NumPyMemory(Memory):
+    block = 1 << 15  # coordinates, in eight temporaries or so
+
     def as_leaf(self, x: Any) -> Array | None:
         # Views as plain arrays: in np.matrix, * would mean something else, and a mask would be ignored.
         return np.asarray(x) if isinstance(x, np.ndarray) and not isinstance(x, np.ma.MaskedArray) else None

@@ -3,7 +3,8 @@
 After a full step, a `Plan` keeps what its checks rested on. The next step reads all of that again, for all layers at
 once, and takes over the results of the checks only if nothing differs:
 
-- of each group: the names, and the options ``layer_axes`` and ``fused`` (the others are checked in each step);
+- of each group: the names, and the options ``layer_axes``, ``fused`` and ``stochastic_rounding`` (the others are
+  checked in each step);
 - of each parameter and moment: that it is the same array, and its address, shape, strides, dtype and flags, all of
   which can be set;
 - of each gradient: its type, shape and dtype, and that it overlaps nothing that is written. It may lie elsewhere, and
@@ -24,6 +25,7 @@ from setadam_core.inplace.containers import Outline
 from setadam_core.inplace.groups import Group, check_representable
 from setadam_core.inplace.state import Entries
 from setadam_core.layers import as_array
+from setadam_core.rounding import check_seed
 from setadam_numpy import fused
 from setadam_numpy.headers import ALIGNED, DATA, DTYPE, FLAGS, NDIM, Headers, Integers, headers
 from setadam_numpy.memory import Array, NumPyMemory
@@ -78,6 +80,8 @@ class Plan:
         cls, optimizer: InPlaceOptimizer, tasks: Sequence[Task], grads: Any, names: Sequence[str], footprint: Footprint
     ) -> "Plan | None":
         """After a full step; None if no later step could use it."""
+        if any(check_seed(group["stochastic_rounding"]) is not None for group in optimizer.param_groups):
+            return None  # the kernel does not update the parameters themselves
         before = headers(_written(optimizer.param_groups, _entries(optimizer.state, list(optimizer.params))))
         outline = Outline.of(grads)
         if before is None or outline is None:
@@ -181,7 +185,7 @@ _MEMORY = NumPyMemory()
 
 def _fixed(group: Group) -> tuple[list[str], str]:
     """A group's names and the options that a plan rests on. As text, since a list may be changed in place."""
-    return list(group["params"]), repr((group["layer_axes"], group["fused"]))
+    return list(group["params"]), repr((group["layer_axes"], group["fused"], group["stochastic_rounding"]))
 
 
 def _entries(states: Entries, names: Sequence[str]) -> list[Any]:

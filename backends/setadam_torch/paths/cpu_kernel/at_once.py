@@ -15,6 +15,7 @@ from setadam_torch.checks.options import Group, check_group, leaves_choice_to_ke
 from setadam_torch.checks.params import check_representable
 from setadam_torch.checks.tensors import Tensor, Tensors
 from setadam_torch.paths.cpu_kernel.path import CPUKernel
+from setadam_torch.paths.cpu_kernel.team import team
 
 
 def step(groups: Iterable[Group], state: Mapping[Tensor, Any]) -> bool:
@@ -35,7 +36,7 @@ def step(groups: Iterable[Group], state: Mapping[Tensor, Any]) -> bool:
         work.append((params, hp, located))
     for params, hp, located in work:
         torch.autograd.graph.increment_version(params)  # autograd does not see writes by address
-        kernel.step(located.layers, kernel.count_up(located.counts), hp, threads=torch.get_num_threads())
+        kernel.step(located.layers, kernel.count_up(located.counts), hp, threads=team())
     return True
 
 

@@ -14,6 +14,7 @@ from setadam_torch.checks.options import Group, hyperparameters, leaves_choice_t
 from setadam_torch.checks.tensors import Tensor, Tensors, dtype_name
 from setadam_torch.paths.columns import Columns, by_device_and_dtype
 from setadam_torch.paths.counts import count_up
+from setadam_torch.paths.cpu_kernel.team import team
 from setadam_torch.paths.protocol import Path
 
 
@@ -51,14 +52,13 @@ class CPUKernel(Path):
 
     def moments(self) -> Parts:
         self._counts = self._each(_counted(self.columns.steps))
-        parts = kernel.moments(self._table, hyperparameters(self.group), threads=torch.get_num_threads())
+        parts = kernel.moments(self._table, hyperparameters(self.group), threads=team())
         return Parts(*map(torch.from_numpy, parts))
 
     def descend(self, gammas: Tensor, lows: Tensor) -> None:
         torch.autograd.graph.increment_version(self.columns.params)  # autograd does not see writes by address
         known = gammas.numpy(), lows.numpy()
-        hp, threads = hyperparameters(self.group), torch.get_num_threads()
-        kernel.descend(self._table, self._counts, hp, *known, threads=threads)
+        kernel.descend(self._table, self._counts, hyperparameters(self.group), *known, threads=team())
 
     @classmethod
     def step(cls, group: Group, columns: Columns) -> None:
@@ -68,7 +68,7 @@ class CPUKernel(Path):
             begun = cls(group, part)
             torch.autograd.graph.increment_version(part.params)
             counts = begun._each(_counted(part.steps))
-            kernel.step(begun._table, counts, hp, threads=torch.get_num_threads())
+            kernel.step(begun._table, counts, hp, threads=team())
 
     def _each(self, counts: Any) -> Any:
         """The numbers of parameters as numbers of layers."""
