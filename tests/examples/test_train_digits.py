@@ -19,16 +19,27 @@ def example() -> ModuleType:
 
 
 def test_short_run(example: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
-    accuracy = example.main(["--epochs", "12"])
-    assert accuracy["SET-Adam"] > 0.93
-    assert accuracy["Adam"] > 0.9
+    accuracies = example.main(["--epochs", "12", "--seeds", "0"])
+    assert list(accuracies) == ["SET-Adam, η", "SET-Adam, η/2", "Adam, η", "Adam, η/2"]
+    assert accuracies["SET-Adam, η"][0] > 0.93
+    assert accuracies["Adam, η"][0] > 0.9
     printed = capsys.readouterr().out
-    for name, share in accuracy.items():
-        assert f"{name:9} test accuracy {share:.1%}" in printed
+    for name, (share,) in accuracies.items():
+        assert f"{name:14} test accuracy {share:.1%}, by seed {share:.1%}" in printed
 
 
 def test_same_seed_same_figure(example: ModuleType) -> None:
-    assert example.main(["--epochs", "2"]) == example.main(["--epochs", "2"])
+    (alone, beside) = (example.main(["--epochs", "2", "--seeds", *seeds]) for seeds in (["1"], ["0", "1"]))
+    assert {name: shares[0] for name, shares in alone.items()} == {name: shares[1] for name, shares in beside.items()}
+
+
+def test_half_the_rate_is_nearer_to_adam(example: ModuleType) -> None:
+    """What the example says of its runs. After 60 epochs the means of five seeds are 0.2 and 0.6 points from Adam's; after
+    10 epochs of one seed 0.7 and 1.3, where an image is 0.2.
+    """
+    found = {name: shares[0] for name, shares in example.main(["--epochs", "10", "--seeds", "0"]).items()}
+    apart = {rate: abs(found[f"SET-Adam, {rate}"] - found["Adam, η"]) for rate in ("η", "η/2")}
+    assert apart["η/2"] < apart["η"]
 
 
 def test_gradients_are_those_of_the_loss(example: ModuleType) -> None:
