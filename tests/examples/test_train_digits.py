@@ -34,8 +34,8 @@ def test_same_seed_same_figure(example: ModuleType) -> None:
 
 
 def test_half_the_rate_is_nearer_to_adam(example: ModuleType) -> None:
-    """What the example says of its runs. After 60 epochs the means of five seeds are 0.2 and 0.6 points from Adam's; after
-    10 epochs of one seed 0.7 and 1.3, where an image is 0.2.
+    """What the example says of its runs. After 60 epochs the means of five seeds are 0.2 and 0.6 points from Adam's;
+    after 10 epochs of one seed 0.7 and 1.3, where an image is 0.2.
     """
     found = {name: shares[0] for name, shares in example.main(["--epochs", "10", "--seeds", "0"]).items()}
     apart = {rate: abs(found[f"SET-Adam, {rate}"] - found["Adam, η"]) for rate in ("η", "η/2")}
