@@ -23,6 +23,15 @@ import tables
 from torch import nn
 from training import Run, train
 
+COLORS = {
+    "weight": "C0",
+    "convolution": "C0",
+    "attention": "C4",
+    "position": "C5",
+    "norm": "C2",
+    "bias": "C1",
+    "embedding": "C3",
+}
 Row = dict[str, Any]  # task, seed, settings, layer, kind, depth, size, step, degrees
 Place = tuple[str, int, str]  # a run: task, seed, settings
 Runs = dict[Place, list[Row]]
@@ -34,12 +43,14 @@ def kinds(model: nn.Module) -> dict[str, tuple[str, int, int]]:
     for place, (name, param) in enumerate(model.named_parameters()):
         owner = model.get_submodule(name.rpartition(".")[0])
         leaf = name.rpartition(".")[2]
-        norm = isinstance(owner, nn.LayerNorm | nn.BatchNorm1d)
+        norm = isinstance(owner, nn.LayerNorm | nn.BatchNorm1d | nn.BatchNorm2d)
         kind = "norm" if norm else "bias" if leaf.endswith("bias") else "position" if leaf == "place" else "weight"
-        if kind == "weight" and isinstance(owner, nn.Conv1d):
+        if kind == "weight" and isinstance(owner, nn.Conv1d | nn.Conv2d):
             kind = "convolution"
         if kind == "weight" and isinstance(owner, nn.MultiheadAttention):
             kind = "attention"
+        if isinstance(owner, nn.Embedding):
+            kind = "embedding"
         found[name] = (kind, place, param.numel())
     return found
 
@@ -77,7 +88,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run what is missing, and write CSV, table, plots and a sentence."""
     options = cli.parse(__doc__, arguments)
     file, seeds = options.results / "angles.csv", store.CONFIG["seeds"]
-    tasks = options.tasks or list(store.CONFIG["tasks"])
+    tasks = options.tasks or store.CONFIG["compare"]["tasks"]
     runs = _read(file)
     wanted = [(task, seed, settings_of(task)) for task in tasks for seed in seeds]
     for run, rows in store.in_parallel(observe, [run for run in wanted if run not in runs], options.jobs, "training"):
@@ -141,7 +152,6 @@ def _write(file: Path, runs: Runs) -> None:
 
 def _plot(file: Path, tasks: Sequence[str], rows: Sequence[Row]) -> None:
     figure, axes = plt.subplots(1, len(tasks), figsize=(4.2 * len(tasks), 3.4), squeeze=False, layout="constrained")
-    colors = {"weight": "C0", "convolution": "C0", "attention": "C4", "position": "C5", "norm": "C2", "bias": "C1"}
     for ax, task in zip(axes[0], tasks, strict=True):
         mine = [row for row in rows if row["task"] == task]
         for layer in dict.fromkeys(row["layer"] for row in mine):
@@ -150,7 +160,7 @@ def _plot(file: Path, tasks: Sequence[str], rows: Sequence[Row]) -> None:
             means = [statistics.mean(r["degrees"] for r in of_layer if r["step"] == step) for step in steps]
             kind = of_layer[0]["kind"]
             seen = kind in ax.get_legend_handles_labels()[1]
-            ax.plot(steps, means, color=colors[kind], alpha=0.8, label=None if seen else kind)
+            ax.plot(steps, means, color=COLORS[kind], alpha=0.8, label=None if seen else kind)
         ax.set(title=task, xlabel="step", ylabel="∠(v, 1), degrees", ylim=(0, 90))
         ax.legend(fontsize="small")
     cli.save(figure, file)

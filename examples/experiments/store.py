@@ -21,7 +21,7 @@ Results = dict[str, dict[str, float]]
 def key(run: Run) -> str:
     """Everything that determines the result of a run, as one line of JSON."""
     task, training = CONFIG["tasks"][run.task], CONFIG["training"]
-    return json.dumps({**run._asdict(), "settings": dict(run.settings), "how": {**task, **training}}, sort_keys=True)
+    return json.dumps({**run._asdict(), "settings": dict(run.settings), "how": {**training, **task}}, sort_keys=True)
 
 
 def run_all(runs: Iterable[Run], file: Path, jobs: int, title: str) -> Results:

@@ -23,8 +23,8 @@ class Run(NamedTuple):
 
 
 @functools.cache
-def _data(name: str) -> data.Data:
-    return data.load(name)
+def _data(name: str, sha256: str | None) -> data.Data:
+    return data.load(name, sha256)
 
 
 def train(
@@ -38,11 +38,12 @@ def train(
     watch, if given, is called with the number of steps taken and the optimizer after each step.
     """
     torch.set_num_threads(1)
-    sets = _data(task["data"])
+    sets = _data(task["data"], task.get("sha256"))
     torch.manual_seed(run.seed)
-    model = models.build(task["model"], sets.train.x.shape[1])
+    classes = 1 + max(int(part.y.max()) for part in sets)
+    model = models.build(task["model"], sets.train.x.shape[1], classes)
     optimizer = optimizers.make(run.optimizer, model.named_parameters(), **dict(run.settings))
-    batch, n = training["batch"], len(sets.train.x)
+    batch, n = task.get("batch", training["batch"]), len(sets.train.x)
     steps = task["epochs"] * math.ceil(n / batch)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     start, taken, loss = time.perf_counter(), 0, torch.tensor(math.nan)
