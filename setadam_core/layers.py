@@ -15,6 +15,7 @@ from array_api_compat import device
 
 from setadam_core.hyperparameters import Hyperparameters, Scalar, is_array_scalar
 from setadam_core.plain import namespace
+from setadam_core.rounding import Rounding
 
 Array = Any  # an array of any namespace of the Array API; mypy has no type for it
 Namespace = Any
@@ -84,8 +85,10 @@ class Layer(NamedTuple):
             return self.xp.astype(x, self.dtype, copy=False)
         return self.xp.stack([self.xp.real(x), self.xp.imag(x)], axis=-1)
 
-    def unreal(self, x: Array) -> Array:
-        """The inverse of `real`, rounding to the parameter's dtype."""
+    def unreal(self, x: Array, rounding: Rounding | None = None, t: Any = None) -> Array:
+        """The inverse of `real`, rounding to the parameter's dtype: to nearest, or in step t as `rounding` says."""
+        if rounding is not None:
+            x = rounding.round(x, self.param_dtype, t)
         if not self.is_complex:
             return self.xp.astype(x, self.param_dtype, copy=False)
         pair = self.xp.astype(x, self.param_dtype)
@@ -177,9 +180,10 @@ def check_layer_axes(layer_axes: Sequence[int] | None, ndim: int) -> tuple[int, 
     if layer_axes is None:
         return tuple(range(ndim))
     axes: list[int] = []
-    if isinstance(layer_axes, tuple | list) and all(type(axis) is int for axis in layer_axes):
+    listed = isinstance(layer_axes, (tuple, list))  # torch.compile of torch 2.7 cannot trace `tuple | list`
+    if listed and all(type(axis) is int for axis in layer_axes):
         axes = [axis for axis in range(ndim) if any(x in (axis, axis - ndim) for x in layer_axes)]
-    if not isinstance(layer_axes, tuple | list) or len(axes) != len(layer_axes):
+    if not listed or len(axes) != len(layer_axes):
         # Formatted only here: under torch.compile the numbers may be symbols, which cannot be formatted.
         raise ValueError(f"layer_axes must be None or distinct axes of an array with {ndim} axes, got {layer_axes!r}")
     return tuple(axes)

@@ -36,15 +36,25 @@ from setadam_torch.checks.tensors import Tensors, moment_dtype
 from setadam_torch.paths.choice import by_path, why_no_kernel
 from setadam_torch.paths.columns import Columns
 from setadam_torch.paths.cpu_kernel import at_once
+from setadam_torch.paths.triton import at_once as on_gpu_at_once
 from setadam_torch.sharding.step import step as step_shards
 from setadam_torch.state import checkpoints
 from setadam_torch.state.statistics import statistics
+
+
+# torch's own check that a graph which captures a step is of capturable groups, by its name of today and its older one.
+_check_capture = getattr(
+    Optimizer, "_accelerator_graph_capture_health_check", getattr(Optimizer, "_cuda_graph_capture_health_check", None)
+)
 
 
 class SETAdam(Optimizer):  # type: ignore[misc]  # torch is untyped where it is not installed
     """SET-Adam (arXiv 2302.01029): Adam with a smaller range of adaptive stepsizes in each layer.
 
     A layer is one parameter tensor, or with ``layer_axes`` one slice of it.
+
+    Coming from Adam: start with half of its learning rate and the default ε, and change ε by factors of 100 where
+    ``floor_share`` of `layer_statistics` is 0 or 1. One NaN in a gradient makes its whole layer NaN: skip such a step.
 
     Parameters
     ----------
@@ -148,7 +158,7 @@ class SETAdam(Optimizer):  # type: ignore[misc]  # torch is untyped where it is 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step on all parameters that have a gradient; closure, if given, computes the loss."""
         if not torch.compiler.is_compiling():
-            self._accelerator_graph_capture_health_check()
+            _check_capture(self)
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -160,7 +170,7 @@ class SETAdam(Optimizer):  # type: ignore[misc]  # torch is untyped where it is 
 
     def _update(self) -> None:
         compiling, scaled = torch.compiler.is_compiling(), scaler.left_on(self)
-        if not compiling and scaled is None and at_once.step(self.param_groups, self.state):
+        if not compiling and self._at_once(scaled):
             return
         work: list[tuple[Group, Columns]] = []
         if compiling:
@@ -178,6 +188,12 @@ class SETAdam(Optimizer):  # type: ignore[misc]  # torch is untyped where it is 
                 continue
             for path, part in by_path(group, columns).items():
                 path.step(group, part)
+
+    def _at_once(self, scaled: scaler.Scaler | None) -> bool:
+        """Whether a kernel took all layers, each of them in its usual form."""
+        if scaled is None and at_once.step(self.param_groups, self.state):
+            return True
+        return on_gpu_at_once.step(self.param_groups, self.state, *(scaled or (None, None)))
 
     @property
     def _step_supports_amp_scaling(self) -> bool:
@@ -260,8 +276,9 @@ class SETAdam(Optimizer):  # type: ignore[misc]  # torch is untyped where it is 
         -------
         dict : for each parameter that has taken a step, by its name (or "group.index" where
             parameters are not named): ``gamma`` (γ in [0, 1]), ``w_min`` (min w, in units of the
-            gradient), and ``stepsize_min``, ``_mean``, ``_std``, ``_max`` of 1/w̃. Python floats; with
-            ``layer_axes`` that leave several layers, tensors of one value a layer.
+            gradient), ``floor_share`` (the share of coordinates with w ≤ √2 √ε), and ``stepsize_min``,
+            ``_mean``, ``_std``, ``_max`` of 1/w̃. Python floats; with ``layer_axes`` that leave several
+            layers, tensors of one value a layer.
 
         Notes
         -----

@@ -162,6 +162,7 @@ def make_scheduler(name, optimizer, needs):
     return getattr(home, name)(optimizer, **needs[name])
 
 
+@pytest.mark.filterwarnings("ignore:The epoch parameter:UserWarning")  # torch 2.7's own call in SequentialLR
 @pytest.mark.parametrize("name", sorted(schedulers()[1]))
 def test_every_scheduler(name):
     """The rates and betas that it sets are those of Adam, and the step uses them."""
