@@ -22,6 +22,7 @@ from array_api_compat import device
 from setadam_core.hyperparameters import Hyperparameters, Scalar, is_array_scalar
 from setadam_core.layers import Array, Layer, as_array, check_layer, compute_dtype_name, dtype_name, fields
 from setadam_core.plain import namespace
+from setadam_core.rounding import Rounding
 
 
 class State(NamedTuple):
@@ -66,31 +67,25 @@ def init(param: Array) -> State:
 
 
 def step(
-    param: Array,
-    grad: Array,
-    state: State,
-    hp: Hyperparameters,
-    *,
-    layer_axes: Sequence[int] | None = None,
-) -> tuple[Array, State]:
+    param: Array, grad: Array, state: State, hp: Hyperparameters, *,
+    layer_axes: Sequence[int] | None = None, rounding: Rounding | None = None,
+) -> tuple[Array, State]:  # fmt: skip
     """One step: the new parameter and state, as new arrays. See `trace`, of which these are a part."""
-    now = trace(param, grad, state, hp, layer_axes=layer_axes)
+    now = trace(param, grad, state, hp, layer_axes=layer_axes, rounding=rounding)
     return now.param, State(now.m, now.v, now.t)
 
 
 def trace(
-    param: Array,
-    grad: Array,
-    state: State,
-    hp: Hyperparameters,
-    *,
-    layer_axes: Sequence[int] | None = None,
-) -> Trace:
+    param: Array, grad: Array, state: State, hp: Hyperparameters, *,
+    layer_axes: Sequence[int] | None = None, rounding: Rounding | None = None,
+) -> Trace:  # fmt: skip
     """One step with every intermediate: the algorithm, line by line.
 
     param and grad: any shape, one dtype (float16 to complex128) and device. layer_axes: the axes that make one layer,
-    default all; (1, 2) for an array that stacks matrices along its first axis. An all-zero v has γ = 1 (any γ gives
-    the same step), an empty array returns as it came, NaN or ±Inf makes its whole layer NaN. Raises as `check_layer`.
+    default all; (1, 2) for an array that stacks matrices along its first axis. rounding: the seed and the
+    place of a stochastic rounding, if a 16-bit parameter is to be rounded so at the end. An all-zero v has
+    γ = 1 (any γ gives the same step), an empty array returns as it came, NaN or ±Inf makes its whole layer NaN.
+    Raises as `check_layer`.
     """
     layer = check_layer(param, grad, *fields(state), hp, layer_axes)
     c, t = layer.coefficient, state.t + 1
@@ -109,7 +104,7 @@ def trace(
     update = c(hp.lr / bias_correction(hp.beta1, t, layer)) * m / w_shifted
     if hp.decays and hp.decoupled_weight_decay:
         theta = c(1 - hp.lr * hp.weight_decay) * theta
-    param = layer.unreal(theta - update)
+    param = layer.unreal(theta - update, rounding, t)
     arrays = (g, m, v, gamma, v_scaled, w, w_min, w_shifted, update, param)
     return Trace._make([*map(as_array, arrays), t])
 

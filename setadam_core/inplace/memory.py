@@ -11,6 +11,7 @@ class Memory(ABC):
     """The arrays of one library. `setadam_core.inplace` touches arrays through these methods alone."""
 
     dtypes: Collection[str] = tuple(COMPUTE_DTYPE)  # that a parameter may have
+    block: int = 1 << 62  # coordinates to compute on at a time, if temporaries of more would not fit in a cache
 
     def real(self, x: Array) -> Array:
         """The array, or for a complex one its real view."""

@@ -19,8 +19,10 @@ from setadam_core.inplace.containers import flatten
 from setadam_core.inplace.groups import Group, are_groups, arrays_of, check_params, layer_of, named
 from setadam_core.inplace.layout import Task
 from setadam_core.inplace.memory import Memory
+from setadam_core.inplace.rounding import Rounded, batches, is_rounded
 from setadam_core.inplace.state import fresh_state, read_state
 from setadam_core.layers import Array, as_array, compute_dtype_name
+from setadam_core.rounding import Rounding, check_seed
 from setadam_core.show import statistics
 from setadam_core.spec import State
 
@@ -47,6 +49,9 @@ class InPlaceOptimizer(ABC):
         matrices stacked along axis 0.
     cos_power : n in γ = cosⁿ∠(v, 1). The paper's is 2; 0 switches down-scaling off.
     eps_inside_sqrt : False adds ε after the root, as Adam does.
+    stochastic_rounding : False rounds a 16-bit parameter to nearest. A seed, an int in [0, 2³²) (True: 0), rounds it to
+        one of its neighbours, at random and right on average, see `setadam_core.rounding`. The random numbers belong to
+        the seed, the step, the parameter's place among all parameters, and the coordinate's place in it.
 
     Attributes
     ----------
@@ -77,6 +82,7 @@ class InPlaceOptimizer(ABC):
         layer_axes: Sequence[int] | None = None,
         cos_power: float = 2,
         eps_inside_sqrt: bool = True,
+        stochastic_rounding: bool | int = False,
     ) -> None:
         self.defaults: Group = {
             "lr": lr,
@@ -90,6 +96,7 @@ class InPlaceOptimizer(ABC):
             "layer_axes": layer_axes,
             "cos_power": cos_power,
             "eps_inside_sqrt": eps_inside_sqrt,
+            "stochastic_rounding": stochastic_rounding,
         }
         self._check_options(self.defaults)
         self.param_groups: list[Group] = []
@@ -160,10 +167,26 @@ class InPlaceOptimizer(ABC):
                 self._checks.task(name, param, given[name], states[name], hp, group)
                 for name, param in group["params"].items()
             ]
-        self._update([task for task in tasks if task.theta.size])
+        self._update_and_round(tasks)
         for name, task in zip(params, tasks, strict=True):
             self.state[name]["step"] = task.t
         self._remember(grads, list(given), tasks)
+
+    def _update_and_round(self, tasks: list[Task]) -> None:
+        """Update theta, m and v of all parameters, given in the order in which they count as layers."""
+        seeds = [check_seed(group["stochastic_rounding"]) for group in self.param_groups for _ in group["params"]]
+        nearest, rounded = [], []
+        for layer, (task, seed) in enumerate(zip(tasks, seeds, strict=True)):
+            if seed is not None and is_rounded(task):
+                rounded.append(Rounded(task, Rounding(seed, layer)))
+            else:
+                nearest.append(task)
+        self._update([task for task in nearest if task.theta.size])
+        for batch in batches([each for each in rounded if each.task.theta.size]):
+            wide = [each.widened() for each in batch]
+            self._update(wide)
+            for each, task in zip(batch, wide, strict=True):
+                each.store(task.theta, self._memory.block)
 
     def state_dict(self) -> interchange.Form:
         """A copy of the state and of the groups' options, without the parameters: the flat dict of NumPy arrays that
@@ -250,6 +273,7 @@ class InPlaceOptimizer(ABC):
             raise TypeError(f"there is no option {unknown[0]!r}, only {', '.join(self.defaults)}")
         if group["fused"] is not None and not isinstance(group["fused"], bool | np.bool_):
             raise TypeError(f"fused must be None, True or False, got {group['fused']!r}")
+        check_seed(group["stochastic_rounding"])
         return from_options(group)
 
     def _check_fused(self, group: Group) -> None:

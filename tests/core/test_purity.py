@@ -30,5 +30,5 @@ def test_specification_is_short() -> None:
 
 
 def test_public_names() -> None:
-    assert setadam_core.__all__ == ["Hyperparameters", "State", "Trace", "init", "step", "trace"]
+    assert setadam_core.__all__ == ["Hyperparameters", "Rounding", "State", "Trace", "init", "step", "trace"]
     assert all(getattr(setadam_core, name).__doc__ for name in setadam_core.__all__)
