@@ -1,6 +1,9 @@
 """Sphinx's settings: `make docs` builds the site, with warnings as errors, and from this machine alone."""
 
+import re
 from importlib.metadata import version as version_of
+from pathlib import Path
+from typing import Any
 
 project = "setadam"
 author = "the setadam contributors"
@@ -45,6 +48,31 @@ def describe_below_names(
     lines[:] = found
 
 
-def setup(app: object) -> None:
-    """Before napoleon, whose priority is 500."""
-    app.connect("autodoc-process-docstring", describe_below_names, priority=400)  # type: ignore[attr-defined]
+IMPORT = re.compile(r'^import \{.*\} from "\./(.*)";\n', flags=re.MULTILINE)
+
+
+def as_one_script(module: Path, seen: set[Path] | None = None) -> str:
+    """A JavaScript module after those that it imports, without `import` and `export`.
+
+    From file:// browsers run a script in a page, but load no module. So names must differ in all of the modules.
+    """
+    seen = set() if seen is None else seen
+    if module in seen:
+        return ""
+    seen.add(module)
+    text = module.read_text(encoding="utf-8")
+    imported = [as_one_script(module.with_name(name), seen) for name in IMPORT.findall(text)]
+    return "".join(imported) + re.sub(r"^export ", "", IMPORT.sub("", text), flags=re.MULTILINE)
+
+
+def add_play(app: Any, page: str, *_: object) -> None:
+    """The interactive page has its script within itself."""
+    if page == "play":
+        app.add_css_file("play/play.css")
+        app.add_js_file(None, body=as_one_script(Path(app.srcdir) / "_static/play/page.js"), type="module")
+
+
+def setup(app: Any) -> None:
+    app.connect("autodoc-process-docstring", describe_below_names, priority=400)  # before napoleon, whose priority is 500
+    app.connect("html-page-context", add_play)
+    app.connect("env-get-outdated", lambda *_: ["play"])  # its modules are no files that Sphinx watches
