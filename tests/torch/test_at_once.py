@@ -277,3 +277,20 @@ def test_untested_versions_take_the_general_way(monkeypatch, other):
 def test_a_build_without_the_gil_takes_the_general_way(monkeypatch):
     monkeypatch.setattr(sys, "_is_gil_enabled", lambda: False, raising=False)
     assert not dlpack.is_tested()
+
+
+@pytest.mark.parametrize(("name", "word"), [("cpu", 1), ("cuda:0", 2), ("cuda:3", 2 + 3 * 2**32), ("meta", None)])
+def test_devices_as_dlpack_writes_them(name, word):
+    """DLPack's DLDevice: an int32 of the type (kDLCPU 1, kDLCUDA 2), and an int32 of the index."""
+    assert dlpack._device(torch.device(name)) == word
+
+
+def test_amds_devices_are_left_to_the_general_way(monkeypatch):
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    assert dlpack._device(torch.device("cuda:0")) is None
+
+
+def test_a_tensor_on_another_device_than_the_first_parameters_is_noticed(monkeypatch):
+    params, optimizer = made(shapes=[(3,)])
+    monkeypatch.setattr(dlpack, "_device", lambda device: 2)
+    assert located(params, optimizer) is None

@@ -401,11 +401,10 @@ class TestPlans:
 
     def test_addresses_and_offsets_need_64_bits(self):
         """A stack of three layers of 2³¹ + 1 coordinates, far up in memory."""
-        p = torch.empty(3 * (2**31 + 1), dtype=torch.bfloat16, device="meta")
-        m = torch.empty_like(p, dtype=torch.float32)
-        columns = tables.Dense([p], [p], [m], [m], [p], [3])
-        table, owner, most = tables.lay_out(columns, [2**47, 2**46, 2**45, 2**44, 8], [p.numel()], 1 << 14)
         size = 2**31 + 1
+        addresses = np.array([[2**47], [2**46], [2**45], [2**44], [8]])
+        place = tables.Place("cuda", torch.bfloat16, addresses, np.array([3 * size]), np.array([3]))
+        table, owner, most = tables.lay_out(place, 1 << 14)
         assert table.tolist() == [
             [2**47, 2**47 + 2 * size, 2**47 + 4 * size],
             [2**46, 2**46 + 2 * size, 2**46 + 4 * size],

@@ -1,4 +1,4 @@
-"""Runs test_in_interpreter.py: Triton's interpreter has to be chosen before anything imports Triton."""
+"""Runs the tests under Triton's interpreter, which has to be chosen before anything imports Triton."""
 
 import os
 import subprocess
@@ -14,7 +14,8 @@ HERE = Path(__file__).parent
 @pytest.mark.skipif(find_spec("torch") is None, reason="torch is not installed")
 @pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed; it has wheels for Linux alone")
 def test_the_kernels_under_tritons_interpreter():
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / "test_in_interpreter.py")]
+    files = [str(HERE / name) for name in ("test_in_interpreter.py", "test_at_once_in_interpreter.py")]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files]
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     done = subprocess.run(command, env=environment, cwd=HERE.parents[1], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-20000:] + done.stderr[-5000:]

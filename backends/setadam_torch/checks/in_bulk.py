@@ -23,12 +23,43 @@ _STATE = frozenset(STATE)
 
 def pass_all_checks(group: Group, params: Tensors, grads: Tensors, states: list[dict[str, Any]]) -> bool:
     """Whether `check_param` and `check_moments` would pass for every layer. False also where in doubt."""
-    if group["layer_axes"] is not None or not params:
-        return False
+    moments, counts = _of_states(states)
+    return (
+        _alike(group, params, grads, moments, counts)
+        and memory.are_allocated(params + grads + moments + counts)
+        and not any(map(memory.overlaps_itself, params + moments))
+        and _may_go_on(counts)
+    )
+
+
+def locate(group: Group, params: Tensors, grads: Tensors, states: list[dict[str, Any]]) -> list[int] | None:
+    """The addresses of all parameters, gradients, first and second moments and step counts, if `pass_all_checks`, and
+    all are real and contiguous and their memory holds their values. None also where in doubt.
+    """
+    moments, counts = _of_states(states)
+    tensors = params + grads + moments + counts
+    if (
+        not _alike(group, params, grads, moments, counts)
+        or params[0].is_complex()
+        or not all(map(torch.Tensor.is_contiguous, params + grads + moments))
+        or any(map(torch.Tensor.is_neg, tensors))
+    ):
+        return None
+    addresses = memory.pointers(tensors)
+    return addresses if addresses is not None and _may_go_on(counts) else None
+
+
+def _of_states(states: list[dict[str, Any]]) -> tuple[Tensors, Tensors]:
+    """First and then second moments, and step counts; none if one is missing."""
     if not all(map(_STATE.issubset, states)):
+        return [], []
+    return [state[key] for key in STATE[:2] for state in states], [state["step"] for state in states]
+
+
+def _alike(group: Group, params: Tensors, grads: Tensors, moments: Tensors, counts: Tensors) -> bool:
+    """`pass_all_checks`, but for memory."""
+    if group["layer_axes"] is not None or not counts:
         return False
-    moments = [state[key] for key in ("exp_avg", "exp_avg_sq") for state in states]
-    counts = [state["step"] for state in states]
     first, outer = params[0], params + grads
     return bool(
         mesh.are_plain(params, grads, moments, counts)
@@ -42,12 +73,14 @@ def pass_all_checks(group: Group, params: Tensors, grads: Tensors, states: list[
         and set(map(_shape, counts)) == {torch.Size()}
         and set(map(_dtype, counts)) == {torch.float64}
         and set(map(_device, counts)) == {step_device(first, group)}
-        and memory.are_allocated(outer + moments + counts)
         and not (first.is_complex() and any(map(torch.Tensor.is_conj, moments)))
         and (torch.is_inference_mode_enabled() or not any(map(torch.Tensor.is_inference, params + moments + counts)))
-        and not any(map(memory.overlaps_itself, params + moments))
-        and (not can_be_read(counts) or bool((torch.stack(counts) >= 0).all()))
     )
+
+
+def _may_go_on(counts: Tensors) -> bool:
+    """Whether no step count that can be read without waiting is below 0. They have memory."""
+    return not can_be_read(counts) or bool((torch.stack(counts) >= 0).all())
 
 
 def are_alike(tensors: Tensors) -> bool:

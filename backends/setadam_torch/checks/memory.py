@@ -77,15 +77,18 @@ def addresses(tensors: Sequence[Tensor]) -> list[int] | None:
         return None
     if any(dtype.is_complex for dtype in dtypes) and any(map(torch.Tensor.is_conj, tensors)):
         return None
-    return _pointers(tensors)
+    return pointers(tensors)
 
 
 def are_allocated(tensors: Sequence[Tensor]) -> bool:
     """Whether all tensors, of torch's own classes and strided, have memory. What it holds is not checked."""
-    return _pointers(tensors) is not None
+    return pointers(tensors) is not None
 
 
-def _pointers(tensors: Sequence[Tensor]) -> list[int] | None:
+def pointers(tensors: Sequence[Tensor]) -> list[int] | None:
+    """The addresses of tensors of torch's own classes, strided and real, that are not lazily negated; None unless all
+    of them have memory.
+    """
     try:
         found = list(map(torch.Tensor.data_ptr, tensors))
     except RuntimeError:  # no storage, as of a tensor that functorch has wrapped

@@ -24,6 +24,8 @@ def step(groups: Iterable[Group], state: Mapping[Tensor, Any]) -> bool:
     """
     work = []
     for group in groups:
+        if not all(param.is_cpu for param in group["params"][:1]):
+            return False
         hp, params = check_group(group), group["params"]
         grads = [param.grad for param in params]
         if type(None) in set(map(type, grads)):

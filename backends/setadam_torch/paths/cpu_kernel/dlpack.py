@@ -48,17 +48,28 @@ class Located(NamedTuple):
 
 def locate(dtype: Any, params: Tensors, grads: Tensors, states: list[Any]) -> Located | None:
     """Where the layers lie, if parameters and gradients have the dtype, moments its compute dtype, and step
-    counts float64 and no value below 0; if all are torch's own tensors in C's order on the CPU, those of a layer of
-    one shape, and their memory holds their values. Otherwise, or where in doubt, None.
+    counts float64 and, on the CPU, no value below 0; if all are torch's own tensors in C's order on one device, the
+    CPU or a CUDA device, those of a layer of one shape, and their memory holds their values. Otherwise, or where in
+    doubt, None. There must be a parameter.
     """
-    describe, name = _describe(), str(dtype).removeprefix("torch.")
-    if describe is None or name not in _CODES:
+    describe, name, device = _describe(), str(dtype).removeprefix("torch."), _device(params[0].device)
+    if describe is None or device is None or name not in _CODES:
         return None
     table, sizes = np.empty((5, len(params)), np.int64), np.empty(len(params), np.int64)
     lists = np.array([id(params), id(grads), id(states)])
-    if not dlpack_loop.locate(describe, id(_IS_NEG), id(False), lists, _NAMES, _TYPES, _WANTED[name], table, sizes):
+    plain = _NAMES, _TYPES
+    if not dlpack_loop.locate(describe, id(_IS_NEG), id(False), lists, *plain, device, _WANTED[name], table, sizes):
         return None
     return Located(kernel.Layers(table[:4], sizes, name), table[4])
+
+
+def _device(device: Any) -> int | None:
+    """A device as DLPack writes it in one word: its type, and its index in the upper half."""
+    if device.type == "cpu":
+        return dlpack_loop.CPU
+    if device.type == "cuda" and torch.version.hip is None:  # DLPack has another word for AMD's
+        return dlpack_loop.CUDA | device.index << 32  # type: ignore[no-any-return]
+    return None
 
 
 class _ExchangeAPI(ctypes.Structure):

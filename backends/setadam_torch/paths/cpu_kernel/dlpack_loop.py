@@ -31,7 +31,7 @@ WORDS = 6
 # DEVICE: its type in the lower half, its index in the upper. KIND: ndim in the lower half; code, bits and lanes of
 # the dtype in the upper.
 DATA, DEVICE, KIND, SHAPE, STRIDES, BYTE_OFFSET = range(WORDS)
-CPU = 1
+CPU, CUDA = 1, 2  # types of devices
 NDIM = (1 << 32) - 1
 
 THETA, GRAD, M, V, STEP = range(5)  # rows: the tensors of a layer
@@ -75,14 +75,23 @@ def _prefetch(typing: Any, address: Any) -> Any:
 
 @cached(nogil=False)  # it calls Python
 def locate(
-    describe: Any, is_neg: Any, false: Any, lists: Any, names: Any, plain: Any, wanted: Any, table: Any, sizes: Any
+    describe: Any,
+    is_neg: Any,
+    false: Any,
+    lists: Any,
+    names: Any,
+    plain: Any,
+    device: Any,
+    wanted: Any,
+    table: Any,
+    sizes: Any,
 ) -> Any:
     """Fill the table with the addresses of θ, g, m, v and step count of each layer, and sizes with their
     numbers of coordinates. False unless all tensors are as `dlpack.locate` says.
 
     describe: the address of DLPack's function. is_neg, false: the objects torch.Tensor.is_neg and False. lists: of
     parameters, gradients and states, all as long as sizes. names: the keys of a state. plain: the two types that are
-    allowed. wanted: the dtype of each row of the table.
+    allowed. device: of all tensors, as in DEVICE. wanted: the dtype of each row of the table.
     """
     tensors = np.empty(5 * sizes.size, np.intp)
     if not _gather(lists, names, plain, tensors):
@@ -94,7 +103,7 @@ def locate(
             _look_ahead(tensors, 5 * layer + row + AHEAD)
             if not _answer(describe, tensor, answers.ctypes.data + row * WORDS * 8):
                 return False
-            if answers[row, DEVICE] != CPU or answers[row, KIND] >> 32 != wanted[row]:
+            if answers[row, DEVICE] != device or answers[row, KIND] >> 32 != wanted[row]:
                 return False
             if _returned(is_neg, tensor) != false:  # DLPack does not say
                 return False
@@ -109,7 +118,7 @@ def locate(
         for row in range(5):
             if answers[row, DATA] == 0 and (sizes[layer] > 0 or row == STEP):  # it has no memory, or it was freed
                 return False
-        if not carray(pointer(table[STEP, layer], 0.0), 1)[0] >= 0:  # NaN is refused, too
+        if device == CPU and not carray(pointer(table[STEP, layer], 0.0), 1)[0] >= 0:  # NaN is refused, too
             return False
     return True
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
+import numpy as np
 import torch
 
 from setadam_core.layers import check_layer_axes
@@ -21,7 +22,7 @@ from setadam_torch.checks.options import Group, hyperparameters
 from setadam_torch.checks.tensors import Tensor, Tensors, compute_dtype, real
 from setadam_torch.paths.columns import Columns, by_device_and_dtype
 from setadam_torch.paths.parts import layer_count
-from setadam_torch.paths.triton.tables import Dense, Plan, plan_of
+from setadam_torch.paths.triton.tables import Dense, Int64s, Place, Plan, plan_at, plan_of
 
 LANES = 512  # coordinates at a time: 4 for each of 128 threads, one 16-byte word each of float32
 CONTRACT = {"enable_fp_fusion": True}  # Triton's own default changes from version to version
@@ -51,11 +52,28 @@ def step_layers(
     """
     for part in by_device_and_dtype(Columns(*columns)):
         with _contiguous(group, part, writes_grads=grad_scale is not None) as (dense, plan):
-            kernels = _Kernels(group, dense, plan, found_inf)
-            kernels.moments(grad_scale)
-            kernels.coefficients(None, None)
-            kernels.descend()
+            _Kernels(group, dense, plan, found_inf).step(grad_scale)
     torch.autograd.graph.increment_version(columns[0])  # autograd does not see writes by address
+
+
+def step_at(
+    group: Group,
+    params: Tensors,
+    addresses: Int64s,
+    sizes: Int64s,
+    *,
+    grad_scale: Tensor | None = None,
+    found_inf: Tensor | None = None,
+) -> None:
+    """`step_layers` of tensors that have been checked and located: contiguous real ones of one device and dtype, each
+    one layer.
+
+    addresses : of parameters, gradients, first and second moments, and step counts, (5, parameters).
+    sizes : coordinates of each parameter.
+    """
+    place = Place(params[0].device, params[0].dtype, addresses, sizes, np.ones_like(sizes))
+    _Kernels(group, Dense(params, [], [], [], [], []), plan_at(place), found_inf).step(grad_scale)
+    torch.autograd.graph.increment_version(params)
 
 
 def moments(
@@ -111,6 +129,11 @@ class _Kernels:
         wide = next((n for n in (32, 256) if n >= plan.most_chunks), 2048)
         warps = max(wide // 128, 1)
         self._wide: dict[str, int] = {"CHUNK": plan.chunk, "LANES": wide, "num_warps": warps, **CONTRACT}
+
+    def step(self, grad_scale: Tensor | None) -> None:
+        self.moments(grad_scale)
+        self.coefficients(None, None)
+        self.descend()
 
     def moments(self, grad_scale: Tensor | None) -> None:
         hp, plan = self._hp, self._plan

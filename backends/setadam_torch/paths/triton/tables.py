@@ -54,25 +54,41 @@ class Dense(NamedTuple):
     counts: list[int]
 
 
+class Place(NamedTuple):
+    """Where tensors like those of `Dense` lie, a column for each parameter: all that a plan depends on."""
+
+    device: Any
+    dtype: Any  # of the parameters
+    addresses: Int64s  # of the five tensors, (5, parameters)
+    sizes: Int64s  # in coordinates
+    counts: Int64s  # of layers
+
+
 _plans: dict[Any, Plan] = {}
 _of_graphs: list[Any] = []  # plans and pinned memory that captured graphs refer to
 _set_aside: list[Tensor] = []  # at most one piece of pinned memory
 
 
 def plan_of(columns: Dense) -> Plan:
-    """The plan for these tensors, from among those made before if it is there."""
-    device = columns.params[0].device
+    """`plan_at` for tensors that nobody has looked at yet."""
+    first = columns.params[0]
     addresses = memory.addresses([x for tensors in columns[:5] for x in tensors])
     if addresses is None:
         _check(columns)  # says more of a tensor on another device
         raise TypeError("the kernels take tensors that own the memory of their values alone")
-    sizes = [x.numel() for x in columns.params]
-    where = (device, _stream(device), columns.params[0].dtype)
-    key = (*where, tuple(addresses), tuple(sizes), tuple(columns.counts))
-    capturing = _capturing(device)
+    sizes, counts = np.array([x.numel() for x in columns.params], np.int64), np.array(columns.counts, np.int64)
+    place = Place(first.device, first.dtype, np.array(addresses, np.int64).reshape(5, -1), sizes, counts)
+    if _key(place) not in _plans:
+        _check(columns)
+    return plan_at(place)
+
+
+def plan_at(place: Place) -> Plan:
+    """The plan for tensors that lie there, from among those made before if it is there."""
+    key, capturing = _key(place), _capturing(place.device)
     found = _plans.pop(key, None)
     if found is None:
-        found = _make(columns, addresses, sizes, capturing)
+        found = _make(place, capturing)
         if capturing:
             _of_graphs.append(found)
             return found
@@ -84,14 +100,17 @@ def plan_of(columns: Dense) -> Plan:
     return found
 
 
-def _make(columns: Dense, addresses: list[int], sizes: list[int], capturing: bool) -> Plan:
-    _check(columns)
-    chunk = _CHUNK if sum(sizes) < _LARGE else _LARGE_CHUNK
-    table, owner, most = lay_out(columns, addresses, sizes, chunk)
-    device = columns.params[0].device
-    on_device = _to_device(np.concatenate([table.ravel(), owner]), device, capturing)
+def _key(place: Place) -> Any:
+    device, dtype, *numbers = place
+    return device, _stream(device), dtype, *(x.tobytes() for x in numbers)
+
+
+def _make(place: Place, capturing: bool) -> Plan:
+    chunk = _CHUNK if place.sizes.sum() < _LARGE else _LARGE_CHUNK
+    table, owner, most = lay_out(place, chunk)
+    on_device = _to_device(np.concatenate([table.ravel(), owner]), place.device, capturing)
     layers, chunks = table.shape[1], owner.size
-    scratch = {"dtype": torch.float64, "device": device}
+    scratch = {"dtype": torch.float64, "device": place.device}
     return Plan(
         layers,
         chunks,
@@ -105,14 +124,14 @@ def _make(columns: Dense, addresses: list[int], sizes: list[int], capturing: boo
     )
 
 
-def lay_out(columns: Dense, addresses: list[int], sizes: list[int], chunk: int) -> tuple[Int64s, Int64s, int]:
+def lay_out(place: Place, chunk: int) -> tuple[Int64s, Int64s, int]:
     """The table, (columns, layers), the layer of each chunk, and the largest number of chunks of a layer."""
-    counts = np.array(columns.counts, np.int64)
+    counts = place.counts
     tensor = np.repeat(np.arange(counts.size), counts)  # of each layer
     within = np.arange(tensor.size) - np.repeat(np.cumsum(counts) - counts, counts)
-    size = (np.array(sizes, np.int64) // np.maximum(counts, 1))[tensor]
-    base = np.array(addresses, np.int64).reshape(5, counts.size)[:, tensor]
-    width = np.array([tensors[0].element_size() for tensors in columns[:4]], np.int64)
+    size = (place.sizes // np.maximum(counts, 1))[tensor]
+    base = place.addresses[:, tensor]
+    width = np.array([place.dtype.itemsize] * 2 + [compute_dtype(place).itemsize] * 2, np.int64)
     chunks = np.maximum(-(-size // chunk), 1)  # an empty layer has an empty chunk, which counts the step
     first = np.cumsum(chunks) - chunks
     table = np.concatenate([base[:4] + width[:, None] * (within * size), [base[4], within == 0, size, first]])
