@@ -4,12 +4,15 @@
 #   make conformance BACKENDS=cupy ARGS="--device cuda:0"   on a GPU
 #   make test                                 the project's own tests
 #   make test-heavy                           the tests that take long, which make test leaves out
+#   make test-oldest                          tests with the oldest releases that pyproject.toml allows, without torch
+#   make test-oldest TORCH=1                  torch's oldest, too: its Linux build draws 3 GB of CUDA libraries
+#   make test-python PYTHON=python3.13        tests of the core, NumPy, JAX and the kit on another Python
 #   make census                               judge published Adams, and write docs/census.md
 #   make docs                                 the documentation, into site/; warnings are errors
 #   make figures                              its pictures and tables anew, from the code
 #   make bench ARGS="--write NAME"            every path against its peers, into benchmarks/results/
 #   make study STUDY=compare                  a study of examples/experiments: compare, ablation, angles or paper
-BACKENDS ?= numpy strict dask torch jax
+BACKENDS ?= numpy strict dask torch jax onnx
 PYTHON ?= python3
 ARGS ?=
 
@@ -19,14 +22,14 @@ space := $(empty) $(empty)
 BIN := .venv/bin
 # Of the names in BACKENDS these are extras of the distribution; the others come with the kit. Each has
 # a twin of what its tests need beside it.
-FRAMEWORKS := $(filter torch jax cupy,$(BACKENDS))
+FRAMEWORKS := $(filter torch jax cupy onnx,$(BACKENDS))
 stamp = .venv/.installed-$(subst $(space),-,$(sort $(1)))
 FOR_CONFORMANCE := $(call stamp,conformance fast $(FRAMEWORKS))
 FOR_DOCS := $(call stamp,docs jax torch)
 FOR_TESTS := $(call stamp,dev fast $(FRAMEWORKS) $(addprefix test,$(FRAMEWORKS)))
 
 .DEFAULT_GOAL := help
-.PHONY: help conformance census test test-heavy docs figures lint format clean study bench
+.PHONY: help conformance census test test-heavy test-oldest test-python docs figures lint format clean study bench
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -46,6 +49,36 @@ test: $(FOR_TESTS)
 
 test-heavy: $(FOR_TESTS)
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m heavy $(ARGS)
+
+# Other releases and other Pythons have environments of their own, with compiled code of their own.
+VERSION_TESTS := tests/core tests/numpy tests/jax tests/interchange tests/conformance
+VERSION_EXTRAS := conformance fast jax testjax
+TEST_TOOLS := pytest pytest-xdist
+
+OLDEST := .venv-oldest
+oldest_extras := $(VERSION_EXTRAS) $(if $(TORCH),torch)
+FOR_OLDEST := $(OLDEST)/.installed-$(subst $(space),-,$(strip $(oldest_extras)))
+$(FOR_OLDEST): pyproject.toml tests/oldest.py
+	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python tests/oldest.py $(oldest_extras) > $(OLDEST)/constraints.txt
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check -c $(OLDEST)/constraints.txt -e '.[$(subst $(space),$(comma),$(strip $(oldest_extras)))]' $(TEST_TOOLS)
+	touch $@
+
+test-oldest: export NUMBA_CACHE_DIR = $(OLDEST)/numba
+test-oldest: $(FOR_OLDEST)
+	$(OLDEST)/bin/python -m pytest -n 2 --dist loadgroup -m "not heavy" $(VERSION_TESTS) $(if $(TORCH),tests/torch) $(ARGS)
+	$(OLDEST)/bin/setadam-conformance run --profile quick --backend numpy --backend spec --backend jax $(if $(TORCH),--backend torch)
+
+OTHER := .venv-$(notdir $(PYTHON))
+$(OTHER)/.installed: pyproject.toml constraints.txt
+	test -x $(OTHER)/bin/python || $(PYTHON) -m venv $(OTHER)
+	$(OTHER)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(subst $(space),$(comma),$(VERSION_EXTRAS))]' $(TEST_TOOLS)
+	touch $@
+
+test-python: export NUMBA_CACHE_DIR = $(OTHER)/numba
+test-python: $(OTHER)/.installed
+	$(OTHER)/bin/python -m pytest -n 2 --dist loadgroup -m "not heavy" $(VERSION_TESTS) $(ARGS)
+	$(OTHER)/bin/setadam-conformance run --profile quick --backend numpy --backend spec --backend jax
 
 # An environment of its own: these libraries are many, and none of them is needed here otherwise.
 .venv-census/.installed: pyproject.toml constraints.txt conformance/census/install.py
@@ -83,4 +116,4 @@ format: $(FOR_TESTS)
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf .venv reports build dist site
+	rm -rf .venv .venv-* reports build dist site
