@@ -9,6 +9,7 @@ A page marks such a part, and the text between the marks is replaced:
 So the page is complete wherever it is shown, and tests/docs compares it with the code.
 """
 
+import ast
 import contextlib
 import inspect
 import io
@@ -180,6 +181,64 @@ def correction_by_step() -> str:
     return table(["t", "`setadam_core`, rounded to float32", "1 - float32(β₂)ᵗ"], rows)
 
 
+# What is said to users who come from Adam, in one wording on every page that says it.
+RECIPE = """
+1. **η: half of Adam's.** With τ = ½, steps are up to twice as large as with Adam. Keep β₁, β₂, the schedule, warm-up
+   and clipping. Double a decoupled weight decay, so that ηλ is the same.
+2. **ε: the default, 1e-8, whatever Adam's was**, since it is added under the root, as the square of Adam's. After some
+   hundred steps, look at `floor_share` in `layer_statistics`, and change ε by factors of 100:
+
+   | `floor_share` of a layer | what it means | what to do |
+   |---|---|---|
+   | 1 | ε outweighs all second moments: momentum with the step η/((1-τ)√ε), nothing is adaptive | lower ε |
+   | ½ | half of the coordinates share one stepsize, the others adapt: E narrows the layer | nothing |
+   | 0 | ε has no effect: stepsizes are Adam's, raised by S and T | raise ε, or leave it if training is good |
+
+3. **Watch** γ, since S raises the stepsizes of a layer by up to 1/√γ: a loss that jumps after the change, with γ below
+   0.1 somewhere, needs a smaller η. And skip a step whose gradient is not finite: one NaN makes its *whole layer* NaN,
+   where Adam loses one coordinate.
+"""
+# The same in a docstring.
+RECIPE_IN_SHORT = (
+    "Coming from Adam: start with half of its learning rate and the default ε, and change ε by factors of 100 where "
+    "``floor_share`` of `layer_statistics` is 0 or 1. One NaN in a gradient makes its whole layer NaN: skip "
+    "such a step."
+)
+
+OPERATIONS = ROOT / "docs/operations.md"
+STATEMENT = re.compile(
+    r"^\*\*\[(\d+)\]\(statements\.md#statement-\d+\)\. (.*?)\*\*(.*?)\[(`test_[^\]]*)\]", flags=re.DOTALL | re.MULTILINE
+)
+
+
+def statements() -> list[tuple[str, str, list[str]]]:
+    """Of the statements in docs/operations.md: number, what is said, and the names of the tests."""
+    found = STATEMENT.findall(OPERATIONS.read_text(encoding="utf-8"))
+    return [
+        (number, " ".join(said.split()).rstrip("."), re.findall(r"`(test_\w+)`", names))
+        for number, said, _, names in found
+    ]
+
+
+def tests_of_statements() -> str:
+    """Each statement, and the source of the tests that hold it."""
+    sources = {}
+    for path in sorted(ROOT.glob("tests/core/test_*.py")):
+        text = path.read_text(encoding="utf-8")
+        lines = text.splitlines()
+        for node in ast.parse(text).body:
+            if isinstance(node, ast.FunctionDef):
+                first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+                sources[node.name] = (path, lines[first - 1 : node.end_lineno])
+    parts = []
+    for number, said, names in statements():
+        parts.append(f"## Statement {number}\n\n{said}.")
+        for name in names:
+            path, code = sources[name]
+            parts += [f"In `{path.relative_to(ROOT)}`:", python(*code)]
+    return "\n\n".join(parts)
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "demonstration": demonstration,
     "after-each-operation": after_each_operation,
@@ -192,6 +251,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "line-e": partial(line, ("w",), ("γv", "w"), spec.embed_epsilon),
     "line-t": partial(line, ("w_min", "w_shifted"), ("w", "min w", "w̃", "1/w̃"), spec.down_translate),
     "line-update": partial(line, ("update", "param"), ("m", "w̃", "q", "θ before", "θ")),
+    "recipe": RECIPE.strip,
+    "tests-of-statements": tests_of_statements,
     "bias-correction": lambda: python(inspect.getsource(spec.bias_correction).rstrip()),
 }
 

@@ -44,6 +44,9 @@ def set_adam(
     ``eps`` is added *under* the square root, so the default 1e-8 is about 1e-4 in `optax.adam`. With
     ``cos_power=0, tau=0`` this is ``optax.adam(eps=0, eps_root=eps)``.
 
+    Coming from Adam: start with half of its learning rate and the default ε, and change ε by factors of 100 where
+    ``floor_share`` of `layer_statistics` is 0 or 1. One NaN in a gradient makes its whole layer NaN: skip such a step.
+
     Parameters
     ----------
     learning_rate :

@@ -31,6 +31,9 @@ class InPlaceOptimizer(ABC):
     """SET-Adam (arXiv 2302.01029): Adam whose adaptive stepsizes are held in a smaller range, layer by
     layer. A layer is one array, or with ``layer_axes`` one slice of it. Arrays are updated in place.
 
+    Coming from Adam: start with half of its learning rate and the default ε, and change ε by factors of 100 where
+    ``floor_share`` of `layer_statistics` is 0 or 1. One NaN in a gradient makes its whole layer NaN: skip such a step.
+
     Parameters
     ----------
     params : list, tuple or dict of arrays, which may be nested; or a list of groups. A group is a dict with such a

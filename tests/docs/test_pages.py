@@ -1,5 +1,6 @@
 """The code in README and the documentation runs, and the code that they show is up to date."""
 
+import importlib
 import importlib.util
 import re
 import sys
@@ -135,29 +136,66 @@ def test_what_is_said_of_the_pictures_holds(figures: ModuleType, monkeypatch: py
     figures.run.cache_clear()
 
 
-def test_the_share_on_the_floor_is_as_the_page_on_adam_says() -> None:
-    """stepsize_mean (1-τ) √ε: 1 on the floor, near 0 far above it, and between where E narrows the layer."""
+def test_the_share_on_the_floor_is_as_the_recipe_says() -> None:
+    """1: momentum with the step η/((1-τ)√ε). Between: the ratio is less than Adam's. 0: ε has no effect."""
     numpy_backend = pytest.importorskip("setadam_numpy")
     draw, hp = np.random.RandomState(0).normal(size=1000), Hyperparameters()
-    share = {}
-    for size in (1e-7, 1e-4, 1e-1):
+    found, narrowed = {}, {}
+    for size in (1e-7, 2.5e-4, 1e3):
         optimizer = numpy_backend.SETAdam({"w": np.zeros(1000)}, eps=hp.eps, tau=hp.tau)
         optimizer.step({"w": size * draw})
-        share[size] = optimizer.layer_statistics()["w"]["stepsize_mean"] * (1 - hp.tau) * hp.eps**0.5
-    assert 1 - 1e-5 < share[1e-7] < 1  # γv̂/ε is 1e-6 times the square of a normal number, and w̃ off by as much
-    assert 0.1 < share[1e-4] < 0.99
-    assert share[1e-1] < 0.1
+        found[size] = optimizer.layer_statistics()["w"]
+        stages = stepsizes_by_operation(np.zeros(1000), size * draw, init(draw), hp)
+        adam, embedded = (x.max() / x.min() for x in (stages["Adam"], stages["S, E"]))
+        narrowed[size] = embedded / adam
+    assert [found[size]["floor_share"] for size in (1e-7, 1e3)] == [1, 0]
+    assert 0.4 < found[2.5e-4]["floor_share"] < 0.6
+    # γv̂/ε is 1e-6 times the square of a normal number, and w̃ off by as much.
+    top, bottom = (found[1e-7][f"stepsize_{end}"] * (1 - hp.tau) * hp.eps**0.5 for end in ("max", "min"))
+    assert 1 - 2e-5 < bottom <= top < 1 + 1e-9
+    assert narrowed[2.5e-4] < 0.1
+    assert narrowed[1e3] == pytest.approx(1, abs=1e-3)
 
 
-def test_each_theorem_names_a_test() -> None:
+@pytest.mark.parametrize("place", ["setadam_torch:SETAdam", "setadam_jax:set_adam", "setadam_numpy:SETAdam"])
+def test_the_recipe_is_in_the_docstring(place: str) -> None:
+    package, _, name = place.partition(":")
+    pytest.importorskip(package.removeprefix("setadam_"))
+    said = " ".join(str(getattr(importlib.import_module(package), name).__doc__).split())
+    assert tables.RECIPE_IN_SHORT in said
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/adam.md", "docs/torch.md", "docs/jax.md"])
+def test_the_recipe_is_on_the_page(page: str) -> None:
+    assert "recipe" in [found[0] for found in tables.MADE.findall(PAGES[page])]
+
+
+def test_each_theorem_leads_to_its_tests() -> None:
     text = PAGES["docs/operations.md"]
-    statements = re.findall(r"^\*\*(\d+)\.", text, flags=re.MULTILINE)
-    assert statements == [str(i) for i in range(1, len(statements) + 1)]
-    brackets = re.findall(r"\[(`test_[^\]]*)\]", text)
-    assert len(brackets) == len(statements)
-    tests = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests/core").glob("test_*.py"))
-    for name in re.findall(r"`(test_\w+)`", text):
-        assert f"def {name}(" in tests, name
+    numbers = re.findall(r"^\*\*\[(\d+)\]\(", text, flags=re.MULTILINE)
+    assert numbers == [str(i) for i in range(1, len(numbers) + 1)]
+    assert [number for number, *_ in tables.statements()] == numbers
+    shown = PAGES["docs/statements.md"]
+    assert re.findall(r"^## Statement (\d+)$", shown, flags=re.MULTILINE) == numbers
+    for _, _, names in tables.statements():
+        assert names
+        assert all(f"def {name}(" in shown for name in names)
+
+
+def test_each_exercise_has_a_solution_that_runs() -> None:
+    """Its code is one of the blocks that `test_python_block` runs; the statements that it names exist."""
+    text, count = PAGES["docs/exercises.md"], len(tables.statements())
+    exercises = re.split(r"^## .*\?$", text, flags=re.MULTILINE)[1:]
+    assert len(exercises) == 6
+    for exercise in exercises:
+        question, solution = exercise.split("<details>\n<summary>Solution</summary>\n")
+        assert "```" not in question
+        assert solution.rstrip().endswith("</details>")
+        (code,) = (code for _, code in FENCED.findall(solution))
+        assert "assert" in code
+    for shown, number in re.findall(r"\[(\d+)\]\(statements\.md#statement-(\d+)\)", text):
+        assert shown == number
+        assert 1 <= int(number) <= count
 
 
 def test_table_of_placements_holds() -> None:
