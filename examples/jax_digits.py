@@ -1,6 +1,6 @@
 """Train an Equinox network on scikit-learn's handwritten digits with SET-Adam, in seconds on a CPU.
 
-    pip install "setadam[jax]" equinox scikit-learn rich
+    pip install jax optax equinox scikit-learn rich
     python examples/jax_digits.py [--epochs 20] [--seed 0]
 
 SET-Adam is in three places: `set_adam`, `optimizer.update` and `layer_statistics`.

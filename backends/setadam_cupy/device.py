@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from setadam_core.extras import pip_install
+
 
 def cupy() -> Any:
     """The module. ImportError if CuPy is not installed, RuntimeError if it finds no CUDA device.
@@ -12,7 +14,7 @@ def cupy() -> Any:
         import cupy
     except ImportError as error:
         raise ImportError(
-            'setadam_cupy needs CuPy: pip install "setadam[cupy]", or the CuPy of your CUDA release, '
+            f"setadam_cupy needs CuPy: {pip_install('cupy')}, or the CuPy of your CUDA release, "
             f"such as cupy-cuda12x ({error})"
         ) from error
     try:

@@ -9,9 +9,9 @@ try:
     import jax as _jax  # noqa: F401
     import optax as _optax  # noqa: F401
 except ImportError as error:
-    raise ImportError(
-        f'setadam_jax needs JAX and optax: pip install "setadam[jax]" ({error.name} is missing)'
-    ) from error
+    from setadam_core.extras import pip_install
+
+    raise ImportError(f"setadam_jax needs JAX and optax: {pip_install('jax')} ({error.name} is missing)") from error
 
 from setadam_jax.alias import set_adam
 from setadam_jax.state.interchange import load_neutral, to_neutral

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from setadam_core import Hyperparameters
+from setadam_core.extras import pip_install
 from setadam_core.layers import COMPUTE_DTYPE, check_layer_axes
 from setadam_core.parts import Parts
 from setadam_numpy import _team, _threads
@@ -48,7 +49,7 @@ def why_not(dtype: str = "float32") -> str | None:
     try:
         from setadam_numpy import _compiled
     except ImportError as error:  # absent, or at odds with the NumPy that is there
-        return f'the compiled CPU kernel needs Numba: pip install "setadam[fast]" ({error})'
+        return f"the compiled CPU kernel needs Numba: {pip_install('fast')} ({error})"
     if dtype == "float16" and not _compiled.HAS_FLOAT16:
         return "this CPU has no instructions for float16"
     return None

@@ -10,7 +10,9 @@ what is named here.
 try:
     import torch  # noqa: F401
 except ImportError as error:
-    raise ImportError('setadam_torch needs PyTorch: pip install "setadam[torch]"') from error
+    from setadam_core.extras import pip_install
+
+    raise ImportError(f"setadam_torch needs PyTorch: {pip_install('torch')}") from error
 
 from setadam_torch.optimizer import SETAdam
 from setadam_torch.state.interchange import load_neutral, to_neutral

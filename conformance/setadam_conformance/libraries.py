@@ -19,6 +19,6 @@ def needing_libraries(module: str) -> Any:
         library = (error.name or "").partition(".")[0]
         if library.startswith("setadam"):
             raise
-        raise MissingLibraryError(
-            f"the kit needs {library}: `pip install 'setadam[conformance]'` installs it"
-        ) from error
+        from setadam_core.extras import pip_install
+
+        raise MissingLibraryError(f"the kit needs {library}: `{pip_install('conformance')}` installs it") from error

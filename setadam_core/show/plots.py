@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from setadam_core.extras import pip_install
 from setadam_core.hyperparameters import Hyperparameters
 from setadam_core.layers import Array
 from setadam_core.show.operations import stepsizes_by_operation
@@ -214,7 +215,7 @@ def _figure(width: float, height: float) -> "Figure":
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError('setadam_core.show.plots needs matplotlib: pip install "setadam[plot]"') from error
+        raise ImportError(f"setadam_core.show.plots needs matplotlib: {pip_install('plot')}") from error
     return Figure(figsize=(width, height), layout="constrained")
 
 

@@ -13,6 +13,7 @@ from setadam_conformance.cli import main
 from setadam_conformance.protocol import Capabilities, ProtocolError
 from setadam_conformance.running import runner
 from setadam_conformance.running.backends import BackendError
+from setadam_core.extras import pip_install
 
 STEP = {"dtypes": ("float32",), "properties": ("one-step",)}
 
@@ -174,7 +175,7 @@ def test_a_missing_library_is_named_with_the_command_that_installs_it(library):
         "sys.exit(main(['list']))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    said = f"the kit needs {library}: `pip install 'setadam[conformance]'` installs it\n"
+    said = f"the kit needs {library}: `{pip_install('conformance')}` installs it\n"
     assert (done.returncode, done.stdout, done.stderr) == (3, said, f"setadam-conformance: {said}")
 
 

@@ -15,9 +15,9 @@ def test_importing_imports_no_cupy():
     assert run.stdout.strip() == "False"
 
 
-def test_without_cupy_the_extra_is_named(monkeypatch):
+def test_without_cupy_the_command_that_installs_it_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)
-    with pytest.raises(ImportError, match=r'pip install "setadam\[cupy\]"'):
+    with pytest.raises(ImportError, match='CuPy: pip install "cupy-cuda'):
         SETAdam([])
 
 

@@ -104,8 +104,8 @@ def test_layer_statistics_of_another_optimizer():
 
 
 @pytest.mark.parametrize("missing", ["jax", "optax"])
-def test_missing_extra_is_named(missing):
+def test_what_is_missing_is_named_with_the_command_that_installs_it(missing):
     program = f"import sys; sys.modules['{missing}'] = None; import setadam_jax"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
-    assert 'pip install "setadam[jax]"' in done.stderr
+    assert 'pip install "jax>=' in done.stderr
     assert "ImportError" in done.stderr

@@ -105,9 +105,9 @@ def test_demanding_the_kernel(kernel):
 
 
 def test_demanding_what_is_missing(monkeypatch):
-    missing = SimpleNamespace(why_not=lambda dtype: 'the compiled CPU kernel needs Numba: pip install "setadam[fast]"')
+    missing = SimpleNamespace(why_not=lambda dtype: 'the compiled CPU kernel needs Numba: pip install numba')
     monkeypatch.setattr(fused_path, "kernel", missing)
-    with pytest.raises(RuntimeError, match=r'pip install "setadam\[fast\]"'):
+    with pytest.raises(RuntimeError, match="pip install numba"):
         SETAdam([ones(3)], fused=True)
     param = ones(3)
     SETAdam([param]).step([ones(3)])  # and by itself, plain NumPy

@@ -202,6 +202,6 @@ def test_what_is_missing_is_named(monkeypatch):
     monkeypatch.delattr("setadam_numpy._compiled", raising=False)
     kernel.why_not.cache_clear()
     try:
-        assert 'pip install "setadam[fast]"' in kernel.why_not()
+        assert 'Numba: pip install "numba>=' in kernel.why_not()
     finally:
         kernel.why_not.cache_clear()
