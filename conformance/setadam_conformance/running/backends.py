@@ -23,6 +23,7 @@ GROUP = "setadam.backends"
 # taken 15.
 PATIENCE = 300.0
 _SPEC = "setadam_conformance.adapters.spec"
+_ONNX = "setadam_conformance.adapters.onnx"
 # By default, the specification is judged under each namespace, like any backend.
 BUILT_IN = {
     "spec:numpy": f"{_SPEC}:NumPySpec",
@@ -30,12 +31,17 @@ BUILT_IN = {
     "spec:dask": f"{_SPEC}:DaskSpec",
     "spec:torch": f"{_SPEC}:TorchSpec",
     "spec:jax-jit": f"{_SPEC}:JaxJitSpec",
+    "spec:ndonnx": f"{_ONNX}:NdonnxSpec",
+    "onnxruntime": f"{_ONNX}:OnnxRuntime",
 }
+# The framework of a name that does not begin with it.
+_FRAMEWORKS = {"spec:ndonnx": "onnx", "onnxruntime": "onnx"}
 _METHODS = ("from_numpy", "to_numpy", "step")
 # The distributions behind a framework, where they are not the one of its name.
 _DISTRIBUTIONS = {
     "strict": ("array-api-strict",),
     "jax": ("jax", "jaxlib", "optax"),
+    "onnx": ("ndonnx", "onnx", "onnxruntime"),
     **LIBRARIES,
 }
 
@@ -203,7 +209,7 @@ def installed(*names: str) -> dict[str, str]:
 
 def _framework(name: str) -> str:
     """The framework in a registered name: "torch" in "torch:foreach", "jax" in "spec:jax-jit"."""
-    return name.removeprefix("spec:").partition(":")[0].partition("-")[0]
+    return _FRAMEWORKS.get(name) or name.removeprefix("spec:").partition(":")[0].partition("-")[0]
 
 
 def _by_path(path: str) -> Source:
