@@ -43,8 +43,9 @@ ON_A_GPU = {name: [pytest.mark.gpu] * ("import cupy\n" in code) for name, code i
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=marks) for name, marks in ON_A_GPU.items()])
-def test_python_block(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each block on its own. Skips if its framework is not installed."""
+def test_python_block(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Each block on its own, in an empty folder. Skips if its framework is not installed."""
+    monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(ROOT / "examples/adapters"))  # of the textbook's adapter
     code = BLOCKS[name]
     for package in re.findall(r"^(?:import|from) (\w+)", code, flags=re.MULTILINE):
