@@ -166,7 +166,7 @@ def _without_storage() -> Iterator[None]:
     try:
         yield
     finally:
-        set_hypothesis_home_dir(before.path)
+        set_hypothesis_home_dir(getattr(before, "path", before))  # once it was the path itself
 
 
 @contextmanager

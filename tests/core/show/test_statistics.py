@@ -23,7 +23,7 @@ def share(v: Any, t: int = 1, **options: Any) -> float:
     return layer_statistics(v, t, check_layer(v, v, v, v, t, hp, None), hp)["floor_share"]
 
 
-@given(V, T, EPS, st.floats(0, 0.999), st.floats(0, 0.999))
+@given(V, T, EPS, st.floats(0, 0.999), st.just(0.0) | st.floats(1e-3, 0.999))  # v/β₂ must be finite
 def test_a_coordinate_is_on_the_floor_where_eps_is_the_larger_term(
     v: np.ndarray, t: int, eps: float, tau: float, beta2: float
 ) -> None:
