@@ -12,7 +12,7 @@ import torch
 from setadam_torch import SETAdam
 from setadam_torch.checks import in_bulk, memory, params
 from setadam_torch.paths.cpu_kernel import at_once as on_cpu
-from setadam_torch.paths.triton import at_once, launches, tables
+from setadam_torch.paths.triton import at_once, kept, launches
 from setadam_torch.paths.triton.path import Triton
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, where a GPU is silent
@@ -180,13 +180,13 @@ def test_without_numba_each_address_is_read_once(monkeypatch):
 
 
 def test_new_gradients_take_a_new_plan_and_no_other_look(loop, monkeypatch):
-    tables._plans.clear()
+    kept.forget()
     layers, optimizer = made(shapes=[(3,), (4,)])
     assert taken(optimizer)
-    plans = len(tables._plans)
+    plans = len(kept._plans)
     for p in layers:
         p.grad = p.grad.clone()
     assert taken(optimizer)
-    assert len(tables._plans) == plans + 1
+    assert len(kept._plans) == plans + 1
     assert taken(optimizer)
-    assert len(tables._plans) == plans + 1
+    assert len(kept._plans) == plans + 1

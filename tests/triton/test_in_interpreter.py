@@ -20,7 +20,7 @@ from setadam_conformance.running.plan import PROFILES, plan
 from setadam_conformance.running.runner import run_cell
 from setadam_core.parts import Parts, combine
 from setadam_torch import SETAdam
-from setadam_torch.paths.triton import launches, tables
+from setadam_torch.paths.triton import kept, launches, tables
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, where a GPU is silent
 DTYPES = ["float64", "float32", "bfloat16", "float16"]
@@ -31,9 +31,9 @@ def small_chunks(monkeypatch):
     """Chunks of 32 coordinates, 16 at a time."""
     monkeypatch.setattr(launches, "LANES", 16)
     monkeypatch.setattr(tables, "_CHUNK", 32)
-    tables._plans.clear()
+    kept.forget()
     yield
-    tables._plans.clear()
+    kept.forget()
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +42,9 @@ def small_chunks_everywhere():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(launches, "LANES", 16)
         patch.setattr(tables, "_CHUNK", 32)
-        tables._plans.clear()
+        kept.forget()
         yield
-    tables._plans.clear()
+    kept.forget()
 
 
 @pytest.fixture
@@ -126,14 +126,49 @@ def test_unaligned_tensors_are_as_good_as_aligned_ones(small_chunks, dtype):
     assert bits(columns) == bits(shifted)
 
 
+@pytest.mark.parametrize("shifts", [(1, 0, 0, 0), (0, 3, 0, 0), (2, 2, 2, 2), (1, 1, 2, 2), (0, 0, 1, 2), (3, 1, 2, 0)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_any_tensor_may_begin_anywhere(small_chunks, dtype, shifts):
+    """θ, g, m and v, each moved by some coordinates from a 16-byte word. Few coordinates, and chunks with two edges."""
+    sizes = [1, 2, 3, 4, 5, 7, 33, 70, 100]
+    group, columns = layers(*[(n,) for n in sizes], dtype=dtype, weight_decay=0.1, decoupled_weight_decay=True)
+    moved = copies(columns)
+    for i, shift in enumerate(shifts):
+        moved[i] = [torch.cat([x.new_zeros(shift), x])[shift:] for x in columns[i]]
+    launches.step_layers(group, columns)
+    launches.step_layers(group, moved)
+    assert bits(columns) == bits(moved)
+
+
+def test_neighbours_in_memory_are_not_written(small_chunks):
+    """Layers of 37 coordinates, one after the other in one tensor, of which only every second is updated."""
+    group, columns = layers((7, 37))
+    before = copies(columns)
+    inner = [[x[k] for k in range(1, 7, 2)] for x in (xs[0] for xs in columns[:4])]
+    launches.step_layers(group, [*inner, [columns[4][0].clone() for _ in range(3)]])
+    for xs, ys in zip(columns[:4], before, strict=False):
+        assert torch.equal(xs[0][::2], ys[0][::2])
+    assert not torch.equal(columns[0][0][1::2], before[0][0][1::2])
+
+
+@pytest.mark.parametrize("permuted", [lambda x: x.contiguous(memory_format=torch.channels_last), lambda x: x.mT])
+def test_dense_tensors_in_another_order_of_axes_are_not_copied(permuted):
+    """They are contiguous in the order of memory, in which the kernels take them, in words."""
+    group, columns = layers((4, 3, 5, 8))
+    columns = [[permuted(x) if x.ndim else x for x in xs] for xs in columns]
+    assert not any(xs[0].is_contiguous() for xs in columns[:4])
+    with launches._contiguous(group, launches.Columns(*columns), writes_grads=True) as (dense, _):
+        assert [[x.data_ptr() for x in xs] for xs in dense[:4]] == [[x.data_ptr() for x in xs] for xs in columns[:4]]
+
+
 @pytest.mark.parametrize("count", [1, 40])
-def test_three_launches_for_any_number_of_layers(counted, count):
+def test_two_launches_for_any_number_of_layers(counted, count):
     group, columns = layers(*[(3,)] * count)
     launches.step_layers(group, columns)
-    assert counted == ["moments_kernel", "coefficients_kernel", "descend_kernel"]
+    assert counted == ["moments_kernel", "descend_kernel"]
     launches.moments(group, columns)
     launches.descend(group, columns, *torch.ones(2, count, dtype=torch.float64))
-    assert counted[3:] == ["moments_kernel", "parts_kernel", "coefficients_kernel", "descend_kernel"]
+    assert counted[2:] == ["moments_kernel", "coefficients_kernel", "descend_kernel"]
 
 
 def test_each_dtype_has_its_launches(counted):
@@ -142,7 +177,7 @@ def test_each_dtype_has_its_launches(counted):
     mixed = [a[:1] + b + a[1:] for a, b in zip(columns, others, strict=True)]
     expected, alone = copies(columns), copies(others)
     launches.step_layers(group, mixed)
-    assert len(counted) == 6
+    assert len(counted) == 4
     launches.step_layers(group, expected)
     launches.step_layers(wide, alone)
     assert bits(mixed) == bits([a[:1] + b + a[1:] for a, b in zip(expected, alone, strict=True)])
@@ -356,16 +391,22 @@ def test_memory_of_another_kind_is_refused(column, wrong, words):
     assert bits(columns) == before
 
 
+@pytest.fixture
+def capturing(monkeypatch):
+    """A function that begins and ends what the launches take for the capture of a graph."""
+    return lambda on: monkeypatch.setattr(tables, "_capturing", lambda device: on)
+
+
 class TestPlans:
     @pytest.fixture(autouse=True)
     def made(self, monkeypatch):
         """How many plans were made."""
-        for kept in (tables._plans, tables._of_graphs):
-            kept.clear()
+        kept.forget()
         count = []
         make = tables._make
         monkeypatch.setattr(tables, "_make", lambda *args: count.append(1) or make(*args))
-        return count
+        yield count
+        kept.forget()
 
     def test_the_same_tensors_share_a_plan(self, made):
         group, columns = layers((3,), (7,))
@@ -378,33 +419,74 @@ class TestPlans:
         launches.step_layers(group, [columns[0], fresh, *columns[2:]])
         assert len(made) == 2
 
-    def test_the_oldest_plans_are_dropped(self, made, monkeypatch):
-        monkeypatch.setattr(tables, "_KEPT", 2)
+    @pytest.mark.parametrize("room", [2, 0])
+    def test_plans_are_kept_up_to_a_number_of_bytes(self, made, monkeypatch, room):
+        """Those used last; the one in use in any case."""
         sets = [layers((3,)) for _ in range(3)]
-        for i in (0, 1, 0, 2, 0, 1):
-            launches.step_layers(sets[i][0], sets[i][1])
-        assert len(made) == 4  # the second made twice
-        assert len(tables._plans) == 2
+        launches.step_layers(*sets[0])
+        (_, size), *_ = kept._plans.values()
+        assert size == 8 * (8 + 1 + 4)
+        monkeypatch.setattr(kept, "PLANS_BYTES", room * size)
+        for i in (1, 0, 2, 0, 1):
+            launches.step_layers(*sets[i])
+        assert len(made) == (4 if room else 6)  # the second made twice
+        assert len(kept._plans) == max(room, 1)
 
-    def test_a_graph_keeps_its_plans(self, made, monkeypatch):
+    def test_scratch_memory_is_shared_and_grows(self, monkeypatch):
+        """By all plans of a stream, not by those of another; chunks of 32 coordinates."""
+        monkeypatch.setattr(tables, "_CHUNK", 32)
+        sets = [layers((100,), (5,)), layers((3,), dtype=torch.float64), layers((70,))]
+        for group, columns in sets:
+            launches.step_layers(group, columns)
+        assert len(kept._plans) == 3
+        (only,) = kept._scratch.values()
+        assert (only.partials.numel(), only.arrived.tolist()) == (4 * 5, [0, 0])
+        launches.step_layers(*layers((320,)))
+        (grown,) = kept._scratch.values()
+        assert (grown.partials.numel(), grown.arrived.tolist()) == (4 * 10, [0, 0, 0])
+        monkeypatch.setattr(tables, "_stream", lambda device: 7)
+        launches.step_layers(*sets[0])
+        assert [stream for _, stream in kept._scratch] == [0, 7]
+
+    def test_a_graph_keeps_what_it_reads(self, made, capturing):
         """A plan made during a capture is filled in by replays alone, so nobody else may find it."""
         group, columns = layers((3,))
         fresh = [g.clone() for g in columns[1]]
         launches.step_layers(group, columns)
-        monkeypatch.setattr(tables, "_capturing", lambda device: True)
+        capturing(True)
         launches.step_layers(group, columns)
         launches.step_layers(group, [columns[0], fresh, *columns[2:]])
-        assert (len(made), len(tables._plans), len(tables._of_graphs)) == (2, 1, 2)
-        monkeypatch.setattr(tables, "_capturing", lambda device: False)
+        assert (len(made), len(kept._plans), len(kept._of_graphs)) == (2, 1, 1)
+        assert kept._of_graphs[0][1] is kept.find_plan(next(iter(kept._plans)))
+        capturing(False)
         launches.step_layers(group, [columns[0], fresh, *columns[2:]])
         assert len(made) == 3
+
+    def test_scratch_memory_of_a_capture_is_the_graphs(self, capturing):
+        group, columns = layers((3,))
+        capturing(True)
+        launches.step_layers(group, columns)
+        assert kept._scratch == kept._plans == {}
+
+    def test_what_a_graph_read_is_released_with_its_parameters(self, capturing):
+        sets = [layers((3,), (4,)) for _ in range(3)]
+        for group, columns in sets:
+            launches.step_layers(group, columns)
+            capturing(True)
+            launches.step_layers(group, [[x.detach() for x in xs] for xs in columns])  # tensors that die at once
+            capturing(False)
+        assert len(kept._of_graphs) == 3
+        del sets[1]
+        capturing(True)
+        launches.step_layers(*sets[0])
+        assert len(kept._of_graphs) == 3  # the new one in its place
 
     def test_addresses_and_offsets_need_64_bits(self):
         """A stack of three layers of 2³¹ + 1 coordinates, far up in memory."""
         size = 2**31 + 1
         addresses = np.array([[2**47], [2**46], [2**45], [2**44], [8]])
-        place = tables.Place("cuda", torch.bfloat16, addresses, np.array([3 * size]), np.array([3]))
-        table, owner, most = tables.lay_out(place, 1 << 14)
+        place = tables.Place(torch.device("cpu"), torch.bfloat16, addresses, np.array([3 * size]), np.array([3]))
+        table, owner = tables.lay_out(place, 1 << 14)
         assert table.tolist() == [
             [2**47, 2**47 + 2 * size, 2**47 + 4 * size],
             [2**46, 2**46 + 2 * size, 2**46 + 4 * size],
@@ -415,11 +497,8 @@ class TestPlans:
             [size] * 3,
             [0, 2**17 + 1, 2**18 + 2],
         ]
-        assert (np.bincount(owner).tolist(), most) == ([2**17 + 1] * 3, 2**17 + 1)
+        assert np.bincount(owner).tolist() == [2**17 + 1] * 3
 
     def test_pinned_memory_set_aside_is_handed_out_once(self, monkeypatch):
-        monkeypatch.setattr(tables, "_set_aside", [torch.arange(10)])
-        assert (tables._take(4).tolist(), tables._take(6).tolist()) == (
-            [0, 1, 2, 3],
-            [4, 5, 6, 7, 8, 9],
-        )
+        monkeypatch.setattr(kept, "_set_aside", [torch.arange(10)])
+        assert [kept.pinned(n, capturing=True).tolist() for n in (4, 6)] == [[0, 1, 2, 3], [4, 5, 6, 7, 8, 9]]

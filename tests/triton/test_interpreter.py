@@ -14,7 +14,7 @@ HERE = Path(__file__).parent
 @pytest.mark.skipif(find_spec("torch") is None, reason="torch is not installed")
 @pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed; it has wheels for Linux alone")
 def test_the_kernels_under_tritons_interpreter():
-    files = [str(HERE / name) for name in ("test_in_interpreter.py", "test_at_once_in_interpreter.py")]
+    files = sorted(map(str, HERE.glob("test_*in_interpreter.py")))
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files]
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     done = subprocess.run(command, env=environment, cwd=HERE.parents[1], capture_output=True, text=True)

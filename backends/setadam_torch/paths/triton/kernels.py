@@ -1,14 +1,20 @@
-"""The kernels: one step of many layers of one dtype, in three launches.
+"""The kernels: one step of many layers of one dtype, in two launches.
 
-    moments_kernel       new m and v of each chunk of coordinates, and Σv, Σv², max v, min v of the chunk
-    coefficients_kernel  γ of each layer from its chunks, in a fixed order, and what each layer's update needs
-    descend_kernel       new θ of each chunk
+    moments_kernel   new m and v of each chunk of coordinates, and Σv, Σv², max v, min v of the chunk. The last chunk
+                     of a layer to finish puts the layer together: γ, and what the layer's update needs
+    descend_kernel   new θ of each chunk
 
-They restate `setadam_core.spec.trace` and `setadam_core.parts.combine`. Products and sums may be
-contracted; roots and divisions are correctly rounded, as the conformance kit's bound asks.
+If layers are spread over processes, `moments_kernel` gives the Parts of what is here of each layer instead, and
+`coefficients_kernel` takes γ and min v of the whole layers. They restate `setadam_core.spec.trace` and
+`setadam_core.parts.combine`. Products and sums may be contracted; roots and divisions are correctly rounded, as the
+conformance kit's bound asks.
 
 A table of 64-bit integers says where everything lies. It has a column for each of the names below, with an entry
 for each layer; the columns follow one another, as `tables` makes them. Addresses are those of contiguous memory.
+
+step_kernel has both passes in one launch, and is not used unless it is asked for.
+
+No result depends on which chunk is the last: it adds up all chunks, itself included, from memory, in their order.
 """
 
 # `and` evaluates both sides of a value on the device, and what follows an `if` is compiled even if that returns.
@@ -40,7 +46,18 @@ SHIFT = tl.constexpr(1)  # τ min w
 RATE = tl.constexpr(2)  # η / (1 - β₁ᵗ)
 SHRINK = tl.constexpr(3)  # 1 - ηλ, decoupled weight decay
 
+# How the lanes of a chunk lie in memory.
+WORDS = tl.constexpr(0)  # whole 16-byte words of m and v, and words of as many coordinates of θ and g
+LOOSE = tl.constexpr(1)  # the same, except that θ and g begin between two words
+EDGES = tl.constexpr(2)  # coordinates one by one: those before the first and after the last word, or all
+
+READY = tl.constexpr(-1)  # in place of the number of chunks that are done: what the layer's update needs is there
+
 INFINITY = tl.constexpr(float("inf"))
+LOG2 = tl.constexpr(0.6931471805599453)
+LOG2_HIGH = tl.constexpr(0.6931471803691238)  # 32 bits of log 2, so that its small multiples are exact
+LOG2_LOW = tl.constexpr(1.9082149292705877e-10)  # the rest
+TERMS = tl.constexpr(13)  # of eʳ - 1: the next, for |r| ≤ log(2)/2, is 2⁻⁵⁸ of the sum
 
 
 @triton.jit
@@ -60,9 +77,10 @@ def _divide(x, y):
 @triton.jit
 def _root(v, scale, eps, INSIDE: tl.constexpr):
     """E: √(cv + ε), or √(cv) + ε, the root correctly rounded."""
-    x = v * scale
     if INSIDE:
-        x = x + eps
+        x = tl.fma(v, scale, eps)
+    else:
+        x = v * scale
     if x.dtype == tl.float64:
         x = tl.sqrt(x)
     else:
@@ -74,264 +92,528 @@ def _root(v, scale, eps, INSIDE: tl.constexpr):
 
 @triton.jit
 def _bias_correction(log_beta, t):
-    """1 - βᵗ in double, as -expm1(x) with x = t log β. Kahan: (y - 1) x / log y, y = eˣ, has expm1's
-    accuracy, as the error of y cancels.
+    """1 - βᵗ in double, as -expm1(x) with x = t log β ≤ 0, x = k log 2 + r: 2ᵏ(eʳ - 1) + (2ᵏ - 1).
+
+    Fifty operations, on which the last block of each layer waits: a library's exp and log take three times as many.
     """
-    x = t * log_beta
-    y = tl.exp(x)
-    inner = (y != 1.0) & (y != 0.0)
-    z = tl.where(inner, y, 0.5)
-    expm1 = (z - 1.0) * (x / tl.log(z))
-    return -tl.where(inner, expm1, tl.where(y == 1.0, x, -1.0))
+    x = tl.maximum(t * log_beta, -100.0)  # 1 - e⁻¹⁰⁰ is 1
+    k = tl.floor(x * (1 / LOG2) + 0.5)
+    r = (x - k * LOG2_HIGH) - k * LOG2_LOW
+    series = tl.full(r.shape, 1.0, tl.float64)
+    for n in tl.static_range(TERMS, 1, -1):
+        series = series * (r * (1.0 / n)) + 1.0
+    power = ((k.to(tl.int64) + 1023) << 52).to(tl.float64, bitcast=True)
+    return -(power * (r * series) + (power - 1.0))
+
+
+# ---- the coordinates of a chunk
 
 
 @triton.jit
-def _load(address, at, end, DTYPE: tl.constexpr, WHOLE: tl.constexpr):
-    """Coordinates from memory: without a mask and in 16-byte words, if they are WHOLE; else 0 from end on."""
+def _lanes(start, count, head, gap, LANES: tl.constexpr, HOW: tl.constexpr):
+    """Offsets of lanes start … start + LANES - 1 of count, and which there are. EDGES leave out the gap after head."""
+    lane = start + tl.arange(0, LANES)
+    at = lane
+    if HOW == EDGES:
+        at = tl.where(lane < head, lane, lane + gap)
+    return at, lane < count
+
+
+@triton.jit
+def _pointer(address, DTYPE: tl.constexpr, WORD: tl.constexpr, ALIGNED: tl.constexpr):
+    """The pointer to an address, which is one of a word of WORD coordinates if it is ALIGNED."""
     pointer = address.to(tl.pointer_type(DTYPE))
-    if WHOLE:
-        return tl.load(tl.multiple_of(pointer, 16) + at)
-    else:
-        return tl.load(pointer + at, mask=at < end, other=0.0)
+    if ALIGNED:
+        pointer = tl.multiple_of(pointer, WORD * DTYPE.primitive_bitwidth // 8)
+    return pointer
 
 
 @triton.jit
-def _store(address, at, end, x, DTYPE: tl.constexpr, WHOLE: tl.constexpr):
-    pointer = address.to(tl.pointer_type(DTYPE))
-    if WHOLE:
-        tl.store(tl.multiple_of(pointer, 16) + at, x.to(DTYPE))
-    else:
-        tl.store(pointer + at, x.to(DTYPE), mask=at < end)
+def _count(count, WORD: tl.constexpr, HOW: tl.constexpr):
+    """The number of lanes. Of words it is a multiple, so that a mask takes or leaves each of them whole."""
+    if HOW != EDGES:
+        count = tl.multiple_of(count, WORD)
+    return count
 
 
 @triton.jit
-def _chunk_moments(
-    theta_at, grad_at, m_at, v_at, begin, end, grad_scale, beta1, one_less_beta1, beta2, one_less_beta2, decay,
+def _cut(begin, end, m_at, v_at, COMPUTE: tl.constexpr):
+    """How a chunk lies to the 16-byte words of m and v: coordinates before the first word, and in whole words.
+
+    No coordinate is in a word if m and v lie to words in different ways.
+    """
+    BYTES: tl.constexpr = COMPUTE.primitive_bitwidth // 8
+    WORD: tl.constexpr = 16 // BYTES
+    size = (end - begin).to(tl.int32)
+    first = m_at + begin * BYTES
+    head = tl.minimum((((-first) & 15) // BYTES).to(tl.int32), size)
+    inner = ((size - head) // WORD) * WORD
+    if ((m_at ^ v_at) & 15) != 0:
+        head = head * 0
+        inner = inner * 0
+    return head, inner, size - inner
+
+
+@triton.jit
+def _is_word(address, COMPUTE: tl.constexpr, DTYPE: tl.constexpr):
+    """Whether as many coordinates of a DTYPE as m has in a 16-byte word are a word at this address."""
+    return (address & (16 * DTYPE.primitive_bitwidth // COMPUTE.primitive_bitwidth - 1)) == 0
+
+
+# ---- the first pass
+
+
+@triton.jit
+def _some_moments(
+    theta_at, grad_at, m_at, v_at, count, head, gap, grad_scale, beta1, one_less_beta1, beta2, one_less_beta2, decay,
     PARAM: tl.constexpr, COMPUTE: tl.constexpr, LANES: tl.constexpr, MAXIMIZE: tl.constexpr,
-    COUPLED: tl.constexpr, WHOLE: tl.constexpr,
+    COUPLED: tl.constexpr, HOW: tl.constexpr,
 ):  # fmt: skip
-    """Update m and v of coordinates begin … end - 1; their Parts."""
+    """Update m and v of some coordinates from these addresses on; their Parts.
+
+    float64 sums are relative to max v. Those of float32 need no scale, since in double no square of a float32 over- or
+    underflows: their high is 1.
+    """
+    WORD: tl.constexpr = 128 // COMPUTE.primitive_bitwidth
+    count = _count(count, WORD, HOW)
+    theta = _pointer(theta_at, PARAM, WORD, HOW == WORDS)
+    grad = _pointer(grad_at, PARAM, WORD, HOW == WORDS)
+    first = _pointer(m_at, COMPUTE, WORD, HOW != EDGES)
+    second = _pointer(v_at, COMPUTE, WORD, HOW != EDGES)
     high = tl.zeros([LANES], COMPUTE)
     low = tl.full([LANES], INFINITY, COMPUTE)
     s1 = tl.zeros([LANES], tl.float64)
     s2 = tl.zeros([LANES], tl.float64)
-    for start in range(begin, end, LANES):
-        at = start + tl.arange(0, LANES)
-        g = _load(grad_at, at, end, PARAM, WHOLE).to(COMPUTE)
+    for start in range(0, count, LANES):
+        at, there = _lanes(start, count, head, gap, LANES, HOW)
+        v = tl.load(second + at, mask=there, other=0.0)
+        m = tl.load(first + at, mask=there, other=0.0)
+        g = tl.load(grad + at, mask=there, other=0.0).to(COMPUTE)
+        if COUPLED:
+            x = tl.load(theta + at, mask=there, other=0.0).to(COMPUTE)
         if grad_scale is not None:
             g = _divide(g, grad_scale)
-            _store(grad_at, at, end, g, PARAM, WHOLE)
+            tl.store(grad + at, g.to(PARAM), mask=there)
         if MAXIMIZE:
             g = -g
         if COUPLED:
-            g = g + decay * _load(theta_at, at, end, PARAM, WHOLE).to(COMPUTE)
-        m = beta1 * _load(m_at, at, end, COMPUTE, WHOLE) + one_less_beta1 * g
-        v = beta2 * _load(v_at, at, end, COMPUTE, WHOLE) + one_less_beta2 * (g * g)
-        _store(m_at, at, end, m, COMPUTE, WHOLE)
-        _store(v_at, at, end, v, COMPUTE, WHOLE)
-        high = tl.maximum(high, v)
-        if WHOLE:
-            low = tl.minimum(low, v)
+            g = g + decay * x
+        m = beta1 * m + one_less_beta1 * g
+        v = beta2 * v + one_less_beta2 * (g * g)
+        tl.store(first + at, m, mask=there)
+        tl.store(second + at, v, mask=there)
+        low = tl.minimum(low, tl.where(there, v, INFINITY))
+        if tl.float64 == COMPUTE:
+            high = tl.maximum(high, v)
         else:
-            low = tl.minimum(low, tl.where(at < end, v, INFINITY))
-        if tl.float32 == COMPUTE:  # in double its squares neither under- nor overflow
-            x = v.to(tl.float64)
-            s1 += x
-            s2 += x * x
-    highest = tl.max(high, axis=0).to(tl.float64)
-    scale = tl.where(highest == 0.0, 1.0, highest)
-    if tl.float64 == COMPUTE:  # its squares do: scaled, from the cache, now that the largest is known
+            wide = v.to(tl.float64)
+            s1 += wide
+            s2 += wide * wide
+    highest = tl.full([], 1.0, tl.float64)
+    if tl.float64 == COMPUTE:  # from the cache, now that the largest is known
+        highest = tl.max(high, axis=0)
+        scale = _scale(highest)
         tl.debug_barrier()
-        for start in range(begin, end, LANES):
-            r = _load(v_at, start + tl.arange(0, LANES), end, COMPUTE, WHOLE) / scale
+        for start in range(0, count, LANES):
+            at, there = _lanes(start, count, head, gap, LANES, HOW)
+            r = tl.load(second + at, mask=there, other=0.0) / scale
             s1 += r
             s2 += r * r
-        scale = tl.where(scale != scale, scale, 1.0)
-    total1 = tl.sum(s1, axis=0) / scale
-    total2 = tl.sum(s2, axis=0) / scale / scale
-    return highest, total1, total2, tl.min(low, axis=0).to(tl.float64)
+    return highest, tl.sum(s1, axis=0), tl.sum(s2, axis=0), tl.min(low, axis=0).to(tl.float64)
 
 
 @triton.jit
-def _store_parts(rows, stride, at, high, s1, s2, low):
-    """Maxima and minima drop NaN; a sum does not, and here it speaks for them."""
-    lost = s1 != s1
-    tl.store(rows + HIGH * stride + at, tl.where(lost, s1, high))
-    tl.store(rows + S1 * stride + at, s1)
-    tl.store(rows + S2 * stride + at, s2)
-    tl.store(rows + LOW * stride + at, tl.where(lost, s1, low))
+def _scale(high):
+    return tl.where(high == 0.0, 1.0, high)
 
 
-@triton.jit(do_not_specialize=["layers", "chunks"])
-def moments_kernel(
-    table, owner, partials, layers, chunks, found_inf, grad_scale,
-    beta1: tl.float64, beta2: tl.float64, decay: tl.float64,
-    PARAM: tl.constexpr, COMPUTE: tl.constexpr, CHUNK: tl.constexpr, LANES: tl.constexpr,
-    MAXIMIZE: tl.constexpr, COUPLED: tl.constexpr,
+@triton.jit
+def _chunk_moments(
+    table, layers, layer, begin, end, grad_scale_at, beta1, beta2, decay,
+    PARAM: tl.constexpr, COMPUTE: tl.constexpr, LANES: tl.constexpr, MAXIMIZE: tl.constexpr, COUPLED: tl.constexpr,
 ):  # fmt: skip
-    """The first moments, and v, of one chunk; the chunk's Parts go to a column of partials."""
-    chunk = tl.program_id(0)
-    if found_inf is not None:
-        if tl.load(found_inf) != 0:
-            return
-    layer = tl.load(owner + chunk)
-    begin = (chunk - _entry(table, layers, FIRST, layer)) * CHUNK
-    if begin == 0:
-        if _entry(table, layers, COUNTS, layer) != 0:
-            step = _entry(table, layers, STEP, layer).to(tl.pointer_type(tl.float64))
-            tl.store(step, tl.load(step) + 1)
-    size = _entry(table, layers, SIZE, layer)
-    theta_at = _entry(table, layers, THETA, layer)
-    grad_at = _entry(table, layers, GRAD, layer)
+    """Update m and v of coordinates begin … end - 1 of a layer; their Parts, NaN if one of them is not finite."""
+    BYTES: tl.constexpr = COMPUTE.primitive_bitwidth // 8
+    SHORT: tl.constexpr = PARAM.primitive_bitwidth // 8
+    theta_at = _entry(table, layers, THETA, layer) + begin * SHORT
+    grad_at = _entry(table, layers, GRAD, layer) + begin * SHORT
     m_at = _entry(table, layers, M, layer)
     v_at = _entry(table, layers, V, layer)
+    head, inner, rest = _cut(begin, end, m_at, v_at, COMPUTE)
+    m_at += begin * BYTES
+    v_at += begin * BYTES
     b1 = beta1.to(COMPUTE)
     c1 = (1 - beta1).to(COMPUTE)
     b2 = beta2.to(COMPUTE)
     c2 = (1 - beta2).to(COMPUTE)
+    wd = decay.to(COMPUTE)
     scale = None
-    if grad_scale is not None:
-        scale = tl.load(grad_scale).to(COMPUTE)
-    whole = (begin + CHUNK <= size) & (((theta_at | grad_at | m_at | v_at) & 15) == 0)
-    if whole:
-        high, s1, s2, low = _chunk_moments(
-            theta_at, grad_at, m_at, v_at, begin, begin + CHUNK, scale, b1, c1, b2, c2, decay.to(COMPUTE),
-            PARAM, COMPUTE, LANES, MAXIMIZE, COUPLED, True,
+    if grad_scale_at is not None:
+        scale = tl.load(grad_scale_at).to(COMPUTE)
+    high = tl.full([], 0.0, tl.float64)
+    s1 = tl.full([], 0.0, tl.float64)
+    s2 = tl.full([], 0.0, tl.float64)
+    low = tl.full([], INFINITY, tl.float64)
+    if inner > 0:
+        in_words = _is_word(grad_at + head * SHORT, COMPUTE, PARAM)
+        if COUPLED:
+            in_words = in_words & _is_word(theta_at + head * SHORT, COMPUTE, PARAM)
+        if in_words:
+            high, s1, s2, low = _some_moments(
+                theta_at + head * SHORT, grad_at + head * SHORT, m_at + head * BYTES, v_at + head * BYTES,
+                inner, 0, 0, scale, b1, c1, b2, c2, wd, PARAM, COMPUTE, LANES, MAXIMIZE, COUPLED, WORDS,
+            )  # fmt: skip
+        else:
+            high, s1, s2, low = _some_moments(
+                theta_at + head * SHORT, grad_at + head * SHORT, m_at + head * BYTES, v_at + head * BYTES,
+                inner, 0, 0, scale, b1, c1, b2, c2, wd, PARAM, COMPUTE, LANES, MAXIMIZE, COUPLED, LOOSE,
+            )  # fmt: skip
+    if rest > 0:
+        a, b, c, d = _some_moments(
+            theta_at, grad_at, m_at, v_at, rest, head, inner, scale, b1, c1, b2, c2, wd,
+            PARAM, COMPUTE, LANES, MAXIMIZE, COUPLED, EDGES,
         )  # fmt: skip
-    else:
-        high, s1, s2, low = _chunk_moments(
-            theta_at, grad_at, m_at, v_at, begin, tl.minimum(begin + CHUNK, size), scale, b1, c1, b2, c2,
-            decay.to(COMPUTE), PARAM, COMPUTE, LANES, MAXIMIZE, COUPLED, False,
-        )  # fmt: skip
-    _store_parts(partials, chunks, chunk, high, s1, s2, low)
+        low = tl.minimum(low, d)
+        if tl.float64 == COMPUTE:
+            whole = _scale(tl.maximum(high, a))
+            ours = high / whole
+            theirs = a / whole
+            high = tl.maximum(high, a)
+            s1 = s1 * ours + b * theirs
+            s2 = s2 * (ours * ours) + c * (theirs * theirs)
+        else:
+            high = a
+            s1 += b
+            s2 += c
+    high = tl.where(s1 == 0.0, 0.0, high)
+    # Maxima and minima drop NaN; a sum does not, and here it speaks for them.
+    lost = (s1 - s1) != 0.0
+    nan = s1 - s1
+    return tl.where(lost, nan, high), tl.where(lost, nan, s1), tl.where(lost, nan, s2), tl.where(lost, nan, low)
 
 
 @triton.jit
-def _combined(partials, chunks, first, last, LANES: tl.constexpr):
+def _store_parts(rows, stride, at, high, s1, s2, low):
+    tl.store(rows + HIGH * stride + at, high)
+    tl.store(rows + S1 * stride + at, s1)
+    tl.store(rows + S2 * stride + at, s2)
+    tl.store(rows + LOW * stride + at, low)
+
+
+@triton.jit
+def _part(partials, row: tl.constexpr, chunks, at, last, other):
+    """From the second-level cache: another multiprocessor has written it, while this kernel ran."""
+    return tl.load(partials + row * chunks + at, mask=at < last, other=other, cache_modifier=".cg")
+
+
+@triton.jit
+def _combined(partials, chunks, first, last, COMPUTE: tl.constexpr, LANES: tl.constexpr):
     """The Parts of a layer from those of its chunks first … last - 1, always in the same order."""
     lane = tl.arange(0, LANES)
-    highs = tl.zeros([LANES], tl.float64)
     lows = tl.full([LANES], INFINITY, tl.float64)
-    for start in range(first, last, LANES):
-        at = start + lane
-        highs = tl.maximum(highs, tl.load(partials + HIGH * chunks + at, mask=at < last, other=0.0))
-        lows = tl.minimum(lows, tl.load(partials + LOW * chunks + at, mask=at < last, other=INFINITY))
-    high = tl.max(highs, axis=0)
-    scale = tl.where(high == 0.0, 1.0, high)
     s1 = tl.zeros([LANES], tl.float64)
     s2 = tl.zeros([LANES], tl.float64)
+    high = tl.full([], 1.0, tl.float64)
+    if tl.float64 == COMPUTE:
+        highs = tl.zeros([LANES], tl.float64)
+        for start in range(first, last, LANES):
+            highs = tl.maximum(highs, _part(partials, HIGH, chunks, start + lane, last, 0.0))
+        high = tl.max(highs, axis=0)
+        scale = _scale(high)
     for start in range(first, last, LANES):
         at = start + lane
-        ratio = tl.load(partials + HIGH * chunks + at, mask=at < last, other=0.0) / scale
-        s1 += tl.load(partials + S1 * chunks + at, mask=at < last, other=0.0) * ratio
-        s2 += tl.load(partials + S2 * chunks + at, mask=at < last, other=0.0) * (ratio * ratio)
-    return high, tl.sum(s1, axis=0), tl.sum(s2, axis=0), tl.min(lows, axis=0)
-
-
-@triton.jit
-def _layer_parts(table, layers, layer, partials, chunks, CHUNK: tl.constexpr, LANES: tl.constexpr):
-    first = _entry(table, layers, FIRST, layer)
-    count = tl.maximum((_entry(table, layers, SIZE, layer) + CHUNK - 1) // CHUNK, 1)
-    return _combined(partials, chunks, first, first + count, LANES)
+        x1 = _part(partials, S1, chunks, at, last, 0.0)
+        x2 = _part(partials, S2, chunks, at, last, 0.0)
+        lows = tl.minimum(lows, _part(partials, LOW, chunks, at, last, INFINITY))
+        if tl.float64 == COMPUTE:
+            ratio = _part(partials, HIGH, chunks, at, last, 0.0) / scale
+            x1 = x1 * ratio
+            x2 = x2 * (ratio * ratio)
+        s1 += x1
+        s2 += x2
+    total = tl.sum(s1, axis=0)
+    low = tl.min(lows, axis=0)
+    if tl.float64 != COMPUTE:
+        high = tl.where(total == 0.0, 0.0, high)
+    lost = total != total
+    return tl.where(lost, total, high), total, tl.sum(s2, axis=0), tl.where(lost, total, low)
 
 
 @triton.jit
 def _down_scaling(s1, s2, size, POWER: tl.constexpr):
-    """S: γ, at most 1; 1 where v is all zero; NaN where a sum is."""
-    cos2 = (s1 / size) * (s1 / tl.where(s1 == 0.0, 1.0, s2))
-    cos2 = tl.where((cos2 > 1.0) | (s1 == 0.0), 1.0, cos2)
+    """S: γ, at most 1; 1 where v is all zero; NaN where a sum is. With Σv/c and Σv²/c², for any c."""
+    one = tl.full([], 1.0, tl.float64)
+    cos2 = (s1 * s1) / tl.where(s1 == 0.0, one, size * s2)
+    cos2 = tl.where((cos2 > 1.0) | (s1 == 0.0), one, cos2)
     if POWER != 2:
         cos2 = tl.exp(tl.log(cos2) * (POWER / 2))
     return cos2
 
 
-@triton.jit(do_not_specialize=["layers", "chunks"])
-def parts_kernel(table, partials, parts, layers, chunks, found_inf, CHUNK: tl.constexpr, LANES: tl.constexpr):
-    """The Parts of one layer, for whoever combines them with those of other processes."""
-    layer = tl.program_id(0)
-    if found_inf is not None:
-        if tl.load(found_inf) != 0:
-            return
-    high, s1, s2, low = _layer_parts(table, layers, layer, partials, chunks, CHUNK, LANES)
-    _store_parts(parts, layers, layer, high, s1, s2, low)
-
-
-@triton.jit(do_not_specialize=["layers", "chunks"])
-def coefficients_kernel(
-    table, partials, gammas, lows, coefficients, layers, chunks, found_inf, lr_at,
-    lr: tl.float64, log_beta1: tl.float64, log_beta2: tl.float64, eps: tl.float64, tau: tl.float64, decay: tl.float64,
-    COMPUTE: tl.constexpr, CHUNK: tl.constexpr, LANES: tl.constexpr, POWER: tl.constexpr,
-    EPS_INSIDE: tl.constexpr,
+@triton.jit
+def _store_coefficients(
+    coefficients, layers, layer, there, gamma, low, t, lr_at, lr, log_beta1, log_beta2, eps, tau, decay,
+    COMPUTE: tl.constexpr, EPS_INSIDE: tl.constexpr,
 ):  # fmt: skip
-    """What the update of one layer needs, formed in double. γ and min v from the layer's own chunks, or given."""
-    layer = tl.program_id(0)
-    if found_inf is not None:
-        if tl.load(found_inf) != 0:
-            return
-    if gammas is None:
-        _, s1, s2, low = _layer_parts(table, layers, layer, partials, chunks, CHUNK, LANES)
-        low = tl.where(s1 != s1, s1, low)
-        gamma = _down_scaling(s1, s2, _entry(table, layers, SIZE, layer).to(tl.float64), POWER)
-    else:
-        gamma = tl.load(gammas + layer)
-        low = tl.load(lows + layer)
+    """What the update of a layer, or of several, needs at step t, formed in double."""
     if lr_at is not None:
         lr = tl.load(lr_at).to(tl.float64)
-    t = tl.load(_entry(table, layers, STEP, layer).to(tl.pointer_type(tl.float64)))
     scale = gamma / _bias_correction(log_beta2, t)
+    rate = lr / _bias_correction(log_beta1, t)
     # min w is the w of min v, since √ and its argument are monotone: by the same formula, in the same dtype.
     least = _root(low.to(COMPUTE), scale.to(COMPUTE), eps.to(COMPUTE), EPS_INSIDE)
-    tl.store(coefficients + SCALE * layers + layer, scale)
-    tl.store(coefficients + SHIFT * layers + layer, (tau.to(COMPUTE) * least).to(tl.float64))
-    tl.store(coefficients + RATE * layers + layer, lr / _bias_correction(log_beta1, t))
-    tl.store(coefficients + SHRINK * layers + layer, 1 - lr * decay)
+    shift = (tau.to(COMPUTE) * least).to(tl.float64)
+    tl.store(coefficients + SCALE * layers + layer, scale, mask=there)
+    tl.store(coefficients + SHIFT * layers + layer, shift, mask=there)
+    tl.store(coefficients + RATE * layers + layer, rate, mask=there)
+    tl.store(coefficients + SHRINK * layers + layer, 1 - lr * decay + 0 * rate, mask=there)
+
+
+@triton.jit(do_not_specialize=["layers", "chunks"])
+def moments_kernel(
+    table, owner, partials, arrived, coefficients, layers, chunks, found_inf, grad_scale, lr_at,
+    lr: tl.float64, beta1: tl.float64, beta2: tl.float64, log_beta1: tl.float64, log_beta2: tl.float64,
+    eps: tl.float64, tau: tl.float64, decay: tl.float64, parts,
+    PARAM: tl.constexpr, COMPUTE: tl.constexpr, CHUNK: tl.constexpr, LANES: tl.constexpr,
+    MAXIMIZE: tl.constexpr, COUPLED: tl.constexpr, POWER: tl.constexpr, EPS_INSIDE: tl.constexpr,
+):  # fmt: skip
+    """The moments of one chunk, and from the last chunk of a layer what is known of the layer.
+
+    That goes to parts if they are given, and the step is counted here. Else it goes to coefficients, and descend_kernel
+    counts the step: here other layers of a parameter still read the old count. arrived: for each layer, how many of
+    its chunks are done, 0 before and after a launch.
+    """
+    chunk = tl.program_id(0)
+    if found_inf is not None:
+        if tl.load(found_inf) != 0:
+            return
+    layer = tl.load(owner + chunk)
+    first = _entry(table, layers, FIRST, layer)
+    size = _entry(table, layers, SIZE, layer)
+    begin = (chunk - first) * CHUNK
+    high, s1, s2, low = _chunk_moments(
+        table, layers, layer, begin, tl.minimum(begin + CHUNK, size), grad_scale, beta1, beta2, decay,
+        PARAM, COMPUTE, LANES, MAXIMIZE, COUPLED,
+    )  # fmt: skip
+    last, high, s1, s2, low = _arrive(
+        partials, arrived, chunks, chunk, layer, first, size, high, s1, s2, low, COMPUTE, CHUNK, LANES
+    )
+    if last:
+        if parts is not None:
+            _store_parts(parts, layers, layer, high, s1, s2, low)
+            _count_step(table, layers, layer)
+        else:
+            t = tl.load(_entry(table, layers, STEP, layer).to(tl.pointer_type(tl.float64))) + 1
+            gamma = _down_scaling(s1, s2, size.to(tl.float64), POWER)
+            _store_coefficients(
+                coefficients, layers, layer, True, gamma, low, t, lr_at, lr, log_beta1, log_beta2, eps, tau, decay,
+                COMPUTE, EPS_INSIDE,
+            )  # fmt: skip
+
+
+@triton.jit
+def _arrive(
+    partials, arrived, chunks, chunk, layer, first, size, high, s1, s2, low,
+    COMPUTE: tl.constexpr, CHUNK: tl.constexpr, LANES: tl.constexpr,
+):  # fmt: skip
+    """Whether this is the last chunk of its layer to be done, and then the layer's Parts. It leaves the count at 0.
+
+    The count is increased after the chunk's Parts are written (release), and what it was is known before others' Parts
+    are read (acquire). A layer that is one chunk needs neither.
+    """
+    count = tl.maximum((size + CHUNK - 1) // CHUNK, 1)
+    last = count == 1
+    if count > 1:
+        _store_parts(partials, chunks, chunk, high, s1, s2, low)
+        tl.debug_barrier()
+        before = tl.atomic_add(arrived + layer, 1, sem="acq_rel", scope="gpu")
+        last = before == count - 1
+        if last:
+            high, s1, s2, low = _combined(partials, chunks, first, first + count, COMPUTE, LANES // 2)
+            tl.store(arrived + layer, 0)
+    return last, high, s1, s2, low
+
+
+@triton.jit
+def _count_step(table, layers, layer):
+    if _entry(table, layers, COUNTS, layer) != 0:
+        step = _entry(table, layers, STEP, layer).to(tl.pointer_type(tl.float64))
+        tl.store(step, tl.load(step) + 1)
+
+
+@triton.jit(do_not_specialize=["layers"])
+def coefficients_kernel(
+    table, gammas, lows, coefficients, layers, found_inf, lr_at,
+    lr: tl.float64, log_beta1: tl.float64, log_beta2: tl.float64, eps: tl.float64, tau: tl.float64, decay: tl.float64,
+    COMPUTE: tl.constexpr, LANES: tl.constexpr, EPS_INSIDE: tl.constexpr,
+):  # fmt: skip
+    """What the update of LANES layers needs, whose γ and min v are given, and whose step is counted."""
+    if found_inf is not None:
+        if tl.load(found_inf) != 0:
+            return
+    layer = tl.program_id(0) * LANES + tl.arange(0, LANES)
+    there = layer < layers
+    gamma = tl.load(gammas + layer, mask=there, other=1.0)
+    low = tl.load(lows + layer, mask=there, other=0.0)
+    steps = tl.load(table + STEP * layers + layer, mask=there, other=0)
+    t = tl.load(steps.to(tl.pointer_type(tl.float64)), mask=there, other=1.0)
+    _store_coefficients(
+        coefficients, layers, layer, there, gamma, low, t, lr_at, lr, log_beta1, log_beta2, eps, tau, decay,
+        COMPUTE, EPS_INSIDE,
+    )  # fmt: skip
+
+
+# ---- the second pass
+
+
+@triton.jit
+def _some_descend(
+    theta_at, m_at, v_at, count, head, gap, scale, shift, rate, shrink, eps,
+    PARAM: tl.constexpr, COMPUTE: tl.constexpr, LANES: tl.constexpr, EPS_INSIDE: tl.constexpr,
+    DECOUPLED: tl.constexpr, HOW: tl.constexpr,
+):  # fmt: skip
+    """Update θ of some coordinates from these addresses on. All loads come first: a root branches, and nothing that
+    follows it in the source is under way before it is done.
+    """
+    WORD: tl.constexpr = 128 // COMPUTE.primitive_bitwidth
+    count = _count(count, WORD, HOW)
+    param = _pointer(theta_at, PARAM, WORD, HOW == WORDS)
+    first = _pointer(m_at, COMPUTE, WORD, HOW != EDGES)
+    second = _pointer(v_at, COMPUTE, WORD, HOW != EDGES)
+    for start in range(0, count, LANES):
+        at, there = _lanes(start, count, head, gap, LANES, HOW)
+        v = tl.load(second + at, mask=there, other=1.0)
+        m = tl.load(first + at, mask=there, other=0.0)
+        theta = tl.load(param + at, mask=there, other=0.0).to(COMPUTE)
+        w = _root(v, scale, eps, EPS_INSIDE) - shift
+        if DECOUPLED:
+            theta = shrink * theta
+        theta = theta - _divide(rate * m, w)
+        tl.store(param + at, theta.to(PARAM), mask=there)
 
 
 @triton.jit
 def _chunk_descend(
-    theta_at, m_at, v_at, begin, end, scale, shift, rate, shrink, eps,
-    PARAM: tl.constexpr, COMPUTE: tl.constexpr, LANES: tl.constexpr, EPS_INSIDE: tl.constexpr,
-    DECOUPLED: tl.constexpr, WHOLE: tl.constexpr,
+    table, coefficients, layers, layer, begin, end, eps,
+    PARAM: tl.constexpr, COMPUTE: tl.constexpr, LANES: tl.constexpr, EPS_INSIDE: tl.constexpr, DECOUPLED: tl.constexpr,
 ):  # fmt: skip
-    for start in range(begin, end, LANES):
-        at = start + tl.arange(0, LANES)
-        w = _root(_load(v_at, at, end, COMPUTE, WHOLE), scale, eps, EPS_INSIDE) - shift
-        theta = _load(theta_at, at, end, PARAM, WHOLE).to(COMPUTE)
-        if DECOUPLED:
-            theta = shrink * theta
-        theta = theta - _divide(rate * _load(m_at, at, end, COMPUTE, WHOLE), w)
-        _store(theta_at, at, end, theta, PARAM, WHOLE)
+    """Update θ of coordinates begin … end - 1 of a layer."""
+    BYTES: tl.constexpr = COMPUTE.primitive_bitwidth // 8
+    SHORT: tl.constexpr = PARAM.primitive_bitwidth // 8
+    theta_at = _entry(table, layers, THETA, layer) + begin * SHORT
+    m_at = _entry(table, layers, M, layer)
+    v_at = _entry(table, layers, V, layer)
+    head, inner, rest = _cut(begin, end, m_at, v_at, COMPUTE)
+    m_at += begin * BYTES
+    v_at += begin * BYTES
+    scale = tl.load(coefficients + SCALE * layers + layer, cache_modifier=".cg").to(COMPUTE)
+    shift = tl.load(coefficients + SHIFT * layers + layer, cache_modifier=".cg").to(COMPUTE)
+    rate = tl.load(coefficients + RATE * layers + layer, cache_modifier=".cg").to(COMPUTE)
+    shrink = tl.load(coefficients + SHRINK * layers + layer, cache_modifier=".cg").to(COMPUTE)
+    e = eps.to(COMPUTE)
+    if inner > 0:
+        if _is_word(theta_at + head * SHORT, COMPUTE, PARAM):
+            _some_descend(
+                theta_at + head * SHORT, m_at + head * BYTES, v_at + head * BYTES, inner, 0, 0,
+                scale, shift, rate, shrink, e, PARAM, COMPUTE, LANES, EPS_INSIDE, DECOUPLED, WORDS,
+            )  # fmt: skip
+        else:
+            _some_descend(
+                theta_at + head * SHORT, m_at + head * BYTES, v_at + head * BYTES, inner, 0, 0,
+                scale, shift, rate, shrink, e, PARAM, COMPUTE, LANES, EPS_INSIDE, DECOUPLED, LOOSE,
+            )  # fmt: skip
+    if rest > 0:
+        _some_descend(
+            theta_at, m_at, v_at, rest, head, inner,
+            scale, shift, rate, shrink, e, PARAM, COMPUTE, LANES, EPS_INSIDE, DECOUPLED, EDGES,
+        )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["layers"])
 def descend_kernel(
     table, owner, coefficients, layers, found_inf, eps: tl.float64,
     PARAM: tl.constexpr, COMPUTE: tl.constexpr, CHUNK: tl.constexpr, LANES: tl.constexpr,
-    EPS_INSIDE: tl.constexpr, DECOUPLED: tl.constexpr,
+    EPS_INSIDE: tl.constexpr, DECOUPLED: tl.constexpr, COUNT: tl.constexpr,
 ):  # fmt: skip
-    """θ of one chunk. The last chunk goes first: the cache still holds the m and v that were written last."""
+    """θ of one chunk, and the step count if COUNT says so.
+
+    The last chunk goes first: the cache still holds the m and v that were written last.
+    """
     chunk = tl.num_programs(0) - 1 - tl.program_id(0)
     if found_inf is not None:
         if tl.load(found_inf) != 0:
             return
     layer = tl.load(owner + chunk)
     begin = (chunk - _entry(table, layers, FIRST, layer)) * CHUNK
+    if COUNT:
+        if begin == 0:
+            _count_step(table, layers, layer)
+    end = tl.minimum(begin + CHUNK, _entry(table, layers, SIZE, layer))
+    _chunk_descend(table, coefficients, layers, layer, begin, end, eps, PARAM, COMPUTE, LANES, EPS_INSIDE, DECOUPLED)
+
+
+# ---- both passes in one launch
+
+
+@triton.jit(do_not_specialize=["layers", "chunks"])
+def step_kernel(
+    table, owner, partials, arrived, coefficients, layers, chunks, found_inf, grad_scale, lr_at,
+    lr: tl.float64, beta1: tl.float64, beta2: tl.float64, log_beta1: tl.float64, log_beta2: tl.float64,
+    eps: tl.float64, tau: tl.float64, decay: tl.float64, tasks, tickets,
+    PARAM: tl.constexpr, COMPUTE: tl.constexpr, CHUNK: tl.constexpr, LANES: tl.constexpr,
+    MAXIMIZE: tl.constexpr, COUPLED: tl.constexpr, POWER: tl.constexpr, EPS_INSIDE: tl.constexpr,
+    DECOUPLED: tl.constexpr,
+):  # fmt: skip
+    """One task: the moments of a chunk (2 chunk), or its descent (2 chunk + 1), which waits for the layer's moments.
+
+    A block takes the task of the ticket that it draws, so a ticket is always held by a block that has begun. In the
+    list each descent comes after all moments of its layer. So a block waits for smaller tickets alone, whose blocks
+    have begun. Of all tickets drawn and not done, the smallest never waits: all smaller ones are done. It ends, then
+    the next one does, and so on, in whatever order the device starts its blocks, and however few it holds at a time.
+    What it needs of the device is that a block that has begun gets on while others wait.
+
+    The block that is done last counts the steps, since no other reads them any more, and sets all to 0.
+    """
+    if found_inf is not None:
+        if tl.load(found_inf) != 0:
+            return
+    task = tl.load(tasks + tl.atomic_add(tickets, 1, sem="relaxed", scope="gpu"))
+    chunk = task // 2
+    layer = tl.load(owner + chunk)
+    first = _entry(table, layers, FIRST, layer)
     size = _entry(table, layers, SIZE, layer)
-    theta_at = _entry(table, layers, THETA, layer)
-    m_at = _entry(table, layers, M, layer)
-    v_at = _entry(table, layers, V, layer)
-    scale = tl.load(coefficients + SCALE * layers + layer).to(COMPUTE)
-    shift = tl.load(coefficients + SHIFT * layers + layer).to(COMPUTE)
-    rate = tl.load(coefficients + RATE * layers + layer).to(COMPUTE)
-    shrink = tl.load(coefficients + SHRINK * layers + layer).to(COMPUTE)
-    whole = (begin + CHUNK <= size) & (((theta_at | m_at | v_at) & 15) == 0)
-    if whole:
-        _chunk_descend(
-            theta_at, m_at, v_at, begin, begin + CHUNK, scale, shift, rate, shrink, eps.to(COMPUTE),
-            PARAM, COMPUTE, LANES, EPS_INSIDE, DECOUPLED, True,
+    begin = (chunk - first) * CHUNK
+    end = tl.minimum(begin + CHUNK, size)
+    if task % 2 == 0:
+        high, s1, s2, low = _chunk_moments(
+            table, layers, layer, begin, end, grad_scale, beta1, beta2, decay,
+            PARAM, COMPUTE, LANES, MAXIMIZE, COUPLED,
         )  # fmt: skip
+        last, high, s1, s2, low = _arrive(
+            partials, arrived, chunks, chunk, layer, first, size, high, s1, s2, low, COMPUTE, CHUNK, LANES
+        )
+        if last:
+            t = tl.load(_entry(table, layers, STEP, layer).to(tl.pointer_type(tl.float64))) + 1
+            gamma = _down_scaling(s1, s2, size.to(tl.float64), POWER)
+            _store_coefficients(
+                coefficients, layers, layer, True, gamma, low, t, lr_at, lr, log_beta1, log_beta2, eps, tau, decay,
+                COMPUTE, EPS_INSIDE,
+            )  # fmt: skip
+            tl.debug_barrier()
+            tl.atomic_xchg(arrived + layer, READY, sem="release", scope="gpu")
     else:
+        while tl.atomic_add(arrived + layer, 0, sem="acquire", scope="gpu") != READY:
+            pass
         _chunk_descend(
-            theta_at, m_at, v_at, begin, tl.minimum(begin + CHUNK, size), scale, shift, rate, shrink,
-            eps.to(COMPUTE), PARAM, COMPUTE, LANES, EPS_INSIDE, DECOUPLED, False,
-        )  # fmt: skip
+            table, coefficients, layers, layer, begin, end, eps, PARAM, COMPUTE, LANES, EPS_INSIDE, DECOUPLED
+        )
+    tl.debug_barrier()
+    if tl.atomic_add(tickets + 1, 1, sem="acq_rel", scope="gpu") == 2 * chunks - 1:
+        for start in range(0, layers, LANES):
+            at = start + tl.arange(0, LANES)
+            counts = tl.load(table + COUNTS * layers + at, mask=at < layers, other=0) != 0
+            steps = tl.load(table + STEP * layers + at, mask=counts, other=0).to(tl.pointer_type(tl.float64))
+            tl.store(steps, tl.load(steps, mask=counts, other=0.0) + 1, mask=counts)
+            tl.store(arrived + at, 0, mask=at < layers)
+        tl.store(tickets, 0)
+        tl.store(tickets + 1, 0)

@@ -1,7 +1,7 @@
-"""The launches: all layers of a group in three, by kernels written in Triton.
+"""The launches: all layers of a group in two, by kernels written in Triton.
 
 One pass over memory updates the moments and gathers what γ and min w need, a second updates θ: 9 words
-of traffic a coordinate, where a fused Adam has 7. Between them a small kernel puts each layer's chunks
+of traffic a coordinate, where a fused Adam has 7. The chunk of a layer that is done last puts its chunks
 together. Nothing waits for the device, step counts are kept on it, and a step over tensors that were seen
 before allocates nothing, so a CUDA graph can hold it. No result depends on the order in which chunks
 happen to run.
@@ -22,16 +22,17 @@ from setadam_torch.checks.options import Group, hyperparameters
 from setadam_torch.checks.tensors import Tensor, Tensors, compute_dtype, real
 from setadam_torch.paths.columns import Columns, by_device_and_dtype
 from setadam_torch.paths.parts import layer_count
-from setadam_torch.paths.triton.tables import Dense, Int64s, Place, Plan, plan_at, plan_of
+from setadam_torch.paths.triton.tables import Dense, Int64s, Place, Plan, plan_at, plan_of, scratch_for
 
 LANES = 512  # coordinates at a time: 4 for each of 128 threads, one 16-byte word each of float32
 CONTRACT = {"enable_fp_fusion": True}  # Triton's own default changes from version to version
+_PARTS = len(Parts._fields)
 
 
 def step_layers(
     group: Group, columns: Sequence[Tensors], *, grad_scale: Tensor | None = None, found_inf: Tensor | None = None
 ) -> None:
-    """One step of many tensors, in place: three launches for each device and dtype.
+    """One step of many tensors, in place: two launches for each device and dtype.
 
     Parameters
     ----------
@@ -72,7 +73,7 @@ def step_at(
     sizes : coordinates of each parameter.
     """
     place = Place(params[0].device, params[0].dtype, addresses, sizes, np.ones_like(sizes))
-    _Kernels(group, Dense(params, [], [], [], [], []), plan_at(place), found_inf).step(grad_scale)
+    _Kernels(group, Dense(params, [], [], [], [], []), plan_at(place, params), found_inf).step(grad_scale)
     torch.autograd.graph.increment_version(params)
 
 
@@ -84,13 +85,12 @@ def moments(
     Returns
     -------
     Parts : of what is here of each layer, float64 tensors of shape (layers,) on the device; the layers
-        of a tensor with layer_axes follow one another. The next step of these tensors overwrites
-        them. They mean nothing where found_inf is not 0.
+        of a tensor with layer_axes follow one another. They mean nothing where found_inf is not 0.
     """
     with _contiguous(group, _of_one_kind(columns), writes_grads=grad_scale is not None) as (dense, plan):
-        kernels = _Kernels(group, dense, plan, found_inf)
-        kernels.moments(grad_scale)
-        return kernels.parts()
+        parts = torch.empty(_PARTS, plan.layers, dtype=torch.float64, device=dense.params[0].device)
+        _Kernels(group, dense, plan, found_inf).moments(grad_scale, parts)
+    return Parts(*parts)
 
 
 def descend(
@@ -105,7 +105,7 @@ def descend(
     with _contiguous(group, kind, writes_grads=False) as (dense, plan):
         kernels = _Kernels(group, dense, plan, found_inf)
         kernels.coefficients(gammas, lows)
-        kernels.descend()
+        kernels.descend(counts=False)
     torch.autograd.graph.increment_version(columns[0])
 
 
@@ -119,84 +119,92 @@ class _Kernels:
         self._source, self._plan, self._device = kernels, plan, param.device
         self._uncounted = [t for t, layers in zip(columns.steps, columns.counts, strict=True) if layers == 0]
         self._hp = hyperparameters(group)
+        self._decoupled = self._hp.decays and self._hp.decoupled_weight_decay
         self._found_inf = _on(param.device, "found_inf", found_inf)
         lr = self._hp.lr  # a tensor on a device is read there
         lr_here = isinstance(lr, torch.Tensor) and lr.device.type == param.device.type
         self._lr_here = _on(param.device, "lr", lr) if lr_here else None
+        self._lr = 0.0 if lr_here else float(lr)
         self._dtypes = {"PARAM": self._dtype(param.dtype), "COMPUTE": self._dtype(compute_dtype(param))}
         self._sizes: dict[str, int] = {"CHUNK": plan.chunk, "LANES": LANES, **CONTRACT}
-        # One program combines the chunks of a layer: wide enough for the layer that has most.
-        wide = next((n for n in (32, 256) if n >= plan.most_chunks), 2048)
-        warps = max(wide // 128, 1)
-        self._wide: dict[str, int] = {"CHUNK": plan.chunk, "LANES": wide, "num_warps": warps, **CONTRACT}
 
     def step(self, grad_scale: Tensor | None) -> None:
-        self.moments(grad_scale)
-        self.coefficients(None, None)
-        self.descend()
+        if self._plan.tasks is None:
+            self.moments(grad_scale, None)
+            self.descend(counts=True)
+        else:
+            self._first("step_kernel", 2 * self._plan.chunks, grad_scale, DECOUPLED=self._decoupled)
 
-    def moments(self, grad_scale: Tensor | None) -> None:
+    def moments(self, grad_scale: Tensor | None, parts: Tensor | None) -> None:
+        """The first pass. If parts are given they are filled, and the step is counted; else the second pass counts."""
+        self._first("moments_kernel", self._plan.chunks, grad_scale, parts=parts)
+
+    def _first(self, name: str, blocks: int, grad_scale: Tensor | None, **own: Any) -> None:
+        """The first pass, or both."""
         hp, plan = self._hp, self._plan
         for t in self._uncounted:  # in a stack of no layers, no layer counts the step
             t.add_(1 if self._found_inf is None else (self._found_inf == 0).sum())
         if plan.layers == 0:
             return
         with self._on_device():
-            self._source.moments_kernel[(plan.chunks,)](
+            scratch = scratch_for(plan)
+            if name == "step_kernel":
+                own = {"tasks": plan.tasks, "tickets": scratch.tickets, **own}
+            getattr(self._source, name)[(blocks,)](
                 plan.table,
                 plan.owner,
-                plan.partials,
-                plan.layers,
-                plan.chunks,
-                self._found_inf,
-                _on(self._device, "grad_scale", grad_scale),
-                hp.beta1,
-                hp.beta2,
-                hp.weight_decay,
-                MAXIMIZE=hp.maximize,
-                COUPLED=hp.decays and not hp.decoupled_weight_decay,
-                **self._dtypes,
-                **self._sizes,
-            )
-
-    def parts(self) -> Parts:
-        plan = self._plan
-        if plan.layers == 0:
-            return Parts(*plan.parts)
-        with self._on_device():
-            self._source.parts_kernel[(plan.layers,)](
-                plan.table, plan.partials, plan.parts, plan.layers, plan.chunks, self._found_inf, **self._wide
-            )
-        return Parts(*plan.parts)
-
-    def coefficients(self, gammas: Tensor | None, lows: Tensor | None) -> None:
-        hp, plan = self._hp, self._plan
-        if plan.layers == 0:
-            return
-        with self._on_device():
-            self._source.coefficients_kernel[(plan.layers,)](
-                plan.table,
-                plan.partials,
-                gammas,
-                lows,
+                scratch.partials,
+                scratch.arrived,
                 plan.coefficients,
                 plan.layers,
                 plan.chunks,
                 self._found_inf,
+                _on(self._device, "grad_scale", grad_scale),
                 self._lr_here,
-                0.0 if self._lr_here is not None else float(hp.lr),
+                self._lr,
+                hp.beta1,
+                hp.beta2,
+                _log(hp.beta1),
+                _log(hp.beta2),
+                hp.eps,
+                hp.tau,
+                hp.weight_decay,
+                **own,
+                MAXIMIZE=hp.maximize,
+                COUPLED=hp.decays and not hp.decoupled_weight_decay,
+                POWER=hp.cos_power,
+                EPS_INSIDE=hp.eps_inside_sqrt,
+                **self._dtypes,
+                **self._sizes,
+            )
+
+    def coefficients(self, gammas: Tensor, lows: Tensor) -> None:
+        hp, plan = self._hp, self._plan
+        if plan.layers == 0:
+            return
+        with self._on_device():
+            self._source.coefficients_kernel[(-(-plan.layers // LANES),)](
+                plan.table,
+                gammas,
+                lows,
+                plan.coefficients,
+                plan.layers,
+                self._found_inf,
+                self._lr_here,
+                self._lr,
                 _log(hp.beta1),
                 _log(hp.beta2),
                 hp.eps,
                 hp.tau,
                 hp.weight_decay,
                 COMPUTE=self._dtypes["COMPUTE"],
-                POWER=hp.cos_power,
                 EPS_INSIDE=hp.eps_inside_sqrt,
-                **self._wide,
+                LANES=LANES,
+                **CONTRACT,
             )
 
-    def descend(self) -> None:
+    def descend(self, *, counts: bool) -> None:
+        """The second pass, which counts the step if the first has not."""
         hp, plan = self._hp, self._plan
         if plan.layers == 0:
             return
@@ -209,7 +217,8 @@ class _Kernels:
                 self._found_inf,
                 hp.eps,
                 EPS_INSIDE=hp.eps_inside_sqrt,
-                DECOUPLED=hp.decays and hp.decoupled_weight_decay,
+                DECOUPLED=self._decoupled,
+                COUNT=counts,
                 **self._dtypes,
                 **self._sizes,
             )
@@ -249,7 +258,7 @@ def _contiguous(group: Group, columns: Columns, *, writes_grads: bool) -> Iterat
             if copy is not view  # what is contiguous already is returned itself
         ]
     dense = Dense(main[0], main[1], main[2], main[3], steps, counts)
-    yield dense, plan_of(dense)
+    yield dense, plan_of(dense, columns.params)
     for view, copy in copies:
         view.copy_(copy)
 

@@ -1,4 +1,4 @@
-"""Triton's kernels as a path: all layers of a device and dtype in three launches."""
+"""Triton's kernels as a path: all layers of a device and dtype in two launches."""
 
 from collections.abc import Sequence
 from importlib.util import find_spec

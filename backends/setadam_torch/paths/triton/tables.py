@@ -1,15 +1,16 @@
-"""Where the layers of a step lie in memory, as the kernels read it, and their scratch memory.
+"""Where the layers of a step lie in memory, as the kernels read it.
 
 A plan depends on addresses and sizes alone, and is looked up by them: a step over the same
 tensors copies nothing to the device and allocates nothing. In a training loop the allocator gives the
 gradients the same addresses again after a step or two.
 
-CUDA graphs: a plan that a graph was captured with is kept for good, since replays read it. If the
-gradients are new (as when `zero_grad` precedes the capture) the plan is made inside the capture. The
-copy of its table is then a part of the graph. It reads pinned memory that was set aside before, since none
-can be allocated during a capture. Only the graph uses such a plan, as its table is copied in replays alone.
+CUDA graphs: if the gradients are new (as when `zero_grad` precedes the capture) the plan is made inside the
+capture. The copy of its table is then a part of the graph. It reads pinned memory that was set aside before, since none
+can be allocated during a capture. Only the graph uses such a plan, as its table is copied in replays alone. What is
+allocated during a capture belongs to the graph, and lives as long.
 """
 
+import os
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,29 +19,30 @@ import torch
 
 from setadam_torch.checks import memory
 from setadam_torch.checks.tensors import Tensor, Tensors, compute_dtype
+from setadam_torch.paths.triton import kept
 
-PARTS, COEFFICIENTS = 4, 4  # rows of what the kernels keep of chunks and of layers
+_COEFFICIENTS = 4  # numbers that the update of a layer needs
 # Coordinates in a chunk: few, to keep every multiprocessor busy with small layers; more in large sets,
 # so that a layer's chunks are soon put together.
 _CHUNK, _LARGE_CHUNK, _LARGE = 4096, 16384, 1 << 25
-_KEPT = 64  # plans
-_CAPTURES = 8  # tables that fit the pinned memory set aside
+
+# Both passes in one launch, see `order`. It has not run on a GPU: it is not known whether it is faster, and where.
+ONE_LAUNCH = os.environ.get("SETADAM_ONE_LAUNCH") == "1"
 
 Int64s = npt.NDArray[np.int64]
 
 
 class Plan(NamedTuple):
-    """The table of some layers on their device, and memory for the kernels' intermediate results."""
+    """The table of some layers on their device, and memory for what the kernels find out about them."""
 
     layers: int
     chunks: int
     chunk: int  # coordinates in each
-    most_chunks: int  # of one layer
     table: Tensor  # int64, a column of the kernels' after the other, each with an entry a layer
     owner: Tensor  # int64, the layer of each chunk
-    partials: Tensor  # float64, PARTS × chunks
-    parts: Tensor  # float64, PARTS × layers
-    coefficients: Tensor  # float64, COEFFICIENTS × layers
+    coefficients: Tensor  # float64, _COEFFICIENTS × layers
+    tasks: Tensor | None  # int64, see `order`; None for two launches
+    stream: int  # on which the table was copied; see `_stream`
 
 
 class Dense(NamedTuple):
@@ -64,12 +66,7 @@ class Place(NamedTuple):
     counts: Int64s  # of layers
 
 
-_plans: dict[Any, Plan] = {}
-_of_graphs: list[Any] = []  # plans and pinned memory that captured graphs refer to
-_set_aside: list[Tensor] = []  # at most one piece of pinned memory
-
-
-def plan_of(columns: Dense) -> Plan:
+def plan_of(columns: Dense, params: Tensors) -> Plan:
     """`plan_at` for tensors that nobody has looked at yet."""
     first = columns.params[0]
     addresses = memory.addresses([x for tensors in columns[:5] for x in tensors])
@@ -78,54 +75,52 @@ def plan_of(columns: Dense) -> Plan:
         raise TypeError("the kernels take tensors that own the memory of their values alone")
     sizes, counts = np.array([x.numel() for x in columns.params], np.int64), np.array(columns.counts, np.int64)
     place = Place(first.device, first.dtype, np.array(addresses, np.int64).reshape(5, -1), sizes, counts)
-    if _key(place) not in _plans:
+    if kept.find_plan(_key(place)) is None:
         _check(columns)
-    return plan_at(place)
+    return plan_at(place, params)
 
 
-def plan_at(place: Place) -> Plan:
-    """The plan for tensors that lie there, from among those made before if it is there."""
+def plan_at(place: Place, params: Tensors) -> Plan:
+    """The plan for tensors that lie there, from among those made before if it is there.
+
+    params : the parameters of the step, for as long as whose memory a graph that is being captured may be replayed.
+    """
     key, capturing = _key(place), _capturing(place.device)
-    found = _plans.pop(key, None)
-    if found is None:
-        found = _make(place, capturing)
-        if capturing:
-            _of_graphs.append(found)
-            return found
+    plan = kept.find_plan(key)
+    if plan is None:
+        plan = _make(place, capturing, params)
+        if not capturing:
+            kept.keep_plan(key, plan, 8 * (plan.table.numel() + plan.owner.numel() + plan.coefficients.numel()))
     elif capturing:
-        _of_graphs.append(found)
-    _plans[key] = found  # the last used is the last in order
-    while len(_plans) > _KEPT:
-        del _plans[next(iter(_plans))]
-    return found
+        kept.keep_for_graph(params, plan)
+    return plan
+
+
+def scratch_for(plan: Plan) -> kept.Scratch:
+    """Scratch memory for a launch that is the next on the plan's stream."""
+    device = plan.table.device
+    return kept.scratch_of(device, plan.stream, plan.chunks, plan.layers, _capturing(device))
 
 
 def _key(place: Place) -> Any:
     device, dtype, *numbers = place
-    return device, _stream(device), dtype, *(x.tobytes() for x in numbers)
+    return device, _stream(device), dtype, ONE_LAUNCH, *(x.tobytes() for x in numbers)
 
 
-def _make(place: Place, capturing: bool) -> Plan:
+def _make(place: Place, capturing: bool, params: Tensors) -> Plan:
     chunk = _CHUNK if place.sizes.sum() < _LARGE else _LARGE_CHUNK
-    table, owner, most = lay_out(place, chunk)
-    on_device = _to_device(np.concatenate([table.ravel(), owner]), place.device, capturing)
-    layers, chunks = table.shape[1], owner.size
-    scratch = {"dtype": torch.float64, "device": place.device}
-    return Plan(
-        layers,
-        chunks,
-        chunk,
-        most,
-        on_device[: table.size],
-        on_device[table.size :],
-        torch.empty(PARTS, chunks, **scratch),
-        torch.empty(PARTS, layers, **scratch),
-        torch.empty(COEFFICIENTS, layers, **scratch),
-    )
+    table, owner = lay_out(place, chunk)
+    tasks = order(owner, _ahead(place.device)) if ONE_LAUNCH else owner[:0]
+    numbers = [table.ravel(), owner, tasks]
+    there = _to_device(np.concatenate(numbers), place.device, capturing, params).split([x.size for x in numbers])
+    layers = table.shape[1]
+    coefficients = torch.empty(_COEFFICIENTS * layers, dtype=torch.float64, device=place.device)
+    listed = there[2] if ONE_LAUNCH else None
+    return Plan(layers, owner.size, chunk, there[0], there[1], coefficients, listed, _stream(place.device))
 
 
-def lay_out(place: Place, chunk: int) -> tuple[Int64s, Int64s, int]:
-    """The table, (columns, layers), the layer of each chunk, and the largest number of chunks of a layer."""
+def lay_out(place: Place, chunk: int) -> tuple[Int64s, Int64s]:
+    """The table, (columns, layers), and the layer of each chunk."""
     counts = place.counts
     tensor = np.repeat(np.arange(counts.size), counts)  # of each layer
     within = np.arange(tensor.size) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -135,7 +130,26 @@ def lay_out(place: Place, chunk: int) -> tuple[Int64s, Int64s, int]:
     chunks = np.maximum(-(-size // chunk), 1)  # an empty layer has an empty chunk, which counts the step
     first = np.cumsum(chunks) - chunks
     table = np.concatenate([base[:4] + width[:, None] * (within * size), [base[4], within == 0, size, first]])
-    return table.astype(np.int64), np.repeat(np.arange(tensor.size), chunks), int(chunks.max(initial=0))
+    return table.astype(np.int64), np.repeat(np.arange(tensor.size), chunks)
+
+
+def order(owner: Int64s, ahead: int) -> Int64s:
+    """The tasks of a step in one launch: 2c for the moments of chunk c, 2c + 1 for its descent.
+
+    Moments go in the order of memory. A layer descends, its last chunk first, when the moments of as many chunks more
+    are listed as are ahead: they are computed while its own are finished. What it reads again was read and written at
+    most that long, and a layer's length, before, and is still in the cache if the layer is small enough.
+    """
+    chunks = np.arange(owner.size)
+    last = np.searchsorted(owner, owner, side="right") - 1  # chunk of the same layer
+    turns = np.concatenate([chunks, last[::-1] + ahead])
+    place = np.argsort(turns, kind="stable")  # of equal turns, moments come first
+    return np.where(place < owner.size, 2 * place, 2 * (2 * owner.size - 1 - place) + 1)
+
+
+def _ahead(device: Any) -> int:
+    """One chunk for each multiprocessor."""
+    return int(torch.cuda.get_device_properties(device).multi_processor_count) if device.type == "cuda" else 1
 
 
 def _stream(device: Any) -> int:
@@ -162,25 +176,13 @@ def _check(columns: Dense) -> None:
                 raise ValueError(f"{name} {i} must have {size} coordinates, got {x.numel()}")
 
 
-def _to_device(numbers: Int64s, device: Any, capturing: bool) -> Tensor:
+def _to_device(numbers: Int64s, device: Any, capturing: bool, params: Tensors) -> Tensor:
     """A copy on the device, without waiting for it."""
     host = torch.from_numpy(numbers)
     if device.type != "cuda":
         return host
+    pinned = kept.pinned(numbers.size, capturing)
     if capturing:
-        pinned = _take(numbers.size)
-        _of_graphs.append(pinned)
-    else:
-        pinned = torch.empty(numbers.size, dtype=torch.int64, pin_memory=True, device="cpu")
-        if not _set_aside or _set_aside[0].numel() < numbers.size:
-            _set_aside[:] = [torch.empty(_CAPTURES * numbers.size, dtype=torch.int64, pin_memory=True, device="cpu")]
+        kept.keep_for_graph(params, pinned)
     pinned.copy_(host)
     return pinned.to(device, non_blocking=True)
-
-
-def _take(size: int) -> Tensor:
-    """Pinned memory, without an allocation if enough is set aside."""
-    if _set_aside and _set_aside[0].numel() >= size:
-        pinned, _set_aside[0] = _set_aside[0][:size], _set_aside[0][size:]
-        return pinned
-    return torch.empty(size, dtype=torch.int64, pin_memory=True, device="cpu")
