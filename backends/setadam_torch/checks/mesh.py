@@ -54,7 +54,8 @@ class Holders(NamedTuple):
 
         on = x if x.device.type == self.mesh.device_type else x.to(self.mesh.device_type)  # offloaded parameters
         out = on.new_empty((len(self.ranks) * x.shape[0], *x.shape[1:]))
-        dist.all_gather_single(out, on.contiguous(), group=self._process_group())
+        gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor  # its older name
+        gather(out, on.contiguous(), group=self._process_group())
         return out.view(len(self.ranks), *x.shape).to(x.device)
 
     def _process_group(self) -> Any:
