@@ -10,6 +10,7 @@
 #   make census                               judge published Adams, and write docs/census.md
 #   make docs                                 the documentation, into site/; warnings are errors
 #   make figures                              its pictures and tables anew, from the code
+#   make dist                                 what a release uploads, into dist/, checked
 #   make bench ARGS="--write NAME"            every path against its peers, into benchmarks/results/
 #   make study STUDY=compare                  a study of examples/experiments: compare, ablation, angles or paper
 BACKENDS ?= numpy strict dask torch jax onnx
@@ -19,7 +20,8 @@ ARGS ?=
 comma := ,
 empty :=
 space := $(empty) $(empty)
-BIN := .venv/bin
+SCRIPTS := $(if $(filter Windows_NT,$(OS)),Scripts,bin)
+BIN := .venv/$(SCRIPTS)
 # Of the names in BACKENDS these are extras of the distribution; the others come with the kit. Each has
 # a twin of what its tests need beside it.
 FRAMEWORKS := $(filter torch jax cupy onnx,$(BACKENDS))
@@ -29,7 +31,7 @@ FOR_DOCS := $(call stamp,docs jax torch)
 FOR_TESTS := $(call stamp,dev fast $(FRAMEWORKS) $(addprefix test,$(FRAMEWORKS)))
 
 .DEFAULT_GOAL := help
-.PHONY: help conformance census test test-heavy test-oldest test-python docs figures lint format clean study bench
+.PHONY: help conformance census test test-heavy test-oldest test-python docs figures lint format clean study bench dist
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -54,51 +56,58 @@ test-heavy: $(FOR_TESTS)
 VERSION_TESTS := tests/core tests/numpy tests/jax tests/interchange tests/conformance
 VERSION_EXTRAS := conformance fast jax testjax
 TEST_TOOLS := pytest pytest-xdist
+VERSION_BACKENDS := $(foreach name,numpy strict dask jax,--backend $(name))
 
 OLDEST := .venv-oldest
 oldest_extras := $(VERSION_EXTRAS) $(if $(TORCH),torch)
 FOR_OLDEST := $(OLDEST)/.installed-$(subst $(space),-,$(strip $(oldest_extras)))
 $(FOR_OLDEST): pyproject.toml tests/oldest.py
-	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
-	$(OLDEST)/bin/python tests/oldest.py $(oldest_extras) > $(OLDEST)/constraints.txt
-	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check -c $(OLDEST)/constraints.txt -e '.[$(subst $(space),$(comma),$(strip $(oldest_extras)))]' $(TEST_TOOLS)
+	test -x $(OLDEST)/$(SCRIPTS)/python || $(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/$(SCRIPTS)/python tests/oldest.py $(oldest_extras) > $(OLDEST)/constraints.txt
+	$(OLDEST)/$(SCRIPTS)/python -m pip install --quiet --disable-pip-version-check -c $(OLDEST)/constraints.txt -e '.[$(subst $(space),$(comma),$(strip $(oldest_extras)))]' $(TEST_TOOLS)
 	touch $@
 
-test-oldest: export NUMBA_CACHE_DIR = $(OLDEST)/numba
+test-oldest: export NUMBA_CACHE_DIR = $(CURDIR)/$(OLDEST)/numba
 test-oldest: $(FOR_OLDEST)
-	$(OLDEST)/bin/python -m pytest -n 2 --dist loadgroup -m "not heavy" $(VERSION_TESTS) $(if $(TORCH),tests/torch) $(ARGS)
-	$(OLDEST)/bin/setadam-conformance run --profile quick --backend numpy --backend spec --backend jax $(if $(TORCH),--backend torch)
+	$(OLDEST)/$(SCRIPTS)/python -m pytest -n 2 --dist loadgroup -m "not heavy" $(VERSION_TESTS) $(if $(TORCH),tests/torch) $(ARGS)
+	$(OLDEST)/$(SCRIPTS)/setadam-conformance run --profile quick $(VERSION_BACKENDS) $(if $(TORCH),--backend torch)
 
 OTHER := .venv-$(notdir $(PYTHON))
 $(OTHER)/.installed: pyproject.toml constraints.txt
-	test -x $(OTHER)/bin/python || $(PYTHON) -m venv $(OTHER)
-	$(OTHER)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(subst $(space),$(comma),$(VERSION_EXTRAS))]' $(TEST_TOOLS)
+	test -x $(OTHER)/$(SCRIPTS)/python || $(PYTHON) -m venv $(OTHER)
+	$(OTHER)/$(SCRIPTS)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(subst $(space),$(comma),$(VERSION_EXTRAS))]' $(TEST_TOOLS)
 	touch $@
 
-test-python: export NUMBA_CACHE_DIR = $(OTHER)/numba
+test-python: export NUMBA_CACHE_DIR = $(CURDIR)/$(OTHER)/numba
 test-python: $(OTHER)/.installed
-	$(OTHER)/bin/python -m pytest -n 2 --dist loadgroup -m "not heavy" $(VERSION_TESTS) $(ARGS)
-	$(OTHER)/bin/setadam-conformance run --profile quick --backend numpy --backend spec --backend jax
+	$(OTHER)/$(SCRIPTS)/python -m pytest -n 2 --dist loadgroup -m "not heavy" $(VERSION_TESTS) $(ARGS)
+	$(OTHER)/$(SCRIPTS)/setadam-conformance run --profile quick $(VERSION_BACKENDS)
 
 # An environment of its own: these libraries are many, and none of them is needed here otherwise.
 .venv-census/.installed: pyproject.toml constraints.txt conformance/census/install.py
-	test -x .venv-census/bin/python || $(PYTHON) -m venv .venv-census
-	.venv-census/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[conformance,jax,torch]'
-	.venv-census/bin/python conformance/census/install.py
+	test -x .venv-census/$(SCRIPTS)/python || $(PYTHON) -m venv .venv-census
+	.venv-census/$(SCRIPTS)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[conformance,jax,torch]'
+	.venv-census/$(SCRIPTS)/python conformance/census/install.py
 	touch $@
 
 # The adapters first: a wrong one looks like a wrong optimizer.
 census: .venv-census/.installed
-	.venv-census/bin/python -m pytest -q tests/conformance/adapters/test_published.py
-	.venv-census/bin/python conformance/census $(ARGS)
+	.venv-census/$(SCRIPTS)/python -m pytest -q tests/conformance/adapters/test_published.py
+	.venv-census/$(SCRIPTS)/python conformance/census $(ARGS)
 
 docs: $(FOR_DOCS)
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -b html docs site
 
 figures: $(FOR_DOCS)
 	$(BIN)/python docs/figures.py
+	$(BIN)/python docs/recorded.py
 	$(BIN)/python docs/sharding_figure.py > docs/figures/sharding.svg
 	$(BIN)/python docs/tables.py
+
+dist: $(call stamp,dev)
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/python -m twine check --strict dist/*
 
 bench: $(call stamp,conformance fast jax plot torch)
 	$(BIN)/python -m benchmarks $(ARGS)
