@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+from matplotlib import pyplot
 
 matplotlib.use("agg")
 matplotlib.rcParams["svg.hashsalt"] = "setadam"  # the same figure is the same file
@@ -31,6 +32,7 @@ def parse(doc: str | None, arguments: list[str] | None) -> argparse.Namespace:
 
 
 def save(figure: Any, file: Path) -> None:
-    """Write the figure without the date, so that equal figures are equal files."""
+    """Write the figure without the date, so that equal figures are equal files, and close it."""
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, metadata={"Date": None} if file.suffix == ".svg" else None)
+    pyplot.close(figure)

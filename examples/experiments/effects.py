@@ -2,7 +2,8 @@
 
 A convolutional net on colour images of digits before photographs, and a language model of characters on Python's own
 documentation. Adam, Adam with one operation, and SET-Adam choose floor and learning rate on the validation part: one
-seed tries all settings, then three seeds the learning rates at the best floor. Ten other seeds use the test part.
+seed tries all settings; at the best floor, three seeds try the learning rates, and then two close to the best. Ten
+other seeds use the test part.
 
     python effects.py [--jobs N] [--results DIR]
 """
@@ -45,19 +46,19 @@ class Measure:
     """What a task is judged by: accuracy, or of text the bits that a character costs."""
 
     def __init__(self, task: str) -> None:
-        self.is_text = store.CONFIG["tasks"][task]["model"] == "language"
-        self.name, self.unit = ("bits a character", "bits") if self.is_text else ("accuracy, %", "points")
+        self.less_is_better = store.CONFIG["tasks"][task]["model"] == "language"
+        self.name, self.unit = ("bits a character", "bits") if self.less_is_better else ("accuracy, %", "points")
 
     def __call__(self, result: dict[str, float], part: str) -> float:
         """Infinite for a language model that diverged."""
-        if not self.is_text:
+        if not self.less_is_better:
             return result[f"{part}_accuracy"]
         loss = result[f"{part}_loss"]
         return math.inf if math.isnan(loss) else loss / math.log(2)
 
     def best(self, of: dict[Any, float]) -> Any:
         """The key of the best value."""
-        return (min if self.is_text else max)(of, key=of.__getitem__)
+        return (min if self.less_is_better else max)(of, key=of.__getitem__)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -71,7 +72,7 @@ def main(arguments: list[str] | None = None) -> None:
         found = store.run_all(runs.values(), file, options.jobs, title)
         return {place: found[store.key(run)] for place, run in runs.items()}
 
-    first, *more = c["tuning_seeds"]
+    first = c["tuning_seeds"][0]
     every = of(
         {(*p, floor, lr): run_of(*p, floor, lr, first) for p in pairs for floor in c["floor"] for lr in c["lr"]},
         "every setting",
@@ -80,17 +81,15 @@ def main(arguments: list[str] | None = None) -> None:
         p: Measure(p[0]).best({k[2:]: Measure(p[0])(r, "validation") for k, r in every.items() if k[:2] == p})[0]
         for p in pairs
     }
-    curves = of(
-        {(*p, lr, seed): run_of(*p, floors[p], lr, seed) for p in pairs for lr in c["lr"] for seed in (first, *more)},
-        "learning rates",
+    validation = _learning_rates(pairs, floors, dict.fromkeys(pairs, c["lr"]), of)
+    coarse = {p: Measure(p[0]).best(_means(p, validation)) for p in pairs}
+    between = {p: [float(f"{coarse[p] * c['finer'] ** sign:.2g}") for sign in (-1, 1)] for p in pairs}
+    validation |= _learning_rates(pairs, floors, between, of)
+    rates = {p: Measure(p[0]).best(_means(p, validation)) for p in pairs}
+    final, final_coarse = (
+        of({(*p, seed): run_of(*p, floors[p], chosen[p], seed) for p in pairs for seed in c["seeds"]}, "final runs")
+        for chosen in (rates, coarse)
     )
-    validation = {
-        (*p, lr): [Measure(p[0])(curves[*p, lr, seed], "validation") for seed in (first, *more)]
-        for p in pairs
-        for lr in c["lr"]
-    }
-    rates = {p: Measure(p[0]).best({lr: statistics.mean(validation[*p, lr]) for lr in c["lr"]}) for p in pairs}
-    final = of({(*p, seed): run_of(*p, floors[p], rates[p], seed) for p in pairs for seed in c["seeds"]}, "final runs")
     watched = {
         (task, floor): run_of(task, "SET-Adam", floor, rates[task, "SET-Adam"], c["seeds"][0])
         for task in tasks
@@ -99,16 +98,10 @@ def main(arguments: list[str] | None = None) -> None:
     layers = _watch(list(watched.values()), options.results / "effects-layers.csv", options.jobs)
 
     text = f"# Study 5: the operations one by one, over ten seeds\n\n{tables.opening(__doc__)}\n"
-    claims = {task: _claims(task, final) for task in tasks}
-    adjusted = iter(tables.holm([p for task in tasks for *_, p in claims[task]]))
-    said: list[str] = []
+    said, said_coarse = _conclusions(tasks, final), _conclusions(tasks, final_coarse)
     for task in tasks:
-        measure, lines = Measure(task), []
-        for name, ours, adams, p in claims[task]:
-            line = tables.conclusion(name, ours, "Adam", adams, measure.unit, measure.is_text)
-            said.append(line)
-            lines.append(f"- {line[:-1]}; p = {p:.3f}, Holm's {next(adjusted):.3f}.")
-        text += f"\n## {task}\n\n{_finals(task, floors, rates, final)}\n" + "\n".join(lines) + "\n"
+        text += f"\n## {task}\n\n{_finals(task, floors, rates, final)}\n{_listed(said[task])}\n"
+        text += f"If the two learning rates in between had not been tried:\n\n{_listed(said_coarse[task])}"
         text += f"\n{_sensitivity(task, validation)}\n"
         text += "".join(
             f"\n{_over_time(floor, layers[store.key(run)])}\n"
@@ -116,7 +109,7 @@ def main(arguments: list[str] | None = None) -> None:
             if of_task == task
         )
     text += (
-        f"\n{tables.summary_of_pairs(said, 'Adam')}\n"
+        f"\n{tables.summary_of_pairs([x for task in tasks for x, _ in said[task]], 'Adam')}\n"
         f"\nMean ± standard deviation over {len(c['seeds'])} seeds. Intervals are Student's, of the paired differences "
         "(a seed is the same initial weights and the same batches for both). p is of the exact sign-flip test, which "
         "assumes no distribution; Holm's is corrected for the number of comparisons. Small models on small data.\n"
@@ -126,18 +119,44 @@ def main(arguments: list[str] | None = None) -> None:
     _plot_layers(options.results / "effects-layers.svg", {at: layers[store.key(run)] for at, run in watched.items()})
 
 
+def _learning_rates(pairs: Any, floors: Any, rates: Any, of: Any) -> dict[Any, list[float]]:
+    """What each variant has on the validation part at these learning rates, with each of the tuning seeds."""
+    seeds = store.CONFIG["effects"]["tuning_seeds"]
+    runs = {(*p, lr, seed): run_of(*p, floors[p], lr, seed) for p in pairs for lr in rates[p] for seed in seeds}
+    found = of(runs, "learning rates")
+    return {
+        (*p, lr): [Measure(p[0])(found[*p, lr, seed], "validation") for seed in seeds] for p in pairs for lr in rates[p]
+    }
+
+
+def _means(pair: tuple[str, str], validation: dict[Any, list[float]]) -> dict[float, float]:
+    """The mean over the tuning seeds by learning rate, in its order."""
+    return {lr: statistics.mean(x) for (*of, lr), x in sorted(validation.items()) if tuple(of) == pair}
+
+
 def _scores(task: str, variant: str, final: Any, part: str = "test") -> list[float]:
     return [Measure(task)(final[task, variant, seed], part) for seed in store.CONFIG["effects"]["seeds"]]
 
 
-def _claims(task: str, final: Any) -> list[tuple[str, list[float], list[float], float]]:
-    """Each variant, its test results and Adam's, and the p of their differences."""
-    adams = _scores(task, "Adam", final)
-    found = []
-    for name in list(OPERATIONS)[1:]:
-        ours = _scores(task, name, final)
-        found.append((name, ours, adams, tables.sign_flips([a - b for a, b in zip(ours, adams, strict=True)])))
-    return found
+def _conclusions(tasks: Sequence[str], final: Any) -> dict[str, list[tuple[str, str]]]:
+    """Of each task, what can be concluded about each variant and Adam, and how surely."""
+    scores = {(task, name): _scores(task, name, final) for task in tasks for name in OPERATIONS}
+    pairs = [(task, name) for task in tasks for name in list(OPERATIONS)[1:]]
+    ps = [
+        tables.sign_flips([a - b for a, b in zip(scores[pair], scores[pair[0], "Adam"], strict=True)]) for pair in pairs
+    ]
+    said: dict[str, list[tuple[str, str]]] = {task: [] for task in tasks}
+    for (task, name), p, adjusted in zip(pairs, ps, tables.holm(ps), strict=True):
+        measure = Measure(task)
+        line = tables.conclusion(
+            name, scores[task, name], "Adam", scores[task, "Adam"], measure.unit, measure.less_is_better
+        )
+        said[task].append((line, f"p = {p:.3f}, Holm's {adjusted:.3f}"))
+    return said
+
+
+def _listed(said: Sequence[tuple[str, str]]) -> str:
+    return "".join(f"- {line[:-1]}; {p}.\n" for line, p in said)
 
 
 def _finals(task: str, floors: Any, rates: Any, final: Any) -> str:
@@ -155,8 +174,8 @@ def _sensitivity(task: str, validation: Any) -> str:
     rates = store.CONFIG["effects"]["lr"]
     rows = []
     for variant in OPERATIONS:
-        means = {lr: statistics.mean(validation[task, variant, lr]) for lr in rates}
-        best = Measure(task).best(means)
+        means = _means((task, variant), validation)
+        best = Measure(task).best({lr: means[lr] for lr in rates})
         rows.append((variant, *(f"**{means[lr]:.2f}**" if lr == best else f"{means[lr]:.2f}" for lr in rates)))
     table = tables.markdown(("η", *(f"{lr:g}" for lr in rates)), rows)
     count = len(store.CONFIG["effects"]["tuning_seeds"])
@@ -233,20 +252,18 @@ def _kinds(task: dict[str, Any]) -> dict[str, str]:
 
 def _plot(file: Path, tasks: Sequence[str], validation: Any, final: Any) -> None:
     figure, axes = plt.subplots(len(tasks), 2, figsize=(9, 3.2 * len(tasks)), squeeze=False, layout="constrained")
-    rates = store.CONFIG["effects"]["lr"]
     for (left, right), task in zip(axes, tasks, strict=True):
         for i, variant in enumerate(OPERATIONS):
-            values = [validation[task, variant, lr] for lr in rates]
-            left.plot(rates, [statistics.mean(x) for x in values], "o-", color=f"C{i}", label=variant, alpha=0.8)
+            means = _means((task, variant), validation)
+            rates, values = list(means), [validation[task, variant, lr] for lr in means]
+            left.plot(rates, list(means.values()), "o-", color=f"C{i}", label=variant, alpha=0.8)
             left.fill_between(rates, [min(x) for x in values], [max(x) for x in values], color=f"C{i}", alpha=0.12)
             scores = _scores(task, variant, final)
             right.plot(scores, [i] * len(scores), "o", alpha=0.5, color=f"C{i}")
             right.plot([statistics.mean(scores)], [i], "|", markersize=16, color=f"C{i}")
         measure = Measure(task)
         left.set(title=task, xlabel="η", ylabel=f"validation, {measure.name}", xscale="log")
-        _keep_near_the_best(
-            left, measure, [statistics.mean(validation[task, v, lr]) for v in OPERATIONS for lr in rates]
-        )
+        _keep_near_the_best(left, measure, [x for v in OPERATIONS for x in _means((task, v), validation).values()])
         left.legend(fontsize="small")
         right.set(xlabel=f"test, {measure.name}", yticks=range(len(OPERATIONS)), yticklabels=OPERATIONS)
         right.invert_yaxis()
@@ -255,7 +272,7 @@ def _plot(file: Path, tasks: Sequence[str], validation: Any, final: Any) -> None
 
 def _keep_near_the_best(ax: Any, measure: Measure, means: Sequence[float]) -> None:
     """The better three quarters of the means: a run that diverged would flatten the rest."""
-    ranked = sorted(means, reverse=not measure.is_text)
+    ranked = sorted(means, reverse=not measure.less_is_better)
     near, best = ranked[3 * len(ranked) // 4], ranked[0]
     margin = 0.1 * abs(best - near)
     ax.set_ylim(*sorted((best + math.copysign(margin, best - near), near - math.copysign(margin, best - near))))

@@ -39,6 +39,7 @@ def tiny(study, monkeypatch):
     task = {"data": "digits", "model": "mlp", "epochs": 1}
     monkeypatch.setitem(store.CONFIG, "tasks", {"tiny": task})
     monkeypatch.setitem(store.CONFIG, "seeds", [1, 2])
+    monkeypatch.setitem(store.CONFIG["compare"], "tasks", ["tiny"])
     monkeypatch.setitem(store.CONFIG["compare"], "lr", [1e-3, 1e-2])
     monkeypatch.setitem(store.CONFIG["compare"], "eps", [1e-8])
     monkeypatch.setitem(store.CONFIG["compare"], "sgd_lr", [0.1])
@@ -46,13 +47,16 @@ def tiny(study, monkeypatch):
     monkeypatch.setitem(store.CONFIG["ablation"], "tasks", ["tiny"])
     monkeypatch.setitem(store.CONFIG["ablation"], "lr", [1e-2])
     monkeypatch.setitem(store.CONFIG["angles"], "every", 5)
+    effects = {"tasks": ["tiny"], "seeds": [1, 2], "tuning_seeds": [0, 3], "lr": [1e-3, 1e-2], "floor": [1e-8, 1e-4]}
+    for name, value in {**effects, "every": 5}.items():
+        monkeypatch.setitem(store.CONFIG["effects"], name, value)
     from concurrent.futures import ThreadPoolExecutor
 
     monkeypatch.setattr(store, "ProcessPoolExecutor", lambda jobs, mp_context: ThreadPoolExecutor(1))
     return store
 
 
-@pytest.mark.parametrize("name", ["compare", "ablation", "angles"])
+@pytest.mark.parametrize("name", ["compare", "ablation", "angles", "effects"])
 def test_a_study_reports_and_goes_on_from_its_file(name, study, tiny, tmp_path, monkeypatch, capsys):
     main = study(name).main
     arguments = ["--results", str(tmp_path)]
@@ -66,7 +70,7 @@ def test_a_study_reports_and_goes_on_from_its_file(name, study, tiny, tmp_path, 
         raise AssertionError("a run was made again")
 
     monkeypatch.setattr(tiny, "train", refuse)
-    if name == "angles":
+    if name in ("angles", "effects"):
         monkeypatch.setattr(study(name), "train", refuse)
     main(arguments)
     assert (tmp_path / f"{name}.csv").read_text() == table
@@ -74,7 +78,21 @@ def test_a_study_reports_and_goes_on_from_its_file(name, study, tiny, tmp_path, 
     assert (tmp_path / f"{name}.svg").read_bytes() == picture
 
 
-@pytest.mark.parametrize("name", ["ablation", "angles"])
+@pytest.mark.parametrize("name", ["compare", "ablation", "angles", "effects"])
+def test_the_reports_follow_from_the_runs_in_the_repository(name, study, tmp_path, monkeypatch, capsys):
+    """No run is missing, and the text is what the runs give."""
+
+    def refuse(*_, **__):
+        raise AssertionError("a run is missing")
+
+    for file in (FOLDER / "results").glob(f"{name}*.csv"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    monkeypatch.setattr(study("store"), "in_parallel", lambda _, calls, *__: iter(()) if not calls else refuse())
+    study(name).main(["--results", str(tmp_path)])
+    assert (tmp_path / f"{name}.md").read_text() == (FOLDER / "results" / f"{name}.md").read_text()
+
+
+@pytest.mark.parametrize("name", ["ablation", "angles", "effects"])
 def test_other_settings_make_other_runs_beside_the_old_ones(name, study, tiny, tmp_path, monkeypatch):
     main, file = study(name).main, tmp_path / f"{name}.csv"
     main(["--results", str(tmp_path)])
@@ -134,6 +152,92 @@ def test_the_summary_counts_what_was_concluded(study):
     others = ([1.0, 2.0, 3.0], [4.0, 5.1, 6.0], [2.1, 3.0, 4.1])  # worse, better, the same to within the noise
     said = [tables.conclusion("a", [2.0, 3.1, 4.0], "b", other) for other in others]
     assert "3 comparisons, a is better in 1 and worse in 1; in 1 no difference" in tables.summary(said, "a")
+
+
+def test_the_p_of_sign_flips_is_a_count(study):
+    tables = study("tables")
+    assert tables.sign_flips([1.0, 2.0, 3.0]) == 2 / 8  # all of one sign: itself and its mirror image
+    assert tables.sign_flips([1.0, -1.0]) == 1
+    assert tables.sign_flips([3.0, 2.0, -1.0]) == 4 / 8  # sums of ±4 and ±6
+    # Under the hypothesis that nothing differs, a p of at most 0.05 is drawn in at most 5 % of cases (here 2000).
+    draws = np.random.default_rng(0).normal(size=(2000, 8))
+    small = sum(tables.sign_flips(draw) <= 0.05 for draw in draws)
+    assert 50 < small < 130  # 12 of 256 patterns: 4.7 %, and three standard deviations of 9.5
+
+
+def test_holms_correction(study):
+    assert study("tables").holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert study("tables").holm([0.5, 0.9]) == [1.0, 1.0]
+
+
+def test_less_can_be_better(study):
+    tables = study("tables")
+    said = tables.conclusion("a", [1.0, 2.0, 3.0], "b", [2.0, 3.1, 4.0], "bits", less_is_better=True)
+    assert "bits, 95 %" in said
+    assert said.endswith(": a is better.")
+
+
+def test_a_variant_has_its_operations_and_its_floor(study):
+    """One step on gradients near the floor, where each operation shows, against the specification."""
+    from setadam_core import Hyperparameters, init, step
+
+    effects, optimizers = study("effects"), study("optimizers")
+    grad = 1e-4 * torch.linspace(0.1, 2, 8, dtype=torch.float64)
+    for name, on in effects.OPERATIONS.items():
+        _, optimizer, settings, _ = effects.run_of("photos-conv2d", name, 1e-4, 1e-2, 0)
+        param = torch.nn.Parameter(torch.zeros(8, dtype=torch.float64))
+        param.grad = grad.clone()
+        optimizers.make(optimizer, [("x", param)], **dict(settings)).step()
+        hp = Hyperparameters(
+            lr=1e-2,
+            cos_power=2 if "S" in on else 0,
+            eps_inside_sqrt="E" in on,
+            eps=1e-8 if "E" in on else 1e-4,
+            tau=0.5 if "T" in on else 0,
+        )
+        expected, _ = step(np.zeros(8), grad.numpy(), init(np.zeros(8)), hp)
+        # 1 - β₂ at t = 1 cancels to 1e-13 in torch's Adam.
+        np.testing.assert_allclose(param.detach().numpy(), expected, rtol=1e-12, err_msg=name)
+
+
+def test_text_is_cut_into_windows_that_do_not_overlap(study):
+    data = study("data")
+    text = data.documentation()
+    paragraphs = text.split("\n\n")
+    assert len(set(paragraphs)) == len(paragraphs)
+    sets = data.load("python-docs")
+    characters = sorted(set(text))
+    whole = "".join(characters[i] for part in sets for i in part.x.flatten().tolist())
+    assert text.startswith(whole)
+    assert len(text) - len(whole) <= data.CONTEXT
+    for part in sets:
+        assert torch.equal(part.x[:, 1:], part.y[:, :-1])
+    with pytest.raises(ValueError, match=r"sha256 of python-docs must be 00, as config\.toml says, got"):
+        data.load("python-docs", "00")
+
+
+def test_copies_of_a_digit_are_in_one_part(study):
+    data = study("data")
+    images, labels = data.digits_on_photos()
+    again, _ = data.digits_on_photos()
+    assert np.array_equal(images, again)
+    sets = data.load("digits-on-photos")
+    sizes = [len(part.y) for part in sets]
+    assert sum(sizes) == len(images)
+    assert all(size % data.COPIES == 0 for size in sizes)
+    assert np.array_equal(torch.cat([part.y for part in sets]).numpy(), labels)
+
+
+def test_the_language_model_sees_no_later_character(study):
+    torch.manual_seed(0)
+    model = study("models").build("language", 32, 50).eval()
+    x = torch.randint(0, 50, (2, 32))
+    changed = x.clone()
+    changed[:, 20:] = (changed[:, 20:] + 1) % 50
+    before, after = model(x), model(changed)
+    assert before.shape == (2, 50, 32)
+    assert torch.equal(before[..., :20], after[..., :20])
+    assert not torch.equal(before[..., 20:], after[..., 20:])
 
 
 def add(tar, name, batch):
