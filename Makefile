@@ -12,7 +12,7 @@
 #   make figures                              its pictures and tables anew, from the code
 #   make dist                                 what a release uploads, into dist/, checked
 #   make bench ARGS="--write NAME"            every path against its peers, into benchmarks/results/
-#   make study STUDY=compare                  a study of examples/experiments: compare, ablation, angles or paper
+#   make study STUDY=compare                  a study of examples/experiments: compare, ablation, angles, effects or paper
 BACKENDS ?= numpy strict dask torch jax onnx
 PYTHON ?= python3
 ARGS ?=
