@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from setadam_core.extras import pip_install
 from setadam_core.hyperparameters import Hyperparameters
 from setadam_core.layers import COMPUTE_DTYPE
 from setadam_core.spec import State, step
@@ -121,5 +122,5 @@ def _ndonnx() -> Any:
     try:
         import ndonnx
     except ImportError as error:
-        raise ImportError("setadam_core.onnx needs ndonnx: pip install 'setadam[onnx]'") from error
+        raise ImportError(f"setadam_core.onnx needs ndonnx: {pip_install('onnx')}") from error
     return ndonnx

@@ -14,7 +14,7 @@ from setadam_core.show import plots
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 EXTRAS = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["project"]["optional-dependencies"]
 # What messages ask for: no markers, and nothing of another extra
-NAMED = ("torch", "jax", "fast", "cupy", "conformance", "plot")
+NAMED = ("torch", "jax", "fast", "cupy", "onnx", "conformance", "plot")
 
 
 @pytest.mark.parametrize("extra", NAMED)
