@@ -14,7 +14,7 @@ import math
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import angles
 import cli
@@ -30,6 +30,8 @@ FLOOR = 1e-4  # SET-Adam's by default
 
 Row = dict[str, Any]  # run, layer, kind, size, step, gamma, floor_share
 Layers = dict[str, list[Row]]  # of each run, by its key
+Pair = tuple[str, str]  # task and variant
+Claim = tuple[str, float, float]  # the sentence, its p, and Holm's
 
 
 def run_of(task: str, variant: str, floor: float, lr: float, seed: int) -> Run:
@@ -61,26 +63,36 @@ class Measure:
         return (min if self.less_is_better else max)(of, key=of.__getitem__)
 
 
+class Found(NamedTuple):
+    """What the runs say, by task and variant."""
+
+    floors: dict[Pair, float]  # chosen by validation, as are the rates
+    rates: dict[Pair, float]
+    validation: dict[Any, list[float]]  # (task, variant, lr): what each tuning seed has
+    final: dict[Any, dict[str, float]]  # (task, variant, seed): the result
+    final_coarse: dict[Any, dict[str, float]]  # the same, had the two learning rates in between not been tried
+    layers: dict[tuple[str, float], list[Row]]  # (task, floor): SET-Adam's γ and share on the floor
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run what is missing, and write tables, plots and conclusions."""
     options = cli.parse(__doc__, arguments)
-    c, file = store.CONFIG["effects"], options.results / "effects.csv"
-    tasks = options.tasks or c["tasks"]
-    pairs = list(itertools.product(tasks, OPERATIONS))
+    tasks = options.tasks or store.CONFIG["effects"]["tasks"]
+    found = run_all(tasks, options.results, options.jobs)
+    tables.write(options.results / "effects.md", _report(tasks, found))
+    _plot(options.results / "effects.svg", tasks, found)
+    _plot_layers(options.results / "effects-layers.svg", found.layers)
+
+
+def run_all(tasks: Sequence[str], results: Path, jobs: int) -> Found:
+    """Tune, run the seeds, and look at the layers: all that is not in the files of results yet."""
+    c, pairs = store.CONFIG["effects"], list(itertools.product(tasks, OPERATIONS))
 
     def of(runs: dict[Any, Run], title: str) -> dict[Any, dict[str, float]]:
-        found = store.run_all(runs.values(), file, options.jobs, title)
-        return {place: found[store.key(run)] for place, run in runs.items()}
+        known = store.run_all(runs.values(), results / "effects.csv", jobs, title)
+        return {place: known[store.key(run)] for place, run in runs.items()}
 
-    first = c["tuning_seeds"][0]
-    every = of(
-        {(*p, floor, lr): run_of(*p, floor, lr, first) for p in pairs for floor in c["floor"] for lr in c["lr"]},
-        "every setting",
-    )
-    floors = {
-        p: Measure(p[0]).best({k[2:]: Measure(p[0])(r, "validation") for k, r in every.items() if k[:2] == p})[0]
-        for p in pairs
-    }
+    floors = _floors(pairs, of)
     validation = _learning_rates(pairs, floors, dict.fromkeys(pairs, c["lr"]), of)
     coarse = {p: Measure(p[0]).best(_means(p, validation)) for p in pairs}
     between = {p: [float(f"{coarse[p] * c['finer'] ** sign:.2g}") for sign in (-1, 1)] for p in pairs}
@@ -95,28 +107,44 @@ def main(arguments: list[str] | None = None) -> None:
         for task in tasks
         for floor in sorted({floors[task, "SET-Adam"], FLOOR})
     }
-    layers = _watch(list(watched.values()), options.results / "effects-layers.csv", options.jobs)
+    layers = _watch(list(watched.values()), results / "effects-layers.csv", jobs)
+    by_floor = {place: layers[store.key(run)] for place, run in watched.items()}
+    return Found(floors, rates, validation, final, final_coarse, by_floor)
 
+
+def _report(tasks: Sequence[str], found: Found) -> str:
+    said, said_coarse = _conclusions(tasks, found.final), _conclusions(tasks, found.final_coarse)
     text = f"# Study 5: the operations one by one, over ten seeds\n\n{tables.opening(__doc__)}\n"
-    said, said_coarse = _conclusions(tasks, final), _conclusions(tasks, final_coarse)
     for task in tasks:
-        text += f"\n## {task}\n\n{_finals(task, floors, rates, final)}\n{_listed(said[task])}\n"
-        text += f"If the two learning rates in between had not been tried:\n\n{_listed(said_coarse[task])}"
-        text += f"\n{_sensitivity(task, validation)}\n"
-        text += "".join(
-            f"\n{_over_time(floor, layers[store.key(run)])}\n"
-            for (of_task, floor), run in watched.items()
-            if of_task == task
-        )
-    text += (
-        f"\n{tables.summary_of_pairs([x for task in tasks for x, _ in said[task]], 'Adam')}\n"
-        f"\nMean ± standard deviation over {len(c['seeds'])} seeds. Intervals are Student's, of the paired differences "
-        "(a seed is the same initial weights and the same batches for both). p is of the exact sign-flip test, which "
-        "assumes no distribution; Holm's is corrected for the number of comparisons. Small models on small data.\n"
+        text += f"\n## {task}\n\n{_finals(task, found)}\n{_listed(said[task])}"
+        text += f"\nIf the two learning rates in between had not been tried:\n\n{_listed(said_coarse[task])}"
+        text += f"\n{_sensitivity(task, found.validation)}"
+        for (of_task, floor), rows in found.layers.items():
+            text += f"\n{_over_time(floor, rows)}" if of_task == task else ""
+    lines = [line for task in tasks for line, *_ in said[task]]
+    sure = sum(adjusted <= 0.05 for task in tasks for *_, adjusted in said[task])
+    return (
+        f"{text}\n{tables.summary_of_pairs(lines, 'Adam')} After Holm's correction, {sure} remain.\n"
+        f"\nMean ± standard deviation over {len(store.CONFIG['effects']['seeds'])} seeds. Intervals are Student's, of "
+        "the paired differences (a seed is the same initial weights and the same batches for both). p is of the exact "
+        "sign-flip test, which assumes no distribution; Holm's is corrected for the number of comparisons. Small "
+        "models on small data.\n"
     )
-    tables.write(options.results / "effects.md", text)
-    _plot(options.results / "effects.svg", tasks, validation, final)
-    _plot_layers(options.results / "effects-layers.svg", {at: layers[store.key(run)] for at, run in watched.items()})
+
+
+def _floors(pairs: Sequence[Pair], of: Any) -> dict[Pair, float]:
+    """The floor of each variant that is best on the validation part, with whichever learning rate."""
+    c = store.CONFIG["effects"]
+    settings = list(itertools.product(c["floor"], c["lr"]))
+    runs = {(*p, floor, lr): run_of(*p, floor, lr, c["tuning_seeds"][0]) for p in pairs for floor, lr in settings}
+    found = of(runs, "every setting")
+
+    def best(task: str, variant: str) -> float:
+        measure = Measure(task)
+        scores = {at: measure(found[task, variant, *at], "validation") for at in settings}
+        return float(measure.best(scores)[0])
+
+    return {pair: best(*pair) for pair in pairs}
 
 
 def _learning_rates(pairs: Any, floors: Any, rates: Any, of: Any) -> dict[Any, list[float]]:
@@ -138,35 +166,36 @@ def _scores(task: str, variant: str, final: Any, part: str = "test") -> list[flo
     return [Measure(task)(final[task, variant, seed], part) for seed in store.CONFIG["effects"]["seeds"]]
 
 
-def _conclusions(tasks: Sequence[str], final: Any) -> dict[str, list[tuple[str, str]]]:
-    """Of each task, what can be concluded about each variant and Adam, and how surely."""
+def _conclusions(tasks: Sequence[str], final: Any) -> dict[str, list[Claim]]:
+    """Of each task, what can be concluded about each variant and Adam."""
     scores = {(task, name): _scores(task, name, final) for task in tasks for name in OPERATIONS}
     pairs = [(task, name) for task in tasks for name in list(OPERATIONS)[1:]]
     ps = [
         tables.sign_flips([a - b for a, b in zip(scores[pair], scores[pair[0], "Adam"], strict=True)]) for pair in pairs
     ]
-    said: dict[str, list[tuple[str, str]]] = {task: [] for task in tasks}
+    said: dict[str, list[Claim]] = {task: [] for task in tasks}
     for (task, name), p, adjusted in zip(pairs, ps, tables.holm(ps), strict=True):
         measure = Measure(task)
         line = tables.conclusion(
             name, scores[task, name], "Adam", scores[task, "Adam"], measure.unit, measure.less_is_better
         )
-        said[task].append((line, f"p = {p:.3f}, Holm's {adjusted:.3f}"))
+        said[task].append((line, p, adjusted))
     return said
 
 
-def _listed(said: Sequence[tuple[str, str]]) -> str:
-    return "".join(f"- {line[:-1]}; {p}.\n" for line, p in said)
+def _listed(said: Sequence[Claim]) -> str:
+    return "".join(f"- {line[:-1]}; p = {p:.3f}, Holm's {adjusted:.3f}.\n" for line, p, adjusted in said)
 
 
-def _finals(task: str, floors: Any, rates: Any, final: Any) -> str:
+def _finals(task: str, found: Found) -> str:
     name = Measure(task).name
     header = ("variant", "floor chosen", "lr chosen", f"validation, {name}", f"test, {name}", "training loss")
     rows = []
     for variant in OPERATIONS:
-        scores = [tables.mean_std(_scores(task, variant, final, part)) for part in ("validation", "test")]
-        loss = statistics.mean(final[task, variant, s]["train_loss"] for s in store.CONFIG["effects"]["seeds"])
-        rows.append((variant, f"{floors[task, variant]:g}", f"{rates[task, variant]:g}", *scores, f"{loss:.3g}"))
+        scores = [tables.mean_std(_scores(task, variant, found.final, part)) for part in ("validation", "test")]
+        loss = statistics.mean(found.final[task, variant, s]["train_loss"] for s in store.CONFIG["effects"]["seeds"])
+        chosen = (f"{x[task, variant]:g}" for x in (found.floors, found.rates))
+        rows.append((variant, *chosen, *scores, f"{loss:.3g}"))
     return tables.markdown(header, rows)
 
 
@@ -175,9 +204,11 @@ def _sensitivity(task: str, validation: Any) -> str:
     rows = []
     for variant in OPERATIONS:
         means = _means((task, variant), validation)
-        best = Measure(task).best({lr: means[lr] for lr in rates})
-        rows.append((variant, *(f"**{means[lr]:.2f}**" if lr == best else f"{means[lr]:.2f}" for lr in rates)))
-    table = tables.markdown(("η", *(f"{lr:g}" for lr in rates)), rows)
+        best = Measure(task).best(means)
+        shown = {lr: f"**{x:.2f}**" if lr == best else f"{x:.2f}" for lr, x in means.items()}
+        between = ", ".join(f"{shown[lr]} at {lr:g}" for lr in means if lr not in rates)
+        rows.append((variant, *(shown[lr] for lr in rates), between))
+    table = tables.markdown(("η", *(f"{lr:g}" for lr in rates), "in between"), rows)
     count = len(store.CONFIG["effects"]["tuning_seeds"])
     return f"Validation, {Measure(task).name}, by learning rate: means of {count} seeds, the best in bold.\n\n{table}"
 
@@ -250,20 +281,22 @@ def _kinds(task: dict[str, Any]) -> dict[str, str]:
     return {name: kind for name, (kind, *_) in angles.kinds(model).items()}
 
 
-def _plot(file: Path, tasks: Sequence[str], validation: Any, final: Any) -> None:
+def _plot(file: Path, tasks: Sequence[str], found: Found) -> None:
     figure, axes = plt.subplots(len(tasks), 2, figsize=(9, 3.2 * len(tasks)), squeeze=False, layout="constrained")
     for (left, right), task in zip(axes, tasks, strict=True):
         for i, variant in enumerate(OPERATIONS):
-            means = _means((task, variant), validation)
-            rates, values = list(means), [validation[task, variant, lr] for lr in means]
+            means = _means((task, variant), found.validation)
+            rates, values = list(means), [found.validation[task, variant, lr] for lr in means]
             left.plot(rates, list(means.values()), "o-", color=f"C{i}", label=variant, alpha=0.8)
             left.fill_between(rates, [min(x) for x in values], [max(x) for x in values], color=f"C{i}", alpha=0.12)
-            scores = _scores(task, variant, final)
+            scores = _scores(task, variant, found.final)
             right.plot(scores, [i] * len(scores), "o", alpha=0.5, color=f"C{i}")
             right.plot([statistics.mean(scores)], [i], "|", markersize=16, color=f"C{i}")
         measure = Measure(task)
         left.set(title=task, xlabel="η", ylabel=f"validation, {measure.name}", xscale="log")
-        _keep_near_the_best(left, measure, [x for v in OPERATIONS for x in _means((task, v), validation).values()])
+        _keep_near_the_best(
+            left, measure, [x for v in OPERATIONS for x in _means((task, v), found.validation).values()]
+        )
         left.legend(fontsize="small")
         right.set(xlabel=f"test, {measure.name}", yticks=range(len(OPERATIONS)), yticklabels=OPERATIONS)
         right.invert_yaxis()
