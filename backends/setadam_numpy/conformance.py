@@ -15,7 +15,10 @@ class NumPyPlain(InPlaceAdapter):
     name = "numpy:plain"
     framework = "numpy"
     capabilities = Capabilities(
-        dtypes=("float64", "float32", "bfloat16", "float16"), in_place=True, reloads=InPlaceAdapter.reloads
+        dtypes=("float64", "float32", "bfloat16", "float16"),
+        stochastic_rounding="specified",
+        in_place=True,
+        reloads=InPlaceAdapter.reloads,
     )
     optimizer = SETAdam
     fused = False

@@ -94,6 +94,10 @@ class Capabilities:
     largest_t: int = 2**53
     # The minimum of a layer may skip NaN (XLA's on CPUs does so in layers of some thousand coordinates).
     minimum_skips_nan: bool = False
+    # 16-bit parameters can be rounded stochastically: `step` may get a seed, as `hp["stochastic_rounding"]`. The same
+    # seed, t, place among the layers and place in the layer give the same bits; "specified": those of
+    # `setadam_core.rounding`.
+    stochastic_rounding: Literal["none", "any", "specified"] = "none"
     # The same call gives the same bits.
     deterministic: bool = True
     # Each new set of shapes, dtype and hyperparameters needs a compilation, so the kit uses only a few.
@@ -161,8 +165,9 @@ class Adapter(Protocol):
     ) -> tuple[list[Native], list[LayerState]]:
         """One step of all layers from the given state, in one call of the optimizer. There is at least one layer.
 
-        hp: the fields of `setadam_core.Hyperparameters`, unchecked. All states have the same t. Invalid arguments raise
-        the exception that the implementation's users would see.
+        hp: the fields of `setadam_core.Hyperparameters`, unchecked; and ``stochastic_rounding``, a seed, if that is
+        claimed and tried. All states have the same t. Invalid arguments raise the exception that the implementation's
+        users would see.
         """
 
 

@@ -10,8 +10,9 @@ import numpy as np
 
 from setadam_conformance.cases.case import copied
 from setadam_conformance.protocol import Capabilities, LayerState, Native, NumPyArray
-from setadam_core import Hyperparameters, State, step
+from setadam_core import Hyperparameters, Rounding, State, step
 from setadam_core.layers import check_layer
+from setadam_core.rounding import check_seed
 
 _STATIC = ("decoupled_weight_decay", "maximize", "cos_power", "eps_inside_sqrt")
 _ALL_DTYPES = ("float64", "float32", "bfloat16", "float16")
@@ -22,7 +23,7 @@ class NumPySpec:
 
     name = "spec:numpy"
     framework = "numpy"
-    capabilities = Capabilities(dtypes=_ALL_DTYPES)
+    capabilities = Capabilities(dtypes=_ALL_DTYPES, stochastic_rounding="specified")
 
     def __init__(self, device: str = "cpu") -> None:
         if device not in self.capabilities.devices:
@@ -42,19 +43,21 @@ class NumPySpec:
         hp: Mapping[str, Any],
         layer_axes: Sequence[tuple[int, ...] | None],
     ) -> tuple[list[Native], list[LayerState]]:
-        checked = Hyperparameters(**hp)
+        options = dict(hp)
+        seed = check_seed(options.pop("stochastic_rounding", False))
+        checked = Hyperparameters(**options)
         if not len(params) == len(grads) == len(states) == len(layer_axes):
             raise ValueError("params, grads, states and layer_axes must have one entry for each layer")
         new = [
-            self._step(p, g, State(*s), checked, axes)
-            for p, g, s, axes in zip(params, grads, states, layer_axes, strict=True)
+            self._step(p, g, State(*s), checked, axes, None if seed is None else Rounding(seed, i))
+            for i, (p, g, s, axes) in enumerate(zip(params, grads, states, layer_axes, strict=True))
         ]
         return [p for p, _ in new], [LayerState(s.m, s.v, int(s.t)) for _, s in new]
 
     def _step(
-        self, param: Native, grad: Native, state: State, hp: Hyperparameters, axes: tuple[int, ...] | None
+        self, param: Native, grad: Native, state: State, hp: Hyperparameters, axes: Any, rounding: Rounding | None
     ) -> tuple[Native, State]:
-        return step(param, grad, state, hp, layer_axes=axes)
+        return step(param, grad, state, hp, layer_axes=axes, rounding=rounding)
 
 
 class StrictSpec(NumPySpec):
@@ -116,7 +119,7 @@ class TorchSpec(NumPySpec):
             raise RuntimeError(f"torch finds no {device}")
         self._xp, self._device = torch, device
 
-    capabilities = Capabilities(dtypes=_ALL_DTYPES, devices=("cpu", "cuda:0"), cost=2)
+    capabilities = Capabilities(dtypes=_ALL_DTYPES, devices=("cpu", "cuda:0"), stochastic_rounding="specified", cost=2)
 
     def from_numpy(self, x: NumPyArray) -> Native:
         if str(x.dtype) == "bfloat16":  # torch does not know ml_dtypes, so the bits are passed as int16
@@ -142,6 +145,7 @@ class JaxSpec(NumPySpec):
         devices=("cpu", "cuda:0"),
         flushes_subnormals=True,
         largest_t=2**31 - 1,
+        stochastic_rounding="specified",
         compiles=True,
         cost=4,
     )
@@ -182,6 +186,7 @@ class JaxJitSpec(JaxSpec):
         traced_t=True,
         largest_t=2**31 - 1,
         minimum_skips_nan=True,
+        stochastic_rounding="specified",
         compiles=True,
         cost=4,
     )
@@ -189,13 +194,14 @@ class JaxJitSpec(JaxSpec):
     def __init__(self, device: str = "cpu") -> None:
         super().__init__(device)
 
-        def traced(param: Native, grad: Native, state: State, numbers: Any, rest: Any, axes: Any) -> Any:
-            return step(param, grad, state, Hyperparameters(**numbers, **dict(rest)), layer_axes=axes)
+        def traced(param: Native, grad: Native, state: State, numbers: Any, rest: Any, axes: Any, rounding: Any) -> Any:
+            hp = Hyperparameters(**numbers, **dict(rest))
+            return step(param, grad, state, hp, layer_axes=axes, rounding=rounding)
 
         self._jitted = self._jax.jit(traced, static_argnames=("rest", "axes"))
 
     def _step(
-        self, param: Native, grad: Native, state: State, hp: Hyperparameters, axes: tuple[int, ...] | None
+        self, param: Native, grad: Native, state: State, hp: Hyperparameters, axes: Any, rounding: Rounding | None
     ) -> tuple[Native, State]:
         # Numbers are passed as float64 arrays, so that each coefficient is still formed in double and rounded once.
         # The settings that select operations are static.
@@ -205,6 +211,6 @@ class JaxJitSpec(JaxSpec):
         with self._jax.enable_x64(True):
             numbers = {name: np.asarray(x, np.float64) for name, x in values.items()}
             new: tuple[Native, State] = self._jitted(
-                param, grad, state._replace(t=np.int32(state.t)), numbers, rest, axes
+                param, grad, state._replace(t=np.int32(state.t)), numbers, rest, axes, rounding
             )
         return new

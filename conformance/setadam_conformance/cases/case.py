@@ -41,7 +41,8 @@ class LayerCase:
 class Case:
     """The layers that one call updates.
 
-    dtype: the real format. t: the number of steps taken before. extra: small numbers and strings that a property needs
+    dtype: the real format. t: the number of steps taken before. seed: of a stochastic rounding; None for rounding to
+    nearest. extra: small numbers and strings that a property needs
     beside the step itself (a seed, a power of 2).
     """
 
@@ -50,10 +51,16 @@ class Case:
     t: int = 0
     hp: dict[str, Any] = field(default_factory=lambda: dict(DEFAULTS))
     extra: dict[str, Any] = field(default_factory=dict)
+    seed: int | None = None
 
     def __post_init__(self) -> None:
         if not self.layers:  # most optimizers refuse an empty list of parameters when they are made
             raise ValueError("a case must have at least one layer")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What an adapter's `step` gets as hp."""
+        return dict(self.hp) if self.seed is None else {**self.hp, "stochastic_rounding": self.seed}
 
     @property
     def needs(self) -> frozenset[str]:
@@ -125,6 +132,7 @@ def case_to_json(case: Case) -> dict[str, Any]:
         "t": case.t,
         "hp": {k: x.hex() if isinstance(x, float) else x for k, x in case.hp.items()},
         "extra": case.extra,
+        **({} if case.seed is None else {"seed": case.seed}),
         "layers": [
             {name: array(getattr(layer, name)) for name in ("param", "grad", "m", "v")}
             | {"axes": None if layer.axes is None else list(layer.axes)}
@@ -160,4 +168,4 @@ def case_from_json(data: dict[str, Any]) -> Case:
         for layer in data["layers"]
     )
     hp = {k: float.fromhex(x) if isinstance(x, str) else x for k, x in data["hp"].items()}
-    return Case(data["dtype"], layers, data["t"], hp, data["extra"])
+    return Case(data["dtype"], layers, data["t"], hp, data["extra"], data.get("seed"))

@@ -63,6 +63,12 @@ def moment_format(dtype: str, claims: Capabilities) -> Format:
     return FORMATS[dtype] if claims.moments == "parameter" else compute_format(dtype)
 
 
+def neighbours(x: Wide, to: Format) -> tuple[Wide, Wide]:
+    """The largest number of a 16-bit format that is not above x, and the smallest that is not below. x: float64."""
+    apart = np.maximum(np.ldexp(2 * to.u, np.frexp(x)[1] - 1), to.smallest_subnormal)
+    return np.floor(x / apart) * apart, np.ceil(x / apart) * apart
+
+
 class Arithmetic:
     """Real arithmetic wider than a format, in which the reference and its bound are computed.
 

@@ -56,7 +56,7 @@ class Bench:
         params, grads, states = handed
         axes = [layer.axes for layer in case.layers]
         try:
-            return (adapter or self.adapter).step(params, grads, states, dict(case.hp), axes)
+            return (adapter or self.adapter).step(params, grads, states, case.options, axes)
         except ProtocolError:
             raise
         except (Exception, SystemExit) as error:

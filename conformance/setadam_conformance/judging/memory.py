@@ -42,7 +42,7 @@ class Memory:
         """
         arrays = (layer.param, layer.grad, layer.m, layer.v, *also)
         asked = tuple(getattr(claims, name) for name in _WIDENING)
-        key = (case.dtype, case.t, tuple(case.hp.items()), layer.axes, asked, *map(_bits, arrays))
+        key = (case.dtype, case.t, tuple(case.hp.items()), case.seed, layer.axes, asked, *map(_bits, arrays))
         if key in self._kept:
             self._kept.move_to_end(key)
             return self._kept[key][1]

@@ -10,7 +10,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from setadam_conformance.cases.case import Case, LayerCase, real_view
-from setadam_conformance.cases.formats import FORMATS, Arithmetic, Format, Wide, arithmetic_format, moment_format
+from setadam_conformance.cases.formats import (
+    FORMATS,
+    Arithmetic,
+    Format,
+    Wide,
+    arithmetic_format,
+    moment_format,
+    neighbours,
+)
 from setadam_conformance.judging.memory import memory
 from setadam_conformance.protocol import Capabilities
 
@@ -183,6 +191,13 @@ def parameter(
     return _parameter(case, layer, m_new, v_new, claims, wide, moment_bounds)
 
 
+def before_rounding(
+    case: Case, layer: LayerCase, m_new: Any, v_new: Any, claims: Capabilities, moment_bounds: tuple[Wide, Wide]
+) -> Reference:
+    """As `parameter`, before the rounding to the parameter's format. Overflow is not looked for."""
+    return _parameter(case, layer, m_new, v_new, claims, None, moment_bounds, rounded=False)
+
+
 def _parameter(
     case: Case,
     layer: LayerCase,
@@ -191,6 +206,7 @@ def _parameter(
     claims: Capabilities,
     wide: Arithmetic | None,
     moment_bounds: tuple[Wide, Wide] | None,
+    rounded: bool = True,
 ) -> Reference:
     s = _setting(case, claims, wide)
     u, tiny, array, sqrt, hp = s.u, s.tiny, s.wide.array, s.wide.sqrt, s.hp
@@ -258,7 +274,9 @@ def _parameter(
         dshrunk = u * (2 * np.abs(1 - lr * decay) + 4 * lr * decay) * np.abs(theta) + tiny
     value = shrunk - q
     bound = dq * (1 + u) + dshrunk + u * (np.abs(value) + dq + dshrunk) + tiny
-    bound = bound + s.storage_u * (np.abs(value) + bound) + s.storage_tiny
+    if not rounded:
+        return Reference(value, bound * s.slack, positive)
+    before, bound = bound, bound + s.storage_u * (np.abs(value) + bound) + s.storage_tiny
     judged = positive & np.asarray(
         fits
         & (decay * np.maximum(np.abs(theta), 1) < s.largest / 8)
@@ -268,7 +286,19 @@ def _parameter(
         & (np.abs(value) + bound < s.storage_largest),
         bool,
     )
+    if case.seed is not None and s.storage_u:
+        return _rounded_outwards(value, before * s.slack, judged, FORMATS[case.dtype], claims)
     return Reference(value, bound * s.slack, judged)
+
+
+def _rounded_outwards(value: Wide, bound: Wide, judged: Any, to: Format, claims: Capabilities) -> Reference:
+    """The numbers of a format between the lower neighbour of value - bound and the upper one of value + bound, as a
+    middle and a distance from it: what a stochastic rounding may give.
+    """
+    if claims.flushes_subnormals:
+        bound = bound + np.where(np.abs(value) < 2 * to.smallest_normal, to.smallest_normal, 0.0)
+    low, high = neighbours(value - bound, to)[0], neighbours(value + bound, to)[1]
+    return Reference((low + high) / 2, (high - low) / 2, judged)
 
 
 def _place_of_epsilon(hp: Mapping[str, Any], claims: Capabilities) -> str:

@@ -3,7 +3,7 @@ and the source. Each module collects the properties that are judged in the same 
 is decided in `running`.
 """
 
-from setadam_conformance.properties import contract, limits, oracle, recorded, sharded, symmetries
+from setadam_conformance.properties import contract, limits, oracle, recorded, rounding, sharded, symmetries
 from setadam_conformance.properties.registry import PROPERTIES, Property
 
-__all__ = ["PROPERTIES", "Property", "contract", "limits", "oracle", "recorded", "sharded", "symmetries"]
+__all__ = ["PROPERTIES", "Property", "contract", "limits", "oracle", "recorded", "rounding", "sharded", "symmetries"]

@@ -19,7 +19,7 @@ def _cases(claims: Capabilities, dtype: str) -> st.SearchStrategy[Case]:
     return of.cases(claims, dtype, shape=of.few(claims, _SHAPES[0], _SHAPES), count=st.sampled_from([1, 2, 3]))
 
 
-class _Sharded:
+class Sharded:
     """An adapter whose `step` is `step_sharded` in one layout."""
 
     def __init__(self, adapter: Any, layout: str) -> None:
@@ -43,5 +43,5 @@ def sharded(bench: Bench, case: Case) -> None:
     if not hasattr(adapter, "step_sharded"):
         raise ProtocolError(f"{adapter.name} claims layouts={bench.claims.layouts} but has no method step_sharded")
     for layout in bench.claims.layouts:
-        spread: Any = _Sharded(adapter, layout)
+        spread: Any = Sharded(adapter, layout)
         bench.conform(case, bench.step(case, spread))

@@ -19,13 +19,14 @@ def snippet(case: Case, source: Source, prop: str) -> str:
     """
     if isinstance(source, Given) and not source.has_path:
         return ""
+    seed = "" if case.seed is None else f", seed={case.seed}"
     size = sum(layer.m.size for layer in case.layers)
     if size > _LARGE:
         made = 'import json, sys\ncase = case_from_json(json.load(open(sys.argv[1]))["case"])  # the file for replay'
         imports = "case_from_json"
     else:
         layers = "".join(map(_layer, case.layers))
-        made = f"case = Case({case.dtype!r}, ({layers}\n), t={case.t}, hp={_literal(case.hp)})"
+        made = f"case = Case({case.dtype!r}, ({layers}\n), t={case.t}, hp={_literal(case.hp)}{seed})"
         imports = "Case, LayerCase, dtype_of" if "dtype_of" in layers else "Case, LayerCase"
     return f"""# {prop} on {source.name}, {case.dtype}
 import numpy as np

@@ -28,7 +28,12 @@ SAMPLED = {"quick": 300, "default": 5_000, "deep": 100_000}
 PARTS = ("faults", "circumstances", "variants", "kit")
 
 # These take as long as all others together, so they are tried only on faults that no other property rejects.
-_DEAR = ("large-layer", "recorded-training")
+_DEAR = (
+    "large-layer",
+    "recorded-training",
+    "stochastic-rounding-is-unbiased",
+    "stochastic-rounding-thresholds",
+)
 
 Shares = dict[str, float]  # by property: the share of its examples that reject; without properties that reject none
 

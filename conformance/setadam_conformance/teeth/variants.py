@@ -14,6 +14,7 @@ import numpy as np
 from setadam_conformance.protocol import LayerState
 from setadam_conformance.teeth.adams import ADAMS, Adam
 from setadam_conformance.teeth.reference import Layer, Reference, Rows
+from setadam_conformance.teeth.rounded import ByBits
 
 R = Reference
 IN_PLACE = replace(Reference.capabilities, in_place=True)
@@ -44,6 +45,7 @@ def _of_adam(adapter: type[Adam]) -> Variant:
 
 
 VARIANTS.update({variant.name: variant for variant in map(_of_adam, ADAMS)})
+VARIANTS["rounded-by-bits"] = Variant("rounded-by-bits", "stochastic rounding by adding and cutting bits", ByBits)
 
 _WIDER = {"float32": np.float64, "float64": np.longdouble}
 
