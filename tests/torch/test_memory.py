@@ -9,6 +9,7 @@ from torch.utils._pytree import tree_leaves
 from setadam_torch import SETAdam
 from setadam_torch.paths import choice
 from setadam_torch.paths.foreach import Foreach
+from setadam_torch.paths.rows import _SHARE
 
 
 class Peak(TorchDispatchMode):
@@ -77,7 +78,9 @@ def test_blocks_allocate_a_few_blocks(monkeypatch, dtype, options, blocks):
 def test_foreach_allocates_one_temporary_of_a_groups_size(monkeypatch, dtype, options, words):
     monkeypatch.setattr(choice, "PATHS", (Foreach,))
     shapes = [(60, 40), (50,), (64, 64), (7, 9), (32, 64), (3000,), (40, 30)]
-    assert peak(dtype, shapes, **options) < words + 0.06  # and O(1) a layer
+    # Beside it, a layer's last row is partly empty, and a row of 64 coordinates or more has an owner, of two words, and
+    # a number of its own with its copy; and O(1) a layer.
+    assert peak(dtype, shapes, **options) < words * (1 + 1 / _SHARE + 4 / 64) + 0.01
 
 
 def test_foreach_of_16_bits_needs_two_temporaries_of_a_layer_that_is_most_of_its_group(monkeypatch):

@@ -1,14 +1,12 @@
 """The multi-tensor path: torch's foreach operations over all layers of a group, in place.
 
 It restates `setadam_core.spec.trace`, because a sequence of out-of-place steps costs several times the
-memory traffic. Nothing waits for a device. The number of launches does not grow with the number of
-layers, except where torch has no foreach operation: to scale a layer by its own γ and to subtract its
-own minimum (two launches a layer; three more for its stepsize where that is on the device), and for the
-reductions of float64 layers and of layers with `layer_axes`.
+memory traffic. Nothing waits for a device. The number of launches does not grow with the number of layers
+but for parameters with `layer_axes`, each of which has its own: `rows` meets layers with their own numbers.
 
-Memory: one temporary of a group's size, in the compute dtype. 16-bit parameters need two, the denominator and
-the parameter widened, and are updated in two halves, so that it comes to the same unless one layer is the
-larger part of the group.
+Memory: one temporary of a group's size and at most an eighth more, in the compute dtype. 16-bit parameters need two,
+the denominator and the parameter widened, and are updated in two halves, so that it comes to the same unless one layer
+is the larger part of the group.
 """
 
 from collections.abc import Sequence
@@ -25,8 +23,9 @@ from setadam_torch.checks.options import Group, asks_for_single, learning_rate
 from setadam_torch.checks.tensors import Tensor, Tensors, compute_dtype, real, shape_of_layers
 from setadam_torch.paths.columns import Columns, by_device_and_dtype, columns_of, rows_of
 from setadam_torch.paths.counts import advance, stay_tensors
-from setadam_torch.paths.parts import parts_of
+from setadam_torch.paths.parts import each_layer, parts_of
 from setadam_torch.paths.protocol import Path
+from setadam_torch.paths.rows import Rows
 
 
 class Foreach(Path):
@@ -59,6 +58,39 @@ class Foreach(Path):
         return _parts([real(v) for v in self.columns.exp_avg_sqs], self.layers, self.group["cos_power"])
 
     def descend(self, gammas: Tensor, lows: Tensor) -> None:
+        vs = [real(v) for v in self.columns.exp_avg_sqs]
+        if torch.compiler.is_compiling() or not _are_whole(vs, self.layers):
+            self._descend_one_by_one(gammas, lows)
+        else:
+            self._descend_together(gammas, lows)
+
+    def _descend_together(self, gammas: Tensor, lows: Tensor) -> None:
+        """Parameters of one layer each, by no more launches for many than for few."""
+        group, dtype, (beta1, beta2) = self.group, compute_dtype(self.columns.params[0]), self.group["betas"]
+        params, ms, vs = ([real(x) for x in xs] for xs in (self.columns.params, *self.columns[2:4]))
+        lr = _number_if_known(learning_rate(group))
+        if isinstance(lr, torch.Tensor):
+            lr = lr.to(device=gammas.device, dtype=dtype)
+        bc1, bc2 = self._bias_corrections(beta1), self._bias_corrections(beta2)
+        scales = (gammas / _as_operand(bc2, gammas)).to(dtype)
+        least = scales * lows.to(dtype)
+        take_root([least], group)  # √(cv + ε) is monotone in v
+
+        w = Rows(vs)
+        torch._foreach_copy_(w.layers, vs)
+        w.matrix.mul_(w.spread(scales))
+        take_root([w.matrix], group)
+        if group["tau"] != 0:
+            w.matrix.sub_(w.spread(least), alpha=group["tau"])
+        if isinstance(lr, torch.Tensor) or isinstance(bc1, torch.Tensor):  # addcdiv's scalars must be host numbers
+            rates = -(lr / _as_operand(bc1, gammas))
+            w.matrix.div_(w.spread(rates.to(dtype)))
+            update_params(group, params, ms, w.layers, lr, [1.0] * len(vs))
+        else:
+            update_params(group, params, ms, w.layers, lr, [-lr / bc for bc in bc1])
+
+    def _descend_one_by_one(self, gammas: Tensor, lows: Tensor) -> None:
+        """Layer by layer, as Inductor fuses it; and stacks, whose layers have their numbers along axes."""
         group, (params, _, ms, vs, _) = self.group, self.columns
         dtype, device, (beta1, beta2) = compute_dtype(params[0]), params[0].device, group["betas"]
         lr = learning_rate(group)
@@ -67,7 +99,7 @@ class Foreach(Path):
         params, ms, vs = ([real(x) for x in xs] for xs in (params, ms, vs))
         gammas, v_mins = self._by_parameter(gammas), self._by_parameter(lows.to(dtype))
 
-        bc1, bc2 = (self._bias_corrections(beta) for beta in (beta1, beta2))
+        bc1, bc2 = (list(self._bias_corrections(beta)) for beta in (beta1, beta2))
         scales = torch._foreach_div(gammas, bc2)
         if scales[0].dtype != dtype:
             scales = _cast(scales, dtype)
@@ -85,19 +117,34 @@ class Foreach(Path):
         update_params(group, params, ms, w, lr, rates)
 
     def _bias_corrections(self, beta: float) -> Any:
-        """1 - βᵗ for each parameter, formed in double: numbers, or 0-d tensors on the steps' device."""
+        """1 - βᵗ for each parameter, formed in double: a list of numbers, or a tensor on the steps' device."""
         steps, layer = self.columns.steps, self.layers[0]
         if not stay_tensors(self.group, steps):
             return [bias_correction(beta, t.item(), layer) for t in steps]
         counts = torch.stack([t.reshape(()).to(torch.float64) for t in steps])
         log_beta = torch.log(torch.ones_like(counts[0]) * beta)  # a β that changes stays an input of a compiled graph
-        return list(-torch.expm1(counts * log_beta))
+        return -torch.expm1(counts * log_beta)
 
     def _by_parameter(self, numbers: Tensor) -> Tensors:
         """A number for each layer, as a view for each parameter that meets its layers."""
         vs = [real(v) for v in self.columns.exp_avg_sqs]
         each = zip(numbers.split(self.widths), vs, self.layers, strict=True)
         return [x.view(shape_of_layers(v, layer)) for x, v, layer in each]
+
+
+def _number_if_known(lr: Any) -> Any:
+    """A stepsize that is a tensor on the CPU as its number. One on a device stays there."""
+    return lr.item() if isinstance(lr, torch.Tensor) and lr.is_cpu and memory.hold_values([lr]) else lr
+
+
+def _as_operand(numbers: Any, like: Tensor) -> Any:
+    """A number for each layer: a tensor as it is, host's numbers as one if they are alike, else on the device."""
+    return numbers if isinstance(numbers, torch.Tensor) else each_layer(numbers, [1] * len(numbers), like)
+
+
+def _are_whole(vs: Tensors, layers: list[Layer]) -> bool:
+    """Whether each tensor is one layer."""
+    return all([len(layer.axes) == v.ndim for v, layer in zip(vs, layers, strict=True)])  # noqa: C419
 
 
 def _halves(columns: Columns) -> list[Columns]:
@@ -185,6 +232,8 @@ def _parts(vs: Tensors, layers: list[Layer], power: float) -> Parts:
     one pass, where a scale of max v needs two passes and a temporary.
     """
     if vs[0].dtype != torch.float32:
+        if _lists_are_faster(vs, layers):
+            return _scaled_parts(vs, layers)
         return Parts(*torch.cat([parts_of(v, layer) for v, layer in zip(vs, layers, strict=True)], dim=1))
     if power == 0:  # γ is 1, whatever v is
         low = torch.cat(_minima(vs, layers)).double()
@@ -192,6 +241,16 @@ def _parts(vs: Tensors, layers: list[Layer], power: float) -> Parts:
     s1, norm = (torch.cat(x) for x in _norms(vs, layers))
     low = torch.cat(_minima(vs, layers)).double()
     return Parts(torch.where(s1 == 0, 0.0, torch.ones_like(s1)), s1, norm.square(), low)
+
+
+def _scaled_parts(vs: Tensors, layers: list[Layer]) -> Parts:
+    """`parts_of` for many layers at once: in units of each one's maximum."""
+    high = torch.stack(torch._foreach_max(vs))
+    r = Rows(vs)
+    torch._foreach_copy_(r.layers, vs)
+    r.matrix.div_(r.spread(torch.where(high == 0, 1.0, high)))
+    s1, norm = (torch.cat(x) for x in _norms(r.layers, layers))
+    return Parts(high, s1, norm.square(), torch.cat(_minima(vs, layers)))
 
 
 def _minima(vs: Tensors, layers: list[Layer]) -> Tensors:
@@ -222,5 +281,4 @@ def _lists_are_faster(vs: Tensors, layers: list[Layer]) -> bool:
     """Whether to reduce all layers by one foreach operation: on a device, uncompiled. No foreach operation reduces
     along axes.
     """
-    whole = all([len(layer.axes) == v.ndim for v, layer in zip(vs, layers, strict=True)])  # noqa: C419
-    return vs[0].is_cuda and whole and not torch.compiler.is_compiling()
+    return vs[0].is_cuda and _are_whole(vs, layers) and not torch.compiler.is_compiling()
