@@ -73,6 +73,6 @@ def add_play(app: Any, page: str, *_: object) -> None:
 
 
 def setup(app: Any) -> None:
-    app.connect("autodoc-process-docstring", describe_below_names, priority=400)  # before napoleon, whose priority is 500
+    app.connect("autodoc-process-docstring", describe_below_names, priority=400)  # napoleon's is 500
     app.connect("html-page-context", add_play)
     app.connect("env-get-outdated", lambda *_: ["play"])  # its modules are no files that Sphinx watches

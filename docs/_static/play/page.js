@@ -156,9 +156,10 @@ function showKey(now, found) {
     ["largest/smallest", value(last.ratio), `Adam's ${number(adam.ratio)}`],
     ["on the floor", value(floorShare(now.w, hp)), "share of coordinates"],
   ];
-  parts.key.replaceChildren(
-    ...items.map(([name, main, note]) => html("div", {}, html("dt", {}, name), html("dd", {}, main, html("small", {}, note)))),
+  const shown = items.map(([name, figure, note]) =>
+    html("div", {}, html("dt", {}, name), html("dd", {}, figure, html("small", {}, note))),
   );
+  parts.key.replaceChildren(...shown);
 }
 
 const value = (x) => html("data", { value: x }, number(x));
@@ -184,8 +185,9 @@ function table(caption, head, body) {
 
 function showTables(now, found) {
   const names = rows();
-  const after = found.map((stage, i) => [names[i].label, stage.smallest, stage.mean, stage.largest, stage.ratio, stage.limit]);
-  const tables = [table("Stepsizes after each operation", ["", "smallest", "mean", "largest", "ratio", "limit by ε"], after)];
+  const columns = ["smallest", "mean", "largest", "ratio", "limit"];
+  const after = found.map((stage, i) => [names[i].label, ...columns.map((column) => stage[column])]);
+  const tables = [table("Stepsizes after each operation", ["", ...columns], after)];
   if (state.layer === "weights") tables.push(training(), summary(now), folded("The numbers of the bars", bins(found)));
   else tables.push(coordinates(now));
   parts.tables.replaceChildren(...tables);
@@ -206,7 +208,8 @@ function coordinates(now) {
   const body = Object.entries(SYMBOLS)
     .filter(([name]) => name in now)
     .map(([name, symbol]) => [symbol, ...(typeof now[name] === "number" ? [now[name]] : now[name])]);
-  return table("The step, coordinate by coordinate", ["", ...now.v.keys()].map((i) => (i === "" ? i : String(i + 1))), body);
+  const head = ["", ...Array.from(now.v, (_, i) => String(i + 1))];
+  return table("The step, coordinate by coordinate", head, body);
 }
 
 function summary(now) {

@@ -17,7 +17,7 @@ const LINE = 50; // of the coordinates, below the top of their row
 const TALLEST = 34;
 const DOT = 9;
 
-/* The stepsizes after each operation, one row each on a common logarithmic axis. names: [label, formula] of the rows. */
+/* The stepsizes after each operation, one row each on a common logarithmic axis. names: what is written above each. */
 export function stepsizes(target, found, names) {
   const width = target.clientWidth;
   const height = ROW * found.length + 26;
@@ -52,9 +52,8 @@ function* grid(low, high, place, bottom) {
   for (let log = low; log <= high; log++) {
     yield line(place(log), 0, place(log), bottom, "grid");
     if ((log - low) % every) continue;
-    const anchor = log === low ? "start" : log === high ? "end" : "middle";
-    const at = { low: place(log) - DOT, high: place(log) + DOT };
-    const name = text(log === low ? at.low : log === high ? at.high : place(log), bottom + 18, "10", { "text-anchor": anchor });
+    const [anchor, by] = log === low ? ["start", -DOT] : log === high ? ["end", DOT] : ["middle", 0];
+    const name = text(place(log) + by, bottom + 18, "10", { "text-anchor": anchor });
     name.append(svg("tspan", { dy: -5, class: "power" }, String(log)));
     yield name;
   }

@@ -4,8 +4,10 @@ import { WEIGHTS } from "./recorded.js";
 
 const range = (from, to, parts) =>
   Array.from({ length: Math.round((to - from) * parts) + 1 }, (_, i) => Math.round(from * parts + i) / parts);
-const decades = (from, to) =>
-  range(from, to - 1, 1).flatMap((power) => [1, 2, 5].map((digit) => Number(`${digit}e${power}`))).concat(Number(`1e${to}`));
+const decades = (from, to) => [
+  ...range(from, to - 1, 1).flatMap((power) => [1, 2, 5].map((digit) => Number(`${digit}e${power}`))),
+  Number(`1e${to}`),
+];
 
 /* By name, in the order in which they are shown. The second moments of the layer of two are in units of 10⁻¹⁰. */
 export const CHOICES = {
@@ -30,9 +32,10 @@ export const START = {
   ...{ step: 40, v1: 1, v2: 3 },
 };
 
-export const nearest = (name, x) => CHOICES[name].reduce((best, y) => (Math.abs(y - x) < Math.abs(best - x) ? y : best));
+export const nearest = (name, x) =>
+  CHOICES[name].reduce((best, y) => (Math.abs(y - x) < Math.abs(best - x) ? y : best));
 
-/* The value behind the text: 0 or 1 for a switch, else the nearest that is allowed; the start where it makes no sense. */
+/* The value behind the text: 0 or 1 for a switch, else the nearest that is allowed; the start if there is none. */
 function meant(name, text) {
   if (typeof START[name] === "string") return CHOICES[name].includes(text) ? text : START[name];
   if (typeof START[name] === "boolean") return text === "0" ? false : text === "1" ? true : START[name];
@@ -48,5 +51,6 @@ export function read(hash) {
 /* The inverse: only what differs from the start. */
 export function written(state) {
   const changed = Object.keys(CHOICES).filter((name) => state[name] !== START[name]);
-  return `#${changed.map((name) => `${name}=${typeof state[name] === "boolean" ? Number(state[name]) : state[name]}`).join("&")}`;
+  const plain = (x) => (typeof x === "boolean" ? Number(x) : x);
+  return `#${changed.map((name) => `${name}=${plain(state[name])}`).join("&")}`;
 }

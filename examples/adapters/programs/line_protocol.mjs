@@ -7,8 +7,8 @@ import { createInterface } from "node:readline";
  * claims: those of docs/conformance.md, with `dtypes`, and perhaps a `name`.
  * step: gets { dtype, hp, t, layers }. t is the number of steps taken. A layer has its `shape`, its `axes` (null unless
  *   you claim layer_axes), and `param`, `grad`, `m` and `v` as flat arrays of numbers, the last axis fastest. It
- *   returns, or promises, { t, layers }, with iterables of numbers `param`, `m` and `v` in each layer. An exception that
- *   it throws is a refusal of the step.
+ *   returns, or promises, { t, layers }, with iterables of numbers `param`, `m` and `v` in each layer. An exception
+ *   that it throws is a refusal of the step.
  */
 export async function serve(claims, step) {
   for await (const line of createInterface({ input: process.stdin })) {
