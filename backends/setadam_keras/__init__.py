@@ -1,0 +1,18 @@
+"""SET-Adam for Keras 3: a `keras.optimizers.Optimizer` over `keras.ops`, for Keras's torch, jax and tensorflow backends.
+
+In this folder: `optimizer` (the class, and one step of one variable), `arrays` (what the specification needs of
+`keras.ops`), `conformance` (the adapter for the kit). Not in it: a second statement of γ, and an import of torch, jax or
+tensorflow: Keras chooses between them, by KERAS_BACKEND.
+"""
+
+try:
+    from keras import ops as _ops  # noqa: F401  (which Keras 2 does not have)
+except ImportError as error:
+    raise ImportError(
+        'setadam_keras needs Keras 3 and the framework that KERAS_BACKEND names ("tensorflow" by default): '
+        f'pip install "setadam[keras]", and "torch", "jax" or "tensorflow" ({error})'
+    ) from error
+
+from setadam_keras.optimizer import SETAdam
+
+__all__ = ["SETAdam"]
