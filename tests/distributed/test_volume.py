@@ -6,12 +6,14 @@ import pytest
 
 torch = pytest.importorskip("torch")
 import torch.distributed as dist  # noqa: E402
+from launch_counts import launches_of  # noqa: E402
 from torch.distributed.device_mesh import init_device_mesh  # noqa: E402
 from torch.distributed.tensor import DTensor, Replicate, Shard  # noqa: E402
 from torch.testing._internal.distributed.fake_pg import FakeStore  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
 from setadam_torch import SETAdam  # noqa: E402
+from setadam_torch.paths import choice, foreach  # noqa: E402
 
 WORDS = 4  # a layer and process: max v, Σr, Σr², min v
 
@@ -77,3 +79,25 @@ def test_two_dimensions_are_gathered_at_once():
         mesh = init_device_mesh("cpu", (4, 32, 8))
         ((_, sent, received),) = step(mesh, [Replicate(), Shard(0), Shard(1)], 5, 3)
         assert (sent, received) == (WORDS * 5, WORDS * 5 * 32 * 8)
+
+
+@pytest.mark.parametrize("empty", [False, True])
+def test_as_many_launches_for_a_hundred_layers_as_for_ten(monkeypatch, empty):
+    """The operations of a step on a device, without Triton. Some layers have no row on this process."""
+    monkeypatch.setattr(choice, "PATHS", (foreach.Foreach,))
+    monkeypatch.setattr(foreach, "_lists_are_faster", lambda vs, layers: True)
+    counts = []
+    with world(32):
+        mesh = init_device_mesh("cpu", (32,))
+        for layers in (10, 100):
+            params = []
+            for i in range(layers):
+                rows = 0 if empty and i % 2 else 1 + i % 3
+                whole = {"shape": torch.Size((90 + i % 5, 4)), "stride": (4, 1)}
+                p, grad = (DTensor.from_local(torch.rand(rows, 4), mesh, [Shard(0)], **whole) for _ in "pg")
+                params.append(p.requires_grad_())
+                p.grad = grad
+            optimizer = SETAdam(params)
+            optimizer.step()
+            counts.append(launches_of(optimizer.step))
+    assert counts[0] == counts[1]

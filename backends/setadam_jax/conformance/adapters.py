@@ -29,7 +29,7 @@ class EagerJAX:
     framework = "jax"
     capabilities = Capabilities(
         dtypes=("float64", "float32", "bfloat16", "float16"),
-        devices=("cpu", "gpu"),
+        devices=("cpu", "gpu", "cuda"),
         options=OPTIONS - {"maximize"},
         flushes_subnormals=True,
         traced_t=True,
@@ -40,9 +40,13 @@ class EagerJAX:
     )
 
     def __init__(self, device: str = "cpu") -> None:
-        if device not in self.capabilities.devices:
+        platform, _, index = device.partition(":")  # of "cuda:0"
+        if platform not in self.capabilities.devices:
             raise RuntimeError(f"{self.name} has no device {device!r}")
-        self.device = jax.local_devices(backend=device)[0]  # RuntimeError if there is none
+        found = jax.local_devices(backend=platform)  # RuntimeError if there is none
+        if int(index or 0) >= len(found):
+            raise RuntimeError(f"{self.name} has no device {device!r}, only {len(found)} of the platform")
+        self.device = found[int(index or 0)]
 
     def from_numpy(self, x: NumPyArray) -> Native:
         with jax.enable_x64(str(x.dtype) in _WIDE):

@@ -14,6 +14,7 @@ import torch
 from setadam_conformance.cases.case import copied
 from setadam_conformance.protocol import Capabilities, LayerState, Native, NumPyArray
 from setadam_torch import SETAdam
+from setadam_torch.checks.options import step_device
 from setadam_torch.checks.tensors import real
 from setadam_torch.paths.choice import by_path, why_no_kernel
 from setadam_torch.paths.columns import Columns
@@ -34,7 +35,8 @@ class TorchSingle:
     _fused: bool | None = False
 
     def __init__(self, device: str = "cpu") -> None:
-        if device not in self.capabilities.devices or (device == "cuda" and not torch.cuda.is_available()):
+        kind = device.partition(":")[0]  # of "cuda:0"
+        if kind not in self.capabilities.devices or (kind == "cuda" and not torch.cuda.is_available()):
             raise RuntimeError(f"{self.name} has no device {device!r}")
         self._device = torch.device(device)
 
@@ -127,7 +129,7 @@ class TorchFused(TorchSingle):
 
     def __init__(self, device: str = "cpu") -> None:
         super().__init__(device)
-        if (reason := why_no_kernel(device, torch.float32)) is not None:
+        if (reason := why_no_kernel(self._device.type, torch.float32)) is not None:
             raise ImportError(reason)
 
 
@@ -174,10 +176,11 @@ def _complex(x: Native) -> Native:
 
 def put(optimizer: Any, params: Sequence[Native], grads: Sequence[Native], states: Sequence[LayerState]) -> None:
     """Make the given tensors the optimizer's own gradients and state."""
+    group_of = {id(param): group for group in optimizer.param_groups for param in group["params"]}
     for param, grad, state in zip(params, grads, states, strict=True):
         param.grad = grad
         m, v = (_complex(x) if param.is_complex() else x for x in (state.m, state.v))
-        step = torch.tensor(float(state.t), dtype=torch.float64)
+        step = torch.tensor(float(state.t), dtype=torch.float64, device=step_device(param, group_of[id(param)]))
         optimizer.state[param] = {"step": step, "exp_avg": m, "exp_avg_sq": v}
 
 

@@ -13,11 +13,11 @@ import torch
 from setadam_core.layers import Layer
 from setadam_torch.checks.mesh import Holders, any_dtensor, holders_of, is_dtensor, local_part
 from setadam_torch.checks.options import Group
-from setadam_torch.checks.tensors import Tensor, real
+from setadam_torch.checks.tensors import Tensor
 from setadam_torch.paths.choice import by_path
 from setadam_torch.paths.columns import Columns, columns_of, rows_of
 from setadam_torch.paths.counts import advance
-from setadam_torch.paths.parts import parts_of
+from setadam_torch.paths.parts import layer_count, no_parts
 from setadam_torch.paths.protocol import Path
 from setadam_torch.sharding.exchange import combined, layer_of_part
 
@@ -89,15 +89,23 @@ def _update(shards: list[_Shard]) -> None:
         portion.descend(torch.cat([shard.gamma for shard in of]), torch.cat([shard.low for shard in of]))
 
 
+def _count_empty(shards: list[_Shard]) -> None:
+    """Count the step of parts without coordinates: other processes have all of those layers."""
+    advance([shard.row[4] for shard in shards])
+    widths = [layer_count(shard.row[0], shard.group["layer_axes"]) for shard in shards]
+    if shards:
+        nothing = no_parts(sum(widths), shards[0].row[3].device)
+        for shard, own in zip(shards, nothing.split(widths, dim=1), strict=True):
+            shard.parts = own.to(shard.row[3].device)
+
+
 def _begun(shards: list[_Shard]) -> list[tuple[Path, list[_Shard]]]:
     """The parts that are not empty, begun by their paths in portions, and whose they are. Empty ones are done with."""
     groups: dict[int, list[_Shard]] = {}
     for shard in shards:
         if shard.row[0].numel() > 0:
             groups.setdefault(id(shard.group), []).append(shard)
-        else:  # other processes have all of it
-            advance([shard.row[4]])
-            shard.parts = parts_of(real(shard.row[3]), shard.layer)
+    _count_empty([shard for shard in shards if shard.row[0].numel() == 0])
     of_param = {id(shard.row[0]): shard for shard in shards}
     portions = [
         portion
