@@ -1,8 +1,8 @@
-"""SET-Adam for Keras 3: a `keras.optimizers.Optimizer` over `keras.ops`, for Keras's torch, jax and tensorflow backends.
+"""SET-Adam for Keras 3: a `keras.optimizers.Optimizer` over `keras.ops`, on its torch, jax and tensorflow backends.
 
 In this folder: `optimizer` (the class, and one step of one variable), `arrays` (what the specification needs of
-`keras.ops`), `conformance` (the adapter for the kit). Not in it: a second statement of γ, and an import of torch, jax or
-tensorflow: Keras chooses between them, by KERAS_BACKEND.
+`keras.ops`), `conformance` (the adapter for the kit). Not in it: a second statement of γ, and in the optimizer, an
+import of torch, jax or tensorflow: Keras chooses between them, by KERAS_BACKEND.
 """
 
 try:

@@ -1,6 +1,6 @@
-"""What the specification's functions need of the Array API, over `keras.ops`, whose names and arguments differ a little.
+"""What the specification's functions need of the Array API, over `keras.ops`, whose names and arguments differ a bit.
 
-TensorFlow's tensors have no namespace of the Array API, and those of torch and JAX are wrapped in `keras.Variable`s here.
+TensorFlow's tensors have no namespace of the Array API, which would otherwise do for Keras's torch and jax backends.
 """
 
 from types import SimpleNamespace

@@ -22,13 +22,13 @@ LayerAxes = Sequence[int] | Mapping[str, Sequence[int] | None] | None
 _IN_KERAS = {"lr": "learning_rate", "beta1": "beta_1", "beta2": "beta_2", "eps": "epsilon"}
 
 
-@keras.saving.register_keras_serializable(package="setadam")  # type: ignore[untyped-decorator]
+@keras.saving.register_keras_serializable(package="setadam")
 class SETAdam(keras.optimizers.Optimizer):  # type: ignore[misc]
     """SET-Adam: Adam with a smaller range of adaptive stepsizes (arXiv 2302.01029, algorithm 1).
 
-    ``epsilon`` is added *under* the square root: Adam's ``epsilon=1e-4`` is closest to ``epsilon=1e-8`` here. Moments are
-    float32 for float16 and bfloat16 variables, and so is the arithmetic of a step, weight decay included: a variable is
-    rounded once.
+    ``epsilon`` is added *under* the square root: Adam's ``epsilon=1e-4`` is closest to ``epsilon=1e-8`` here. Moments
+    are float32 for float16 and bfloat16 variables, and so is the arithmetic of a step, weight decay included: a
+    variable is rounded once.
 
     Parameters
     ----------
@@ -40,8 +40,8 @@ class SETAdam(keras.optimizers.Optimizer):  # type: ignore[misc]
     weight_decay : λ ≥ 0, or None for 0. As everywhere in Keras it is decoupled: θ is multiplied by 1 - ηλ.
         `exclude_from_weight_decay` chooses the variables that do not decay.
     decoupled_weight_decay : False adds λθ to the gradient instead, after clipping, so that it enters both moments.
-    layer_axes : the axes of a variable that make one layer; None for all. A dict gives them by variable: the first of its
-        regular expressions that is found in the variable's path counts, ``{"experts/kernel": (1, 2)}`` for example.
+    layer_axes : the axes of a variable that make one layer; None for all. A dict gives them by variable: the first of
+        its regular expressions that is found in the variable's path counts, ``{"experts/kernel": (1, 2)}`` for example.
     cos_power : power n ≥ 0 of the cosine in γ = cosⁿ∠(v, 1). The paper's is 2; 0 switches down-scaling off.
     eps_inside_sqrt : False adds ε after the square root, as Adam does (an ablation).
     clipnorm, clipvalue, global_clipnorm, use_ema, ema_momentum, ema_overwrite_frequency, loss_scale_factor, \
@@ -49,9 +49,9 @@ gradient_accumulation_steps, name : as in `keras.optimizers.Optimizer`.
 
     Raises
     ------
-    TypeError, ValueError : a hyperparameter of the wrong type or out of its range; in `apply`, before anything is changed,
-        a gradient of another shape than its variable; in `build`, a variable that is not real floating-point, an ε or λ
-        that its compute dtype cannot represent, axes that it does not have.
+    TypeError, ValueError : a hyperparameter of the wrong type or out of its range; in `apply`, before anything is
+        changed, a gradient of another shape than its variable; in `build`, a variable that is not real floating-point,
+        an ε or λ that its compute dtype cannot represent, axes that it does not have.
 
     Examples
     --------
@@ -98,7 +98,7 @@ gradient_accumulation_steps, name : as in `keras.optimizers.Optimizer`.
         keras.optimizers.Optimizer.learning_rate.fset(self, value)
 
     def build(self, variables: Sequence[Any]) -> None:
-        """Create the moments of these variables: ``momentum`` (m) and ``velocity`` (v), with their shapes and layouts."""
+        """Create the moments: ``momentum`` (m) and ``velocity`` (v), with the shapes and layouts of the variables."""
         if self.built:
             return
         hp = self._hyperparameters()
@@ -160,7 +160,7 @@ gradient_accumulation_steps, name : as in `keras.optimizers.Optimizer`.
             axes = {pattern: x if x is None else list(x) for pattern, x in axes.items()}
         elif axes is not None:
             axes = list(axes)
-        return super().get_config() | {
+        config: dict[str, Any] = super().get_config() | {
             "beta_1": self.beta_1,
             "beta_2": self.beta_2,
             "epsilon": self.epsilon,
@@ -170,13 +170,14 @@ gradient_accumulation_steps, name : as in `keras.optimizers.Optimizer`.
             "cos_power": self.cos_power,
             "eps_inside_sqrt": self.eps_inside_sqrt,
         }
+        return config
 
     def _apply_weight_decay(self, variables: Sequence[Any]) -> None:
-        """Nothing: `update_step` applies it, so that a 16-bit variable is rounded once, and λθ can be in the gradient."""
+        """Nothing: `update_step` decays, so that a 16-bit variable is rounded once, and λθ can be in the gradient."""
 
     def _hyperparameters(self) -> Hyperparameters:
         """The attributes, checked. The learning rate is not among them: it changes, and may be traced."""
-        return _renamed(
+        hp: Hyperparameters = _renamed(
             Hyperparameters,
             beta1=self.beta_1,
             beta2=self.beta_2,
@@ -187,6 +188,7 @@ gradient_accumulation_steps, name : as in `keras.optimizers.Optimizer`.
             cos_power=self.cos_power,
             eps_inside_sqrt=self.eps_inside_sqrt,
         )
+        return hp
 
     def _layer(self, variable: Any, hp: Hyperparameters) -> Layer:
         """How to compute on a variable. TypeError or ValueError if a step of it is not defined."""
@@ -214,10 +216,9 @@ gradient_accumulation_steps, name : as in `keras.optimizers.Optimizer`.
             raise ValueError(f"grads must have one entry for each of {len(variables)} variables, got {len(grads)}")
         for gradient, variable in zip(grads, variables, strict=False):
             got, shape = getattr(gradient, "shape", None), tuple(variable.shape)
-            known = (
-                got is not None and getattr(got, "rank", 0) is not None
-            )  # TensorFlow's may be unknown while it traces
-            if known and (len(got) != len(shape) or any(n not in (None, d) for n, d in zip(got, shape, strict=True))):
+            if got is None or getattr(got, "rank", 0) is None:  # None; or TensorFlow does not know it while it traces
+                continue
+            if len(got) != len(shape) or any(n not in (None, d) for n, d in zip(got, shape, strict=True)):
                 raise ValueError(f"the gradient of {_path(variable)!r} must have shape {shape}, got {tuple(got)}")
 
 

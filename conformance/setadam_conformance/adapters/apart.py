@@ -26,7 +26,7 @@ class Apart:
     framework: str
     target: str  # "module:Class"
     needs: tuple[str, ...] = ()  # modules; ImportError for the first that is not installed
-    environment: Mapping[str, str] = {}  # set there
+    environment: tuple[tuple[str, str], ...] = ()  # variables that are set there
     capabilities: Capabilities
 
     def __init__(self, device: str = "cpu") -> None:
@@ -37,7 +37,7 @@ class Apart:
             [sys.executable, "-c", f"from {__name__} import serve; serve()"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **self.environment},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **dict(self.environment)},
         )
         try:
             self.capabilities = self._ask("make", self.target, device)

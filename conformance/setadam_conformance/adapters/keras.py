@@ -13,7 +13,7 @@ class KerasTorch(Apart):
     framework = "keras"
     target = "setadam_keras.conformance:KerasAdapter"
     needs = ("keras", "torch")
-    environment = {"KERAS_BACKEND": "torch"}
+    environment = (("KERAS_BACKEND", "torch"),)
 
 
 class KerasJAX(KerasTorch):
@@ -21,7 +21,7 @@ class KerasJAX(KerasTorch):
 
     name = "keras:jax"
     needs = ("keras", "jax")
-    environment = {"KERAS_BACKEND": "jax"}
+    environment = (("KERAS_BACKEND", "jax"),)
 
 
 class KerasTensorFlow(KerasTorch):
@@ -29,4 +29,4 @@ class KerasTensorFlow(KerasTorch):
 
     name = "keras:tensorflow"
     needs = ("keras", "tensorflow")
-    environment = {"KERAS_BACKEND": "tensorflow"}
+    environment = (("KERAS_BACKEND", "tensorflow"),)
