@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from html import unescape
 from itertools import chain
 from pathlib import Path
 from types import ModuleType
@@ -308,6 +309,28 @@ def test_e_stops_mattering_over_training(page: chromium.Browser, address: str) -
     share = {int(name): row[1] for name, row in rows.items()}
     assert share[10] == 1
     assert share[200] < 0.01
+
+
+@needs_chromium
+def test_what_docs_play_says_of_its_links(page: chromium.Browser, address: str) -> None:
+    """Each opens the settings that it names, and the ratios are about those that are given."""
+    links = re.findall(r'<a href="(#[^"]+)">', (DOCS / "play.md").read_text(encoding="utf-8"))
+    ratios = {}
+    for link in [unescape(link) for link in links]:
+        page.open(address + link)
+        state = check(page)
+        for name, text in re.findall(r"(\w+)=([\w.-]+)", link):
+            assert state[name] == (text if name == "layer" else float(text)), link
+        ratios[link] = [row[3] for row in tables(page)["Stepsizes after each operation"].values()]
+    five = ratios["#layer=five"]
+    assert [round(five[0]), round(five[3])] == [15, 3]
+    no_e = ratios["#layer=five&E=0"]
+    np.testing.assert_allclose(no_e[1], no_e[0], rtol=1e-3)  # up to ε
+    assert no_e[3] > 1.9 * no_e[1]
+    np.testing.assert_allclose(ratios["#layer=five&eps=1e-16"], no_e, rtol=2e-3)
+    np.testing.assert_allclose(ratios["#layer=five&scale=1e-3"][2:], 1, rtol=1e-3)
+    np.testing.assert_allclose(ratios["#layer=five&scale=1e-3&eps=1e-14"][2:], five[2:], rtol=RTOL)
+    assert ratios["#layer=weights&step=200&eps=1e-6"][2] < ratios["#layer=weights&step=200"][2] / 5
 
 
 @needs_chromium

@@ -104,15 +104,15 @@ function check(param, grad, { m, v, t }, hp, dtype) {
   };
   must(Object.hasOwn(DTYPES, dtype), "dtype", Object.keys(DTYPES).join(" or "), dtype);
   const { tiny, huge } = DTYPES[dtype];
-  const number = (name, allowed, holds) => must(typeof hp[name] === "number" && holds(hp[name]), name, allowed, hp[name]);
-  const between = (name, from, to) => number(name, `from ${from} to ${to}`, (x) => x >= from && x <= to);
+  const real = (name, allowed, holds) => must(typeof hp[name] === "number" && holds(hp[name]), name, allowed, hp[name]);
+  const between = (name, from, to) => real(name, `from ${from} to ${to}`, (x) => x >= from && x <= to);
   for (const [name, x] of Object.entries({ grad, m, v }))
     must(x.length === param.length, name, `as long as param, ${param.length}`, x.length);
   must(Number.isInteger(t) && t >= 0, "t", "a whole number ≥ 0", t);
   for (const name of ["lr", "weight_decay"]) between(name, 0, huge);
   between("eps", tiny, huge);
   between("cos_power", 0, Number.MAX_VALUE);
-  for (const name of ["beta1", "beta2", "tau"]) number(name, "in [0, 1)", (x) => x >= 0 && x < 1);
+  for (const name of ["beta1", "beta2", "tau"]) real(name, "in [0, 1)", (x) => x >= 0 && x < 1);
   for (const name of ["decoupled_weight_decay", "maximize", "eps_inside_sqrt"])
     must(typeof hp[name] === "boolean", name, "true or false", hp[name]);
 }
