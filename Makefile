@@ -7,11 +7,13 @@
 #   make test-oldest                          tests with the oldest releases that pyproject.toml allows, without torch
 #   make test-oldest TORCH=1                  torch's oldest, too: its Linux build draws 3 GB of CUDA libraries
 #   make test-python PYTHON=python3.13        tests of the core, NumPy, JAX and the kit on another Python
+#   make test-clients                         every snippet of docs/trainers.md, with the trainers; the step in JavaScript
 #   make census                               judge published Adams, and write docs/census.md
 #   make docs                                 the documentation, into site/; warnings are errors
 #   make figures                              its pictures and tables anew, from the code
 #   make dist                                 what a release uploads, into dist/, checked
 #   make bench ARGS="--write NAME"            every path against its peers, into benchmarks/results/
+#   make gpu                                  on a GPU: its tests, the kit, figures, into benchmarks/results/
 #   make study STUDY=compare                  a study of examples/experiments: compare, ablation, angles, effects or paper
 BACKENDS ?= numpy strict dask torch jax onnx
 PYTHON ?= python3
@@ -31,7 +33,7 @@ FOR_DOCS := $(call stamp,docs jax torch)
 FOR_TESTS := $(call stamp,dev fast $(FRAMEWORKS) $(addprefix test,$(FRAMEWORKS)))
 
 .DEFAULT_GOAL := help
-.PHONY: help conformance census test test-heavy test-oldest test-python docs figures lint format clean study bench dist
+.PHONY: help conformance census test test-heavy test-oldest test-python test-clients docs figures lint format clean study bench dist gpu
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -83,6 +85,19 @@ test-python: $(OTHER)/.installed
 	$(OTHER)/$(SCRIPTS)/python -m pytest -n 2 --dist loadgroup -m "not heavy" $(VERSION_TESTS) $(ARGS)
 	$(OTHER)/$(SCRIPTS)/setadam-conformance run --profile quick $(VERSION_BACKENDS)
 
+# timm without torchvision, whose Linux builds need CUDA's libraries; onnxruntime-node where there is npm, and without the
+# scripts of its installation, which would download CUDA's provider.
+CLIENTS := .venv-clients
+$(CLIENTS)/.installed: pyproject.toml constraints.txt
+	test -x $(CLIENTS)/$(SCRIPTS)/python || $(PYTHON) -m venv $(CLIENTS)
+	$(CLIENTS)/$(SCRIPTS)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[clients]'
+	$(CLIENTS)/$(SCRIPTS)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps timm
+	! command -v npm || npm install --silent --prefix $(CLIENTS) --ignore-scripts --no-audit --no-fund onnxruntime-node@1.30.0
+	touch $@
+
+test-clients: $(CLIENTS)/.installed
+	$(CLIENTS)/$(SCRIPTS)/python -m pytest tests/clients $(ARGS)
+
 # An environment of its own: these libraries are many, and none of them is needed here otherwise.
 .venv-census/.installed: pyproject.toml constraints.txt conformance/census/install.py
 	test -x .venv-census/$(SCRIPTS)/python || $(PYTHON) -m venv .venv-census
@@ -108,6 +123,13 @@ dist: $(call stamp,dev)
 	rm -rf dist
 	$(BIN)/python -m build
 	$(BIN)/python -m twine check --strict dist/*
+
+# Nothing is installed where there is no driver, and so no device: the command says what it would have run, and ends well.
+# JAX finds a device only with its own plugin: .venv/bin/python -m pip install "jax[cuda13]"
+HAS_GPU := $(shell command -v nvidia-smi)
+FOR_GPU := $(call stamp,cupy dev fast jax testcupy testjax testtorch torch)
+gpu: $(if $(HAS_GPU),$(FOR_GPU))
+	$(if $(HAS_GPU),$(BIN)/python,$(PYTHON)) -m benchmarks.gpu $(ARGS)
 
 bench: $(call stamp,conformance fast jax plot torch)
 	$(BIN)/python -m benchmarks $(ARGS)
