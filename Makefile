@@ -15,7 +15,7 @@
 #   make bench ARGS="--write NAME"            every path against its peers, into benchmarks/results/
 #   make gpu                                  on a GPU: its tests, the kit, figures, into benchmarks/results/
 #   make study STUDY=compare                  a study of examples/experiments: compare, ablation, angles, effects or paper
-BACKENDS ?= numpy strict dask torch jax onnx
+BACKENDS ?= numpy strict dask torch jax onnx keras
 PYTHON ?= python3
 ARGS ?=
 
@@ -26,7 +26,11 @@ SCRIPTS := $(if $(filter Windows_NT,$(OS)),Scripts,bin)
 BIN := .venv/$(SCRIPTS)
 # Of the names in BACKENDS these are extras of the distribution; the others come with the kit. Each has
 # a twin of what its tests need beside it.
-FRAMEWORKS := $(filter torch jax cupy onnx,$(BACKENDS))
+FRAMEWORKS := $(filter torch jax cupy onnx keras,$(BACKENDS))
+# Keras runs on another framework. It is judged on those that are there, and JAX is the one that is small everywhere.
+ifeq ($(filter torch jax keras,$(FRAMEWORKS)),keras)
+FRAMEWORKS += jax
+endif
 stamp = .venv/.installed-$(subst $(space),-,$(sort $(1)))
 FOR_CONFORMANCE := $(call stamp,conformance fast $(FRAMEWORKS))
 FOR_DOCS := $(call stamp,docs jax torch)

@@ -41,6 +41,7 @@ _METHODS = ("from_numpy", "to_numpy", "step")
 _DISTRIBUTIONS = {
     "strict": ("array-api-strict",),
     "jax": ("jax", "jaxlib", "optax"),
+    "keras": ("keras", "torch", "jax", "tensorflow"),
     "onnx": ("ndonnx", "onnx", "onnxruntime"),
     **LIBRARIES,
 }
