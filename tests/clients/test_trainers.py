@@ -126,6 +126,10 @@ state = optimizer.init(eqx.filter(half, eqx.is_inexact_array))
 half, _, _ = train_step(half, state, jnp.ones((8, 4), jnp.bfloat16))
 assert {x.dtype for x in jax.tree.leaves(eqx.filter(half, eqx.is_array))} == {jnp.dtype("bfloat16")}
 """,
+    "Keras": """
+assert type(model.optimizer) is SETAdam
+assert int(model.optimizer.iterations) == 8
+""",
 }
 
 
