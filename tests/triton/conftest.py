@@ -3,7 +3,8 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))  # for steps.py and interpreted.py
+# For steps.py and interpreted.py, and for tests/ptx.py.
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
 collect_ignore = []
 if find_spec("torch") is None or find_spec("triton") is None:  # test_interpreter.py says so

@@ -8,6 +8,7 @@ import subprocess
 
 import pytest
 import triton
+from ptx import ROOT, loads_after
 from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
@@ -76,15 +77,6 @@ def atomics(ptx):
     return re.findall(r"\b((?:atom|red)\.[\w.:]+)", ptx)
 
 
-def loads_after_a_root(ptx):
-    """Loads that follow a root or a division without a branch's target in between: they are issued later."""
-    late = []
-    for block in re.split(r"^\$L__BB\w+:", ptx, flags=re.MULTILINE):
-        begun = re.search(r"\b(sqrt|div)\.rn\.f", block)
-        late += re.findall(r"\bld\.global\S*", block[begun.start() :]) if begun else []
-    return late
-
-
 @pytest.mark.parametrize(("dtype", "sm"), COMPILED)
 def test_moments(dtype, sm, tmp_path):
     ptx = compiled("moments", dtype, sm)
@@ -118,14 +110,14 @@ def test_descend(dtype, sm, tmp_path):
     short = {"bfloat16": "bf16", "float16": "f16"}.get(dtype)
     if short is not None and sm >= 80:  # the older one has no instruction for bfloat16
         assert re.search(rf"cvt\.rn\.{short}(x2)?\.f32", ptx)  # to nearest, not truncated
-    assert loads_after_a_root(ptx) == []
+    assert loads_after(ROOT, ptx) == []
     assert words(ptx, "ld") == {"float64": [2 * (3 + 2), 0], "float32": [3 + 2, 0]}.get(dtype, [2 + 2, 1])
     assert registers(ptx, sm, tmp_path) <= (72 if dtype == "float64" else 64 if sm == 75 else 48)
 
 
 def test_a_late_load_is_found():
     late = "$L__BB0_1:\n ld.global.f32 %f1;\n sqrt.rn.f32 %f2;\n ld.global.v4.f32 %f3;\n"
-    assert loads_after_a_root(late + "$L__BB0_2:\n ld.global.f32 %f4;") == ["ld.global.v4.f32"]
+    assert loads_after(ROOT, late + "$L__BB0_2:\n ld.global.f32 %f4;") == ["ld.global.v4.f32"]
 
 
 @pytest.mark.parametrize(

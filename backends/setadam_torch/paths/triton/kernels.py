@@ -18,7 +18,8 @@ No result depends on which chunk is the last: it adds up all chunks, itself incl
 """
 
 # `and` evaluates both sides of a value on the device, and what follows an `if` is compiled even if that returns.
-# ruff: noqa: RET505, SIM102, SIM108
+# A dtype that is a constexpr stands on the left: in Triton 3.3 a dtype is unequal to every constexpr on its right.
+# ruff: noqa: RET505, SIM102, SIM108, SIM300
 import triton
 import triton.language as tl
 
@@ -120,11 +121,11 @@ def _lanes(start, count, head, gap, LANES: tl.constexpr, HOW: tl.constexpr):
 
 
 @triton.jit
-def _pointer(address, DTYPE: tl.constexpr, WORD: tl.constexpr, ALIGNED: tl.constexpr):
-    """The pointer to an address, which is one of a word of WORD coordinates if it is ALIGNED."""
+def _pointer(address, DTYPE: tl.constexpr, BYTES: tl.constexpr, ALIGNED: tl.constexpr):
+    """The pointer to an address, which is a multiple of BYTES if it is ALIGNED."""
     pointer = address.to(tl.pointer_type(DTYPE))
     if ALIGNED:
-        pointer = tl.multiple_of(pointer, WORD * DTYPE.primitive_bitwidth // 8)
+        pointer = tl.multiple_of(pointer, BYTES)
     return pointer
 
 
@@ -142,7 +143,7 @@ def _cut(begin, end, m_at, v_at, COMPUTE: tl.constexpr):
 
     No coordinate is in a word if m and v lie to words in different ways.
     """
-    BYTES: tl.constexpr = COMPUTE.primitive_bitwidth // 8
+    BYTES: tl.constexpr = 8 if COMPUTE == tl.float64 else 4
     WORD: tl.constexpr = 16 // BYTES
     size = (end - begin).to(tl.int32)
     first = m_at + begin * BYTES
@@ -152,12 +153,6 @@ def _cut(begin, end, m_at, v_at, COMPUTE: tl.constexpr):
         head = head * 0
         inner = inner * 0
     return head, inner, size - inner
-
-
-@triton.jit
-def _is_word(address, COMPUTE: tl.constexpr, DTYPE: tl.constexpr):
-    """Whether as many coordinates of a DTYPE as m has in a 16-byte word are a word at this address."""
-    return (address & (16 * DTYPE.primitive_bitwidth // COMPUTE.primitive_bitwidth - 1)) == 0
 
 
 # ---- the first pass
@@ -174,12 +169,13 @@ def _some_moments(
     float64 sums are relative to max v. Those of float32 need no scale, since in double no square of a float32 over- or
     underflows: their high is 1.
     """
-    WORD: tl.constexpr = 128 // COMPUTE.primitive_bitwidth
+    WORD: tl.constexpr = 2 if COMPUTE == tl.float64 else 4
+    SHORT: tl.constexpr = 16 if PARAM == COMPUTE else 8  # bytes of as many coordinates of θ or g
     count = _count(count, WORD, HOW)
-    theta = _pointer(theta_at, PARAM, WORD, HOW == WORDS)
-    grad = _pointer(grad_at, PARAM, WORD, HOW == WORDS)
-    first = _pointer(m_at, COMPUTE, WORD, HOW != EDGES)
-    second = _pointer(v_at, COMPUTE, WORD, HOW != EDGES)
+    theta = _pointer(theta_at, PARAM, SHORT, HOW == WORDS)
+    grad = _pointer(grad_at, PARAM, SHORT, HOW == WORDS)
+    first = _pointer(m_at, COMPUTE, 16, HOW != EDGES)
+    second = _pointer(v_at, COMPUTE, 16, HOW != EDGES)
     high = tl.zeros([LANES], COMPUTE)
     low = tl.full([LANES], INFINITY, COMPUTE)
     s1 = tl.zeros([LANES], tl.float64)
@@ -203,14 +199,14 @@ def _some_moments(
         tl.store(first + at, m, mask=there)
         tl.store(second + at, v, mask=there)
         low = tl.minimum(low, tl.where(there, v, INFINITY))
-        if tl.float64 == COMPUTE:
+        if COMPUTE == tl.float64:
             high = tl.maximum(high, v)
         else:
             wide = v.to(tl.float64)
             s1 += wide
             s2 += wide * wide
     highest = tl.full([], 1.0, tl.float64)
-    if tl.float64 == COMPUTE:  # from the cache, now that the largest is known
+    if COMPUTE == tl.float64:  # from the cache, now that the largest is known
         highest = tl.max(high, axis=0)
         scale = _scale(highest)
         tl.debug_barrier()
@@ -233,8 +229,9 @@ def _chunk_moments(
     PARAM: tl.constexpr, COMPUTE: tl.constexpr, LANES: tl.constexpr, MAXIMIZE: tl.constexpr, COUPLED: tl.constexpr,
 ):  # fmt: skip
     """Update m and v of coordinates begin … end - 1 of a layer; their Parts, NaN if one of them is not finite."""
-    BYTES: tl.constexpr = COMPUTE.primitive_bitwidth // 8
-    SHORT: tl.constexpr = PARAM.primitive_bitwidth // 8
+    BYTES: tl.constexpr = 8 if COMPUTE == tl.float64 else 4
+    SHORT: tl.constexpr = BYTES if PARAM == COMPUTE else 2
+    WORD: tl.constexpr = 16 // BYTES
     theta_at = _entry(table, layers, THETA, layer) + begin * SHORT
     grad_at = _entry(table, layers, GRAD, layer) + begin * SHORT
     m_at = _entry(table, layers, M, layer)
@@ -255,9 +252,9 @@ def _chunk_moments(
     s2 = tl.full([], 0.0, tl.float64)
     low = tl.full([], INFINITY, tl.float64)
     if inner > 0:
-        in_words = _is_word(grad_at + head * SHORT, COMPUTE, PARAM)
+        in_words = (grad_at + head * SHORT) % (WORD * SHORT) == 0
         if COUPLED:
-            in_words = in_words & _is_word(theta_at + head * SHORT, COMPUTE, PARAM)
+            in_words = in_words & ((theta_at + head * SHORT) % (WORD * SHORT) == 0)
         if in_words:
             high, s1, s2, low = _some_moments(
                 theta_at + head * SHORT, grad_at + head * SHORT, m_at + head * BYTES, v_at + head * BYTES,
@@ -274,7 +271,7 @@ def _chunk_moments(
             PARAM, COMPUTE, LANES, MAXIMIZE, COUPLED, EDGES,
         )  # fmt: skip
         low = tl.minimum(low, d)
-        if tl.float64 == COMPUTE:
+        if COMPUTE == tl.float64:
             whole = _scale(tl.maximum(high, a))
             ours = high / whole
             theirs = a / whole
@@ -314,7 +311,7 @@ def _combined(partials, chunks, first, last, COMPUTE: tl.constexpr, LANES: tl.co
     s1 = tl.zeros([LANES], tl.float64)
     s2 = tl.zeros([LANES], tl.float64)
     high = tl.full([], 1.0, tl.float64)
-    if tl.float64 == COMPUTE:
+    if COMPUTE == tl.float64:
         highs = tl.zeros([LANES], tl.float64)
         for start in range(first, last, LANES):
             highs = tl.maximum(highs, _part(partials, HIGH, chunks, start + lane, last, 0.0))
@@ -325,7 +322,7 @@ def _combined(partials, chunks, first, last, COMPUTE: tl.constexpr, LANES: tl.co
         x1 = _part(partials, S1, chunks, at, last, 0.0)
         x2 = _part(partials, S2, chunks, at, last, 0.0)
         lows = tl.minimum(lows, _part(partials, LOW, chunks, at, last, INFINITY))
-        if tl.float64 == COMPUTE:
+        if COMPUTE == tl.float64:
             ratio = _part(partials, HIGH, chunks, at, last, 0.0) / scale
             x1 = x1 * ratio
             x2 = x2 * (ratio * ratio)
@@ -333,7 +330,7 @@ def _combined(partials, chunks, first, last, COMPUTE: tl.constexpr, LANES: tl.co
         s2 += x2
     total = tl.sum(s1, axis=0)
     low = tl.min(lows, axis=0)
-    if tl.float64 != COMPUTE:
+    if COMPUTE != tl.float64:
         high = tl.where(total == 0.0, 0.0, high)
     lost = total != total
     return tl.where(lost, total, high), total, tl.sum(s2, axis=0), tl.where(lost, total, low)
@@ -475,11 +472,12 @@ def _some_descend(
     """Update θ of some coordinates from these addresses on. All loads come first: a root branches, and nothing that
     follows it in the source is under way before it is done.
     """
-    WORD: tl.constexpr = 128 // COMPUTE.primitive_bitwidth
+    WORD: tl.constexpr = 2 if COMPUTE == tl.float64 else 4
+    SHORT: tl.constexpr = 16 if PARAM == COMPUTE else 8  # bytes of as many coordinates of θ or g
     count = _count(count, WORD, HOW)
-    param = _pointer(theta_at, PARAM, WORD, HOW == WORDS)
-    first = _pointer(m_at, COMPUTE, WORD, HOW != EDGES)
-    second = _pointer(v_at, COMPUTE, WORD, HOW != EDGES)
+    param = _pointer(theta_at, PARAM, SHORT, HOW == WORDS)
+    first = _pointer(m_at, COMPUTE, 16, HOW != EDGES)
+    second = _pointer(v_at, COMPUTE, 16, HOW != EDGES)
     for start in range(0, count, LANES):
         at, there = _lanes(start, count, head, gap, LANES, HOW)
         v = tl.load(second + at, mask=there, other=1.0)
@@ -498,8 +496,9 @@ def _chunk_descend(
     PARAM: tl.constexpr, COMPUTE: tl.constexpr, LANES: tl.constexpr, EPS_INSIDE: tl.constexpr, DECOUPLED: tl.constexpr,
 ):  # fmt: skip
     """Update θ of coordinates begin … end - 1 of a layer."""
-    BYTES: tl.constexpr = COMPUTE.primitive_bitwidth // 8
-    SHORT: tl.constexpr = PARAM.primitive_bitwidth // 8
+    BYTES: tl.constexpr = 8 if COMPUTE == tl.float64 else 4
+    SHORT: tl.constexpr = BYTES if PARAM == COMPUTE else 2
+    WORD: tl.constexpr = 16 // BYTES
     theta_at = _entry(table, layers, THETA, layer) + begin * SHORT
     m_at = _entry(table, layers, M, layer)
     v_at = _entry(table, layers, V, layer)
@@ -512,7 +511,7 @@ def _chunk_descend(
     shrink = tl.load(coefficients + SHRINK * layers + layer, cache_modifier=".cg").to(COMPUTE)
     e = eps.to(COMPUTE)
     if inner > 0:
-        if _is_word(theta_at + head * SHORT, COMPUTE, PARAM):
+        if (theta_at + head * SHORT) % (WORD * SHORT) == 0:
             _some_descend(
                 theta_at + head * SHORT, m_at + head * BYTES, v_at + head * BYTES, inner, 0, 0,
                 scale, shift, rate, shrink, e, PARAM, COMPUTE, LANES, EPS_INSIDE, DECOUPLED, WORDS,
