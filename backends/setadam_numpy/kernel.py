@@ -58,7 +58,7 @@ def why_not(dtype: str = "float32") -> str | None:
 class Threads(NamedTuple):
     """Who takes a step."""
 
-    count: int
+    number: int
     openmp: int = 0  # the address of GOMP_parallel, where they are OpenMP's; 0 for a team of the kernel's own
 
 
@@ -123,7 +123,7 @@ def step_layers(
 def step(layers: Layers, ts: Any, hp: Hyperparameters, *, threads: Threads | int | None = None) -> None:
     """One step of all layers, in place. ts: the count of this step, a number for each layer, or one for all."""
     team = _granted(threads)
-    plan = _plan(layers.sizes.tobytes(), "step", team.count)
+    plan = _plan(layers.sizes.tobytes(), "step", team.number)
     each = np.empty((3, len(layers.sizes)))
     each[0] = ts
     _run(layers, plan, np.empty((plan.first[-1], 4)), each, hp, 0, team)
@@ -137,7 +137,7 @@ def moments(layers: Layers, hp: Hyperparameters, *, threads: Threads | int | Non
     Parts : of what is here of each layer, float64 arrays of shape (layers,).
     """
     team = _granted(threads)
-    plan = _plan(layers.sizes.tobytes(), "moments", team.count)
+    plan = _plan(layers.sizes.tobytes(), "moments", team.number)
     parts = np.empty((plan.first[-1], 4))
     unused = np.empty((3, len(layers.sizes)))
     _run(layers, plan, parts, unused, hp, 0, team)
@@ -149,7 +149,7 @@ def descend(
 ) -> None:
     """The second pass: update θ in place, given γ and min v of each whole layer, after `moments`. No g is read."""
     team = _granted(threads)
-    plan = _plan(layers.sizes.tobytes(), "descend", team.count)
+    plan = _plan(layers.sizes.tobytes(), "descend", team.number)
     each = np.empty((3, len(layers.sizes)))
     each[0], each[1], each[2] = ts, gammas, lows
     _run(layers, plan, np.empty((0, 4)), each, hp, 1 << 62, team)
@@ -184,15 +184,15 @@ def _run(
     progress = np.zeros(OF_LAYERS + len(layers.sizes) + plan.first[-1], np.int64)
     if done:
         progress[OF_LAYERS:] = done
-    progress[THREADS] = team.count
+    progress[THREADS] = team.number
     stored, coefficients = _STORED[layers.dtype], _coefficients(hp, COMPUTE_DTYPE[layers.dtype])
     table, sizes = np.ascontiguousarray(layers.table), np.ascontiguousarray(layers.sizes)
     arrays = (plan.tasks, progress, table, sizes, plan.first, parts, *each, *coefficients)
-    threads = min(team.count, len(plan.tasks))
+    threads = min(team.number, len(plan.tasks))
     if threads < 2 or (team.openmp and plan.coordinates < _WORTH_SHARING):
         run(stored, *arrays)
     elif team.openmp:  # all of them: another number than the framework's would end some, and start them again
-        _team.run_by_openmp(team.openmp, team.count, stored, *arrays)
+        _team.run_by_openmp(team.openmp, team.number, stored, *arrays)
     elif _team.exists():
         _team.run(threads, plan.coordinates, stored, *arrays)
     else:

@@ -105,7 +105,7 @@ def test_demanding_the_kernel(kernel):
 
 
 def test_demanding_what_is_missing(monkeypatch):
-    missing = SimpleNamespace(why_not=lambda dtype: 'the compiled CPU kernel needs Numba: pip install numba')
+    missing = SimpleNamespace(why_not=lambda dtype: "the compiled CPU kernel needs Numba: pip install numba")
     monkeypatch.setattr(fused_path, "kernel", missing)
     with pytest.raises(RuntimeError, match="pip install numba"):
         SETAdam([ones(3)], fused=True)

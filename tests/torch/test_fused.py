@@ -158,7 +158,7 @@ def test_grad_scaler(overflow, unscale_first):
 
 
 def test_without_the_kernel_only_an_explicit_wish_fails(monkeypatch):
-    monkeypatch.setattr(CPUKernel, "missing", lambda *_: 'it needs Numba: pip install numba')
+    monkeypatch.setattr(CPUKernel, "missing", lambda *_: "it needs Numba: pip install numba")
     run(SETAdam(params()), 1)
     with pytest.raises(RuntimeError, match=r"parameter 0 of group 0: fused=True cannot be had: .*pip install numba"):
         SETAdam(params(), fused=True)

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import numpy as np
@@ -161,7 +162,7 @@ def _without_storage() -> Iterator[None]:
 
     It may fail to write there, so it gets a folder that cannot exist.
     """
-    before = storage_directory(intent_to_write=False)
+    before: Any = storage_directory(intent_to_write=False)
     set_hypothesis_home_dir(Path(os.devnull, "hypothesis"))
     try:
         yield
