@@ -48,6 +48,7 @@ def tiny(study, monkeypatch):
     monkeypatch.setitem(store.CONFIG["ablation"], "lr", [1e-2])
     monkeypatch.setitem(store.CONFIG["angles"], "every", 5)
     effects = {"tasks": ["tiny"], "seeds": [1, 2], "tuning_seeds": [0, 3], "lr": [1e-3, 1e-2], "floor": [1e-8, 1e-4]}
+    monkeypatch.setitem(store.CONFIG["effects"], "coarse_too", ["tiny"])
     for name, value in {**effects, "every": 5}.items():
         monkeypatch.setitem(store.CONFIG["effects"], name, value)
     from concurrent.futures import ThreadPoolExecutor
