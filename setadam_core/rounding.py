@@ -116,8 +116,12 @@ def random_words(seed: Any, t: Any, layer: Any, indices: Array) -> Array:
     xp = array_namespace(indices)
     flat = xp.reshape(xp.astype(indices, xp.int32), (-1,))  # NumPy warns of wrapping 0-d numbers
     place = {"dtype": xp.int32, "device": device(indices)}
-    first, second = keys([_as_word(x, xp, place) for x in (seed, t, layer)])
-    return xp.reshape(scramble(flat * signed(_GOLDEN) + first, second), indices.shape)
+    return xp.reshape(mixed(flat, *keys([_as_word(x, xp, place) for x in (seed, t, layer)])), indices.shape)
+
+
+def mixed(indices: Array, first: Any, second: Any) -> Array:
+    """The words of indices, int32, under two keys."""
+    return scramble(indices * signed(_GOLDEN) + first, second)
 
 
 def keys(words: Sequence[Array]) -> tuple[Array, Array]:

@@ -9,7 +9,7 @@ import torch
 from torch.optim import Optimizer
 
 from setadam_core.layers import check_layer_axes
-from setadam_torch import scaler
+from setadam_torch import rounding, scaler
 from setadam_torch.checks import in_bulk
 from setadam_torch.checks.mesh import is_dtensor, waited
 from setadam_torch.checks.options import (
@@ -41,9 +41,8 @@ from setadam_torch.sharding.step import step as step_shards
 from setadam_torch.state import checkpoints
 from setadam_torch.state.statistics import statistics
 
-
 # torch's own check that a graph which captures a step is of capturable groups, by its name of today and its older one.
-_check_capture = getattr(
+_check_capture: Any = getattr(
     Optimizer, "_accelerator_graph_capture_health_check", getattr(Optimizer, "_cuda_graph_capture_health_check", None)
 )
 
@@ -78,6 +77,11 @@ class SETAdam(Optimizer):  # type: ignore[misc]  # torch is untyped where it is 
         experts stacked along axis 0.
     cos_power : n in γ = cosⁿ∠(v, 1). The paper's is 2; 0 switches down-scaling off.
     eps_inside_sqrt : False adds ε after the root, as Adam does.
+    stochastic_rounding : False rounds bfloat16 and float16 parameters to nearest. A seed, an int in [0, 2³²) (True: 0),
+        rounds them to one of their neighbours, at random and right on average (`setadam_core.rounding`), so that small
+        steps are not lost. Random numbers belong to the seed, the step, the parameter's index in the optimizer, and
+        the coordinate's place in the whole parameter: the same for each path, number of threads and of shards. Not
+        with differentiable.
     amsgrad : must be False. Callers that spell out the options of torch.optim.Adam pass it.
 
     Raises
@@ -111,6 +115,7 @@ class SETAdam(Optimizer):  # type: ignore[misc]  # torch is untyped where it is 
         layer_axes: Sequence[int] | None = None,
         cos_power: float = 2,
         eps_inside_sqrt: bool = True,
+        stochastic_rounding: bool | int = False,
         amsgrad: bool = False,
     ) -> None:
         refuse_amsgrad(amsgrad)
@@ -130,6 +135,7 @@ class SETAdam(Optimizer):  # type: ignore[misc]  # torch is untyped where it is 
             "layer_axes": layer_axes,
             "cos_power": cos_power,
             "eps_inside_sqrt": eps_inside_sqrt,
+            "stochastic_rounding": stochastic_rounding,
         }
         check_group(defaults)
         super().__init__(params, with_plain_betas(defaults))
@@ -173,15 +179,21 @@ class SETAdam(Optimizer):  # type: ignore[misc]  # torch is untyped where it is 
         if not compiling and self._at_once(scaled):
             return
         work: list[tuple[Group, Columns]] = []
+        places: list[Sequence[int]] = []
         if compiling:
             for group in self.param_groups:
                 columns = Columns([], [], [], [], [])
-                self._init_group(group, *columns)
+                places.append(self._init_group(group, *columns))
                 work.append((group, columns))
         else:
             checked = [self._checked(group) for group in self.param_groups]  # all, before anything is updated
             for group, (params, grads) in zip(self.param_groups, checked, strict=True):
                 work.append((group, self._columns(group, params, list(map(waited, grads)))))
+                places.append(self._places(group))
+        divides = scaled is not None and scaled.grad_scale is not None
+        rounding.around(work, places, lambda wide: self._step(wide, scaled), divides)
+
+    def _step(self, work: list[tuple[Group, Columns]], scaled: scaler.Scaler | None) -> None:
         for group, columns in step_shards(work):
             if scaled is not None:
                 scaler.step(group, columns, scaled)
@@ -191,6 +203,8 @@ class SETAdam(Optimizer):  # type: ignore[misc]  # torch is untyped where it is 
 
     def _at_once(self, scaled: scaler.Scaler | None) -> bool:
         """Whether a kernel took all layers, each of them in its usual form."""
+        if rounding.asked(self.param_groups):  # a kernel rounds to nearest
+            return False
         if scaled is None and at_once.step(self.param_groups, self.state):
             return True
         return on_gpu_at_once.step(self.param_groups, self.state, *(scaled or (None, None)))
@@ -211,11 +225,23 @@ class SETAdam(Optimizer):  # type: ignore[misc]  # torch is untyped where it is 
         exp_avgs: Tensors,
         exp_avg_sqs: Tensors,
         steps: Tensors,
-    ) -> None:
-        """Check a group and collect what has a gradient. torch.compile runs this eagerly, by its name."""
+    ) -> tuple[int, ...]:
+        """Check a group, collect what has a gradient, and return the places of these parameters. By its name,
+        torch.compile runs this eagerly.
+        """
         found = self._columns(group, *self._checked(group))
         for column, xs in zip((params, grads, exp_avgs, exp_avg_sqs, steps), found, strict=True):
             column += xs
+        return self._places(group)
+
+    def _places(self, group: Group) -> tuple[int, ...]:
+        """The places, among all parameters, of those of a group that have a gradient."""
+        first = 0
+        for other in self.param_groups:
+            if other is group:
+                break
+            first += len(other["params"])
+        return tuple([first + i for i, param in enumerate(group["params"]) if param.grad is not None])
 
     def _checked(self, group: Group) -> tuple[Tensors, Tensors]:
         """The parameters of a group that have a gradient, and these, all checked. Changes nothing."""

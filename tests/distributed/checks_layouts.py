@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from unittest import mock
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -13,9 +14,11 @@ from torch.distributed._functional_collectives import AsyncCollectiveTensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.debug import CommDebugMode
+from torch.distributed.tensor.placement_types import _StridedShard
 from torch.testing._internal.two_tensor import TwoTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from setadam_core import Rounding
 from setadam_torch import SETAdam
 
 SHAPES = [(5, 3), (1, 7), (), (0, 3), (130, 9)]
@@ -241,6 +244,45 @@ def what_does_not_fit_is_refused(_):
         with pytest.raises(error, match=f"head: .*{words}"):
             optimizer.step()
         assert (whole(p) == before).all()
+
+
+def rounded_stochastically(_):
+    """Each coordinate gets the bits of its place in the whole parameter. θ only decays, so that float32 is exact."""
+    world = dist.get_world_size()
+    mesh, cuts = init_device_mesh("cpu", (world,)), [[Shard(0)], [Shard(1)], [Replicate()]]
+    if world == 4:
+        mesh = init_device_mesh("cpu", (2, 2))
+        cuts = list(itertools.product([Shard(0), Shard(1), Replicate()], repeat=2))
+    for dtype in (torch.bfloat16, torch.float16):
+        params = parameters([(5, 3), (1, 7), (130, 9), (0, 3), (2, 3, 4)], mesh, cuts, dtype)
+        decay = {"lr": 0.5, "weight_decay": 2.0**-8, "decoupled_weight_decay": True}
+        optimizer = SETAdam(params, stochastic_rounding=9, **decay)
+        for t in range(1, 4):
+            for p in params:
+                p.grad = torch.zeros_like(p)
+            before = [whole(p) for p in params]
+            optimizer.step()
+            for place, (p, old) in enumerate(zip(params, before, strict=True)):
+                decayed = old.astype(np.float32) * np.float32(1 - 2.0**-9)
+                expected = Rounding(9, place).round(decayed, old.dtype, t).astype(old.dtype)
+                assert whole(p).tobytes() == expected.tobytes(), (place, p)
+        assert same_on_all(params)
+
+
+def rounded_where_places_are_not_known(_):
+    """Strided shards, of FSDP2 over tensor parallelism, are refused before anything changes."""
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    local = torch.ones(2, 3, dtype=torch.bfloat16)
+    p = DTensor.from_local(local, mesh, [_StridedShard(0, split_factor=2)], run_check=False)
+    p.grad = DTensor.from_local(torch.ones_like(local), mesh, p.placements, run_check=False)
+    with pytest.raises(ValueError, match="stochastic_rounding must be False for a parameter that is placed by other"):
+        SETAdam([p], stochastic_rounding=True)
+    optimizer = SETAdam([p])
+    optimizer.param_groups[0]["stochastic_rounding"] = 3
+    with pytest.raises(ValueError, match="stochastic_rounding must be False for a parameter that is placed by other"):
+        optimizer.step()
+    assert torch.equal(p._local_tensor, torch.ones_like(local))
+    assert not optimizer.state[p]
 
 
 def meshes_of_two_dimensions(_):

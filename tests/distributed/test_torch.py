@@ -22,6 +22,7 @@ ANY = [
     "checks_layouts.statistics_are_those_of_one_process",
     "checks_layouts.capturable_steps_read_nothing",
     "checks_layouts.what_does_not_fit_is_refused",
+    "checks_layouts.rounded_stochastically",
     "checks_wrappers.fsdp2_for_50_steps",
     "checks_wrappers.fsdp2_with_mixed_precision_and_offload",
     "checks_wrappers.tensor_parallel_layers",
@@ -32,6 +33,7 @@ ANY = [
     "checks_resume.resumed",
 ]
 TWO = [
+    "checks_layouts.rounded_where_places_are_not_known",
     "checks_wrappers.compiled_steps",
     "checks_wrappers.flattened_parameters_are_refused",
     "checks_resume.uninterrupted",

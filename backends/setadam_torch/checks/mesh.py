@@ -117,6 +117,18 @@ def check(param: Tensor, differentiable: bool) -> None:
         raise ValueError("differentiable must be False for a sharded parameter, got True")
 
 
+def check_places(param: Tensor) -> None:
+    """Refuse a DTensor for stochastic rounding, if the places of its local coordinates in the whole are not known."""
+    from torch.distributed.tensor import Replicate, Shard
+
+    for placement in param.placements:
+        if type(placement) not in (Replicate, Shard):
+            raise ValueError(
+                "stochastic_rounding must be False for a parameter that is placed by other than Shard and Replicate, "
+                f"got {placement}: a coordinate's random number belongs to its place in the whole"
+            )
+
+
 def check_gradient(param: Tensor, grad: Tensor) -> None:
     """Refuse a gradient that cannot be redistributed as its parameter is."""
     if is_dtensor(param) != is_dtensor(grad):

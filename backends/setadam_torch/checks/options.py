@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from setadam_core.hyperparameters import NUMBERS, SWITCHES, Hyperparameters, from_options
+from setadam_core.rounding import FORMATS, check_seed
 
 Tensor = Any  # torch.Tensor; torch is optional for the type checker
 Group = dict[str, Any]
@@ -23,6 +24,8 @@ def check_group(group: Group) -> Hyperparameters:
     for name in ("foreach", "fused"):
         if group[name] and group["differentiable"]:
             raise ValueError(f"{name} must be False or None with differentiable=True, got {name}=True")
+    if check_seed(group["stochastic_rounding"]) is not None and group["differentiable"]:
+        raise ValueError("stochastic_rounding must be False with differentiable=True, since it has no derivative")
     if group["foreach"] and group["fused"]:
         raise ValueError("foreach must be False or None with fused=True, got foreach=True")
     return hp
@@ -76,6 +79,11 @@ def asks_for_single(group: Group) -> bool:
     """Whether a group's options ask for one tensor after the other."""
     one_by_one = group["differentiable"] or (group["foreach"] is not None and not group["foreach"])
     return bool(one_by_one) and not leaves_choice_to_kernel(group)
+
+
+def is_rounded_stochastically(param: Tensor, group: Group) -> bool:
+    """Whether a parameter has a 16-bit dtype, and its group a seed."""
+    return check_seed(group["stochastic_rounding"]) is not None and str(param.dtype).removeprefix("torch.") in FORMATS
 
 
 def step_device(param: Tensor, group: Group) -> Any:

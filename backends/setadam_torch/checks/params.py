@@ -9,7 +9,7 @@ from setadam_core.hyperparameters import Hyperparameters
 from setadam_core.layers import check_layer_axes
 from setadam_core.plain import check_plain
 from setadam_torch.checks import memory, mesh
-from setadam_torch.checks.options import Group, step_device
+from setadam_torch.checks.options import Group, is_rounded_stochastically, step_device
 from setadam_torch.checks.tensors import Tensor, Tensors, compute_dtype, dtype_name, moment_dtype
 
 STATE = ("exp_avg", "exp_avg_sq", "step")
@@ -22,6 +22,8 @@ def check_whole(param: Tensor, group: Group) -> None:
     mesh.check_not_flattened(param, group["params"])
     if mesh.is_dtensor(param):
         mesh.check(param, group["differentiable"])
+        if is_rounded_stochastically(param, group):
+            mesh.check_places(param)
 
 
 def check_representable(params: Tensors, hp: Hyperparameters) -> None:

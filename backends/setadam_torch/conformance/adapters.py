@@ -3,7 +3,7 @@
 import copy
 import io
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 
 from setadam_conformance.cases.case import copied
 from setadam_conformance.protocol import Capabilities, LayerState, Native, NumPyArray
-from setadam_torch import SETAdam
+from setadam_torch import SETAdam, rounding
 from setadam_torch.checks.options import step_device
 from setadam_torch.checks.tensors import real
 from setadam_torch.paths.choice import by_path, why_no_kernel
@@ -30,7 +30,9 @@ class TorchSingle:
 
     name = "torch:single"
     framework = "torch"
-    capabilities = Capabilities(dtypes=DTYPES, devices=("cpu", "cuda"), in_place=True, reloads=RELOADS)
+    capabilities = Capabilities(
+        dtypes=DTYPES, devices=("cpu", "cuda"), stochastic_rounding="specified", in_place=True, reloads=RELOADS
+    )
     _foreach: bool | None = False
     _fused: bool | None = False
 
@@ -115,8 +117,7 @@ class TorchForeach(TorchSingle):
         optimizer = self.optimizer(params, hp, layer_axes)
         put(optimizer, params, grads, states)
         with torch.no_grad():
-            for group, columns in collected(optimizer):
-                Foreach.step(group, columns)
+            _take(optimizer, lambda group, columns: Foreach.step(group, columns))
         return list(params), states_of(optimizer, params)
 
 
@@ -163,9 +164,7 @@ class TorchTwoPasses(OwnChoice):
     ) -> tuple[list[Native], list[LayerState]]:
         optimizer = self.optimizer(params, hp, layer_axes)
         put(optimizer, params, grads, states)
-        for group, columns in collected(optimizer):
-            for path, part in by_path(group, columns).items():
-                two_passes(path, group, part)
+        _take(optimizer, _in_two_passes)
         return list(params), states_of(optimizer, params)
 
 
@@ -190,6 +189,22 @@ def collected(optimizer: Any) -> list[tuple[Any, Columns]]:
     for group, columns in work:
         optimizer._init_group(group, *columns)
     return work
+
+
+def _take(optimizer: Any, step: Callable[[Any, Columns], None]) -> None:
+    """A step of the optimizer, in which this function steps each group."""
+
+    def steps(work: rounding.Work) -> None:
+        for group, columns in work:
+            step(group, columns)
+
+    work = collected(optimizer)
+    rounding.around(work, [optimizer._places(group) for group, _ in work], steps, unscales=False)
+
+
+def _in_two_passes(group: Any, columns: Columns) -> None:
+    for path, part in by_path(group, columns).items():
+        two_passes(path, group, part)
 
 
 def states_of(optimizer: Any, params: Sequence[Native]) -> list[LayerState]:
