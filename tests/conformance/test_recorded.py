@@ -171,8 +171,8 @@ def test_in_place_and_single_layer_backends_are_followed_too():
 
 def test_a_wrong_step_exceeds_its_bound_on_recorded_gradients():
     class NoDownScaling(NumPySpec):
-        def _step(self, param, grad, state, hp, axes):
-            return super()._step(param, grad, state, Hyperparameters(cos_power=0.0), axes)
+        def _step(self, param, grad, state, hp, axes, rounding):
+            return super()._step(param, grad, state, Hyperparameters(cos_power=0.0), axes, rounding)
 
     adapter = NoDownScaling()
     for name in NAMES:

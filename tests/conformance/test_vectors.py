@@ -277,10 +277,10 @@ def flush(x, fmt):
 class Flushing(NumPySpec):
     """Reads and writes subnormals of the compute dtype as zero. float16's own subnormals are normal there."""
 
-    def _step(self, param, grad, state, hp, axes):
+    def _step(self, param, grad, state, hp, axes, rounding):
         compute = str(state.m.dtype)
         state = spec.State(flush(state.m, compute), flush(state.v, compute), state.t)
-        new, moved = super()._step(flush(param, compute), flush(grad, compute), state, hp, axes)
+        new, moved = super()._step(flush(param, compute), flush(grad, compute), state, hp, axes, rounding)
         own = str(new.real.dtype) if new.dtype.kind == "c" else str(new.dtype)
         return flush(new, own), spec.State(flush(moved.m, compute), flush(moved.v, compute), moved.t)
 
@@ -292,8 +292,8 @@ class ClaimsToFlush(Flushing):
 class InFloat32Throughout(NumPySpec):
     """Forms the bias corrections in the compute dtype from an array."""
 
-    def _step(self, param, grad, state, hp, axes):
-        return super()._step(param, grad, state._replace(t=np.asarray(state.t, np.int64)), hp, axes)
+    def _step(self, param, grad, state, hp, axes, rounding):
+        return super()._step(param, grad, state._replace(t=np.asarray(state.t, np.int64)), hp, axes, rounding)
 
 
 class ClaimsTracing(InFloat32Throughout):
@@ -331,9 +331,9 @@ def changed(**changes):
     """A backend that uses other hyperparameters than the given ones."""
 
     class Changed(NumPySpec):
-        def _step(self, param, grad, state, hp, axes):
+        def _step(self, param, grad, state, hp, axes, rounding):
             values = {**hp.__dict__, **{k: f(getattr(hp, k)) for k, f in changes.items()}}
-            return super()._step(param, grad, state, Hyperparameters(**values), axes)
+            return super()._step(param, grad, state, Hyperparameters(**values), axes, rounding)
 
     return Changed
 
@@ -356,8 +356,8 @@ def after(change):
     """A backend whose result is changed by `change(param, grad, new, state)`."""
 
     class Spoiled(NumPySpec):
-        def _step(self, param, grad, state, hp, axes):
-            new, moved = super()._step(param, grad, state, hp, axes)
+        def _step(self, param, grad, state, hp, axes, rounding):
+            new, moved = super()._step(param, grad, state, hp, axes, rounding)
             return change(param, grad, new, moved)
 
     return Spoiled
@@ -367,8 +367,8 @@ def before(change):
     """A backend that changes its gradients first."""
 
     class Early(NumPySpec):
-        def _step(self, param, grad, state, hp, axes):
-            return super()._step(param, np.asarray(change(grad)), state, hp, axes)
+        def _step(self, param, grad, state, hp, axes, rounding):
+            return super()._step(param, np.asarray(change(grad)), state, hp, axes, rounding)
 
     return Early
 
@@ -443,14 +443,14 @@ class Concatenated(NumPySpec):
 
 
 class WholeArray(NumPySpec):
-    def _step(self, param, grad, state, hp, axes):
+    def _step(self, param, grad, state, hp, axes, rounding):
         return super()._step(param, grad, state, hp, None)
 
 
 class TwoLayersOfReals(NumPySpec):
-    def _step(self, param, grad, state, hp, axes):
+    def _step(self, param, grad, state, hp, axes, rounding):
         if param.dtype.kind != "c":
-            return super()._step(param, grad, state, hp, axes)
+            return super()._step(param, grad, state, hp, axes, rounding)
         parts = [
             super(TwoLayersOfReals, self)._step(
                 np.asarray(x), np.asarray(g), spec.State(state.m[..., i], state.v[..., i], state.t), hp, axes
