@@ -44,6 +44,8 @@ BLOCKS = {
 ON_A_GPU = {name: [pytest.mark.gpu] * ("import cupy\n" in code) for name, code in BLOCKS.items()}
 
 
+# What torch says of every checkpoint of one process, even with no_dist=True.
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled, unavailable or uninitialized:UserWarning")
 @pytest.mark.parametrize("name", [pytest.param(name, marks=marks) for name, marks in ON_A_GPU.items()])
 def test_python_block(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Each block on its own, in an empty folder. Skips if its framework is not installed."""
