@@ -44,7 +44,8 @@ BLOCKS = {
 ON_A_GPU = {name: [pytest.mark.gpu] * ("import cupy\n" in code) for name, code in BLOCKS.items()}
 
 
-# What torch says of every checkpoint of one process, even with no_dist=True.
+# What Keras says of a tensor that it reads under NumPy 2, and torch of every checkpoint of one process.
+@pytest.mark.filterwarnings("ignore:__array__ implementation doesn:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled, unavailable or uninitialized:UserWarning")
 @pytest.mark.parametrize("name", [pytest.param(name, marks=marks) for name, marks in ON_A_GPU.items()])
 def test_python_block(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -3,8 +3,8 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-# For steps.py and interpreted.py, and for tests/ptx.py.
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+# For steps.py, interpreted.py and ptx.py.
+sys.path.insert(0, str(Path(__file__).parent))
 
 collect_ignore = []
 if find_spec("torch") is None or find_spec("triton") is None:  # test_interpreter.py says so

@@ -16,7 +16,7 @@ from setadam_conformance.teeth.sampler import worst
 KINDS = {
     "epsilon", "bias correction", "down-scaling", "down-translating", "moments", "update", "weight decay",
     "state order", "layout", "block tails", "aliasing", "error handling", "written before a refusal", "reload",
-    "whole backend", "Adam",
+    "whole backend", "Adam", "stochastic rounding", "specified random bits",
 }  # fmt: skip
 
 
