@@ -65,8 +65,6 @@ def _around(work: Work, places: Places, step: Callable[[Work], None], unscales: 
 
 def _portions(work: Work, places: Places) -> list[tuple[Work, Places]]:
     """The work in parts, of which each needs little memory for its copies. The same on all processes."""
-    if torch.compiler.is_compiling():
-        return [(work, places)]
     found: list[tuple[Work, Places]] = []
     for (group, columns), placed in zip(work, places, strict=True):
         rows: list[tuple[int, tuple[Tensor, ...]]] = []
@@ -135,7 +133,7 @@ def _store(rounded: _Rounded) -> None:
 
 def _blocks(param: Tensor) -> Iterator[tuple[int, int]]:
     """The rows of a tensor, so many at a time that temporaries stay in a CPU's cache; elsewhere all at once."""
-    if torch.compiler.is_compiling() or not param.is_cpu:
+    if not param.is_cpu:
         return iter([(0, param.shape[0])])
     rows = max(1, _BLOCK // prod(param.shape[1:]))
     return ((i, min(i + rows, param.shape[0])) for i in range(0, param.shape[0], rows))
@@ -143,7 +141,7 @@ def _blocks(param: Tensor) -> Iterator[tuple[int, int]]:
 
 def _keys(seed: int, t: Tensor, place: int, device: Any) -> tuple[Any, Any]:
     """Both keys of a parameter in a step: numbers, or where t is not to be read, tensors of one."""
-    if torch.compiler.is_compiling() or not t.is_cpu or memory.is_unreadable(t):
+    if not t.is_cpu or memory.is_unreadable(t):
         count = t.reshape(1).to(device=device, dtype=torch.int64).to(torch.int32)  # keeps the last 32 bits
         others = [torch.tensor([signed(word)], dtype=torch.int32, device=device) for word in (seed, place)]
         return keys([others[0], count, others[1]])
