@@ -591,21 +591,9 @@ def serve(board: Any, index: Any) -> None:
 
 
 @njit(**_INNER)
-def _describe(
-    job: Any,
-    tasks: Any,
-    progress: Any,
-    table: Any,
-    sizes: Any,
-    first: Any,
-    parts: Any,
-    ts: Any,
-    gammas: Any,
-    lows: Any,
-    c: Any,
-    d: Any,
-) -> None:
-    """Write the sizes and addresses of a step's arrays, as `entry` reads them."""
+def _describe(job: Any, arrays: Any) -> None:
+    """Write the sizes and addresses of a step's arrays, those of `run` after stored, as `entry` reads them."""
+    tasks, progress, table, sizes, first, parts, ts, gammas, lows, c, d = arrays
     job[0], job[1], job[2] = tasks.shape[0], sizes.size, parts.shape[0]
     job[3], job[4], job[5], job[6] = tasks.ctypes.data, progress.ctypes.data, table.ctypes.data, sizes.ctypes.data
     job[7], job[8], job[9] = first.ctypes.data, parts.ctypes.data, ts.ctypes.data
@@ -613,32 +601,15 @@ def _describe(
 
 
 @cached(nogil=True)
-def run_together(
-    board: Any,
-    entered: Any,
-    helpers: Any,
-    wakes: Any,
-    stored: Any,
-    tasks: Any,
-    progress: Any,
-    table: Any,
-    sizes: Any,
-    first: Any,
-    parts: Any,
-    ts: Any,
-    gammas: Any,
-    lows: Any,
-    c: Any,
-    d: Any,
-) -> None:
+def run_together(board: Any, entered: Any, helpers: Any, wakes: Any, stored: Any, *arrays: Any) -> None:
     """`run` by this thread and the first helpers that serve the board; wakes those that sleep only if ``wakes``.
 
     entered: the address of the `entry` of stored's dtype. When this returns, no helper is in the step any more.
     """
     if _exchange(board, BUSY, 1) != 0:
-        run(stored, tasks, progress, table, sizes, first, parts, ts, gammas, lows, c, d)
+        run(stored, *arrays)
         return
-    _describe(board[JOB:], tasks, progress, table, sizes, first, parts, ts, gammas, lows, c, d)
+    _describe(board[JOB:], arrays)
     board[ENTRY] = entered
     _exchange(board, WANTED, helpers)
     epoch = _read(board, EPOCH) + 1
@@ -646,7 +617,7 @@ def run_together(
     _exchange(board, EPOCH, epoch)
     if wakes and _read(board, SLEEPING) > 0:
         _wake(board)
-    run(stored, tasks, progress, table, sizes, first, parts, ts, gammas, lows, c, d)
+    run(stored, *arrays)
     _exchange(board, OPEN, 0)
     while _read(board, INSIDE) > 0:
         _give_way()
@@ -654,25 +625,10 @@ def run_together(
 
 
 @cached(nogil=True)
-def run_by_openmp(
-    parallel: Any,
-    entered: Any,
-    threads: Any,
-    tasks: Any,
-    progress: Any,
-    table: Any,
-    sizes: Any,
-    first: Any,
-    parts: Any,
-    ts: Any,
-    gammas: Any,
-    lows: Any,
-    c: Any,
-    d: Any,
-) -> None:
+def run_by_openmp(parallel: Any, entered: Any, threads: Any, *arrays: Any) -> None:
     """`run` by this thread and OpenMP's others, so many in all. parallel: the address of its function GOMP_parallel."""
     job = np.empty(JOB_WORDS, np.int64)
-    _describe(job, tasks, progress, table, sizes, first, parts, ts, gammas, lows, c, d)
+    _describe(job, arrays)
     _call_parallel(parallel, entered, job.ctypes.data, threads)
 
 
