@@ -6,6 +6,7 @@ for a model of a hundred million parameters. Where anything is in doubt, nothing
 """
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from importlib.util import find_spec
 from typing import Any
 
@@ -55,7 +56,7 @@ def _located(group: Group, params: Tensors, grads: Tensors, states: list[dict[st
         return None
     if not mesh.are_unmarked(params):
         return None
-    if find_spec("numba") is not None:
+    if has_numba():
         from setadam_torch.paths.cpu_kernel import dlpack  # needs Numba
 
         located = dlpack.locate(params[0].dtype, params, grads, states)
@@ -63,3 +64,9 @@ def _located(group: Group, params: Tensors, grads: Tensors, states: list[dict[st
             return np.concatenate([located.layers.table, located.counts[None]])
     addresses = in_bulk.locate(group, params, grads, states)
     return None if addresses is None else np.array(addresses, np.int64).reshape(5, -1)
+
+
+@lru_cache
+def has_numba() -> bool:
+    """Asked once: a module that is missing is looked for in every folder."""
+    return find_spec("numba") is not None
