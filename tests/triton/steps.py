@@ -13,10 +13,13 @@ from setadam_torch.paths.triton import launches
 
 
 class TritonSteps(TorchSingle):
-    """One call for all layers with the same layer_axes. Step counts lie on the device."""
+    """One call for all layers with the same layer_axes. Step counts lie on the device.
+
+    Kernels round to nearest: stochastic rounding is around them, and is the optimizer's (`setadam_torch.rounding`).
+    """
 
     name = "torch:triton"
-    capabilities = replace(TorchSingle.capabilities, reloads=())
+    capabilities = replace(TorchSingle.capabilities, stochastic_rounding="none", reloads=())
 
     def step(
         self,
