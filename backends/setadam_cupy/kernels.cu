@@ -65,61 +65,91 @@ __device__ double root(double x) { return sqrt(x); }
 
 // ---- a part of a layer, for γ and min v: setadam_core.parts.Parts, except that `high` is only a scale
 
-struct Parts {
-    double high, s1, s2, low;  // scale, Σ v/scale, Σ (v/scale)², min v
-};
-
-__device__ Parts none() {
-    Parts p = {0.0, 0.0, 0.0, -log(0.0)};  // +∞; NVRTC has no macro for it
-    return p;
-}
-
 __device__ double smaller(double a, double b) { return (b < a || b != b) ? b : a; }  // NaN stays
 
-__device__ void add(Parts& p, float v) {
-    double wide = v;
-    p.high = 1.0;
-    p.s1 += wide;
-    p.s2 += wide * wide;
-    p.low = smaller(p.low, wide);
-}
+__device__ double infinity() { return -log(0.0); }  // NVRTC has no macro for it
 
-__device__ void add(Parts& p, double v) {
-    p.low = smaller(p.low, v);
-    if (v > p.high) {
-        double shrunk = p.high / v, r = v / v;  // NaN for ∞, as in the specification
-        p.s1 = p.s1 * shrunk + r;
-        p.s2 = p.s2 * (shrunk * shrunk) + r;
-        p.high = v;
-    } else if (v != 0.0) {
-        double r = v / p.high;
-        p.s1 += r;
-        p.s2 += r * r;
+template <typename C>
+struct Parts;
+
+template <>
+struct Parts<float> {
+    double s1, s2, low;  // Σv, Σv², min v
+
+    static __device__ Parts none() { return {0.0, 0.0, infinity()}; }
+
+    __device__ void add(float v) {
+        double wide = v;
+        s1 += wide;
+        s2 += wide * wide;
+        low = smaller(low, wide);
     }
-}
 
-__device__ Parts merged(const Parts& a, const Parts& b) {
-    double high = a.high > b.high ? a.high : b.high;
-    double of_a = high > 0.0 ? a.high / high : 1.0, of_b = high > 0.0 ? b.high / high : 1.0;
-    Parts p = {high, a.s1 * of_a + b.s1 * of_b, a.s2 * (of_a * of_a) + b.s2 * (of_b * of_b), smaller(a.low, b.low)};
-    return p;
-}
+    __device__ void merge(const Parts& b) {
+        s1 += b.s1;
+        s2 += b.s2;
+        low = smaller(low, b.low);
+    }
+};
+
+template <>
+struct Parts<double> {
+    double s1, s2, low, high;  // Σ v/high, Σ (v/high)², min v, a scale
+
+    static __device__ Parts none() { return {0.0, 0.0, infinity(), 0.0}; }
+
+    __device__ void add(double v) {
+        low = smaller(low, v);
+        if (v > high) {
+            double shrunk = high / v, r = v / v;  // NaN for ∞, as in the specification
+            s1 = s1 * shrunk + r;
+            s2 = s2 * (shrunk * shrunk) + r;
+            high = v;
+        } else if (v != 0.0) {
+            double r = v / high;
+            s1 += r;
+            s2 += r * r;
+        }
+    }
+
+    __device__ void merge(const Parts& b) {
+        double both = high > b.high ? high : b.high;
+        double of_a = both > 0.0 ? high / both : 1.0, of_b = both > 0.0 ? b.high / both : 1.0;
+        s1 = s1 * of_a + b.s1 * of_b;
+        s2 = s2 * (of_a * of_a) + b.s2 * (of_b * of_b);
+        low = smaller(low, b.low);
+        high = both;
+    }
+};
 
 // The sum over a block's threads, as a tree, in thread 0.
-__device__ Parts reduced(const Parts& mine, Parts* shared) {
+template <typename C>
+__device__ Parts<C> reduced(const Parts<C>& mine, Parts<C>* shared) {
     shared[threadIdx.x] = mine;
     __syncthreads();
     for (int half = THREADS / 2; half > 0; half /= 2) {
-        if (threadIdx.x < half) shared[threadIdx.x] = merged(shared[threadIdx.x], shared[threadIdx.x + half]);
+        if (threadIdx.x < half) shared[threadIdx.x].merge(shared[threadIdx.x + half]);
         __syncthreads();
     }
     return shared[0];
 }
 
+// What another block has written in this launch, read past the caches of this one's processor.
+template <typename C>
+__device__ Parts<C> fresh(const Parts<C>* written) {
+    Parts<C> read;
+    const volatile Parts<C>& other = *written;
+    read.s1 = other.s1;
+    read.s2 = other.s2;
+    read.low = other.low;
+    if constexpr (sizeof(C) == sizeof(double)) read.high = other.high;
+    return read;
+}
+
 // S: γ of a whole layer of d coordinates. 1 if v is all zero; NaN propagates.
-__device__ double down_scaling(const Parts& p, i64 d, double power) {
-    if (power == 0.0 || p.s2 == 0.0) return 1.0;
-    double cos2 = (p.s1 / (double)d) * (p.s1 / p.s2);
+__device__ double down_scaling(double s1, double s2, i64 d, double power) {
+    if (power == 0.0 || s2 == 0.0) return 1.0;
+    double cos2 = (s1 / (double)d) * (s1 / s2);
     if (cos2 > 1.0) cos2 = 1.0;
     return power == 2.0 ? cos2 : pow(cos2, power / 2);
 }
@@ -143,12 +173,67 @@ __device__ Place place(const Table& table) {
     return p;
 }
 
+// ---- a thread's coordinates, N at a time, which lie side by side: a word of 16 bytes of each moment
+
+template <typename T, int N>
+struct alignas(N * sizeof(T)) Word {
+    T at[N];
+};
+
+// How N coordinates are read and written: as one word, or where a tensor begins in the middle of one, one by one.
+template <int N, bool ALIGNED>
+struct Access {
+    static constexpr int count = N;
+
+    template <typename T>
+    static __device__ Word<T, N> load(const T* from) {
+        if constexpr (ALIGNED) {
+            return *(const Word<T, N>*)from;
+        } else {
+            Word<T, N> word;
+            for (int k = 0; k < N; k++) word.at[k] = from[k];
+            return word;
+        }
+    }
+
+    template <typename T>
+    static __device__ void store(const Word<T, N>& word, T* to) {
+        if constexpr (ALIGNED) {
+            *(Word<T, N>*)to = word;
+        } else {
+            for (int k = 0; k < N; k++) to[k] = word.at[k];
+        }
+    }
+};
+
+template <int N, typename T>
+__device__ bool is_aligned(const T* p) {
+    return (address)p % sizeof(Word<T, N>) == 0;
+}
+
+// body(i, access) for all coordinates of a block's part: the same ones in a thread, in the same order, for any alignment.
+template <int N, typename Body>
+__device__ void each(const Place& at, i64 size, bool aligned, const Body& body) {
+    const i64 stride = (i64)at.parts * THREADS * N;
+#pragma unroll 1  // unrolled, the loads of a word follow the stores of the one before
+    for (i64 i = ((i64)at.part * THREADS + threadIdx.x) * N; i < size; i += stride) {
+        if (size - i >= N) {
+            if (aligned) body(i, Access<N, true>());
+            else body(i, Access<N, false>());
+        } else {
+#pragma unroll 1
+            for (; i < size; i++) body(i, Access<1, true>());
+        }
+    }
+}
+
 // ---- the two kernels
 
 template <typename S, typename C>
-__device__ void moments(const Table& table, const Step& step, Parts* parts, double* results, unsigned* arrived) {
-    __shared__ Parts shared[THREADS];
+__device__ void moments(const Table& table, const Step& step, Parts<C>* parts, double* results, unsigned* arrived) {
+    __shared__ Parts<C> shared[THREADS];
     __shared__ bool last;
+    constexpr int N = 16 / sizeof(C);
     const Place at = place(table);
     const i64 size = table.size[at.entry];
     const S* theta = (const S*)table.theta[at.entry] + at.start;
@@ -157,18 +242,26 @@ __device__ void moments(const Table& table, const Step& step, Parts* parts, doub
     C* v = (C*)table.v[at.entry] + at.start;
     const C beta1 = (C)step.beta1, rest1 = (C)step.rest1, beta2 = (C)step.beta2, rest2 = (C)step.rest2;
     const C decay = (C)step.decay;
+    const bool aligned = is_aligned<N>(theta) && is_aligned<N>(grad) && is_aligned<N>(m) && is_aligned<N>(v);
 
-    Parts mine = none();
-    for (i64 i = (i64)at.part * THREADS + threadIdx.x; i < size; i += (i64)at.parts * THREADS) {
-        C g = widen(grad[i]);
-        if (step.maximize) g = -g;
-        if (decay != 0) g = g + decay * widen(theta[i]);
-        m[i] = beta1 * m[i] + rest1 * g;
-        const C new_v = beta2 * v[i] + rest2 * (g * g);
-        v[i] = new_v;
-        add(mine, new_v);
-    }
-    const Parts own = reduced(mine, shared);
+    Parts<C> mine = Parts<C>::none();
+    each<N>(at, size, aligned, [&](i64 i, auto access) {
+        auto ms = access.load(m + i);
+        auto vs = access.load(v + i);
+        const auto gs = access.load(grad + i);
+        const auto thetas = decay != 0 ? access.load(theta + i) : gs;
+        for (int k = 0; k < access.count; k++) {
+            C g = widen(gs.at[k]);
+            if (step.maximize) g = -g;
+            if (decay != 0) g = g + decay * widen(thetas.at[k]);
+            ms.at[k] = beta1 * ms.at[k] + rest1 * g;
+            vs.at[k] = beta2 * vs.at[k] + rest2 * (g * g);
+            mine.add(vs.at[k]);
+        }
+        access.store(ms, m + i);
+        access.store(vs, v + i);
+    });
+    const Parts<C> own = reduced(mine, shared);
     if (threadIdx.x == 0) {
         parts[blockIdx.x] = own;
         __threadfence();
@@ -179,15 +272,11 @@ __device__ void moments(const Table& table, const Step& step, Parts* parts, doub
 
     // The last block to finish a layer merges its parts, in their order.
     __threadfence();
-    mine = none();
-    for (int i = threadIdx.x; i < at.parts; i += THREADS) {
-        const volatile double* other = (const volatile double*)&parts[blockIdx.x - at.part + i];
-        Parts read = {other[0], other[1], other[2], other[3]};
-        mine = merged(mine, read);
-    }
-    const Parts whole = reduced(mine, shared);
+    mine = Parts<C>::none();
+    for (int i = threadIdx.x; i < at.parts; i += THREADS) mine.merge(fresh(&parts[blockIdx.x - at.part + i]));
+    const Parts<C> whole = reduced(mine, shared);
     if (threadIdx.x == 0) {
-        results[2 * at.slot] = down_scaling(whole, size, step.power);
+        results[2 * at.slot] = down_scaling(whole.s1, whole.s2, size, step.power);
         results[2 * at.slot + 1] = whole.low;
         arrived[at.slot] = 0;  // for the next launch
     }
@@ -201,6 +290,7 @@ __device__ C embed_epsilon(C x, C eps, int inside) {
 
 template <typename S, typename C>
 __device__ void descend(const Table& table, const Step& step, const double* results) {
+    constexpr int N = 16 / sizeof(C);
     const Place at = place(table);
     const i64 size = table.size[at.entry];
     S* theta = (S*)table.theta[at.entry] + at.start;
@@ -211,16 +301,23 @@ __device__ void descend(const Table& table, const Step& step, const double* resu
     // √ is monotone: the smallest w is that of the smallest v.
     const C w_min = embed_epsilon((C)results[2 * at.slot + 1] * scale, eps, step.eps_inside_sqrt);
     const C shift = (C)step.tau * w_min;
+    const bool aligned = is_aligned<N>(theta) && is_aligned<N>(m) && is_aligned<N>(v);
 
-    for (i64 i = (i64)at.part * THREADS + threadIdx.x; i < size; i += (i64)at.parts * THREADS) {
-        const C w = embed_epsilon(v[i] * scale, eps, step.eps_inside_sqrt) - shift;
-        narrow(shrink * widen(theta[i]) - rate * (m[i] / w), theta[i]);
-    }
+    each<N>(at, size, aligned, [&](i64 i, auto access) {
+        const auto vs = access.load(v + i);
+        const auto ms = access.load(m + i);
+        auto thetas = access.load(theta + i);
+        for (int k = 0; k < access.count; k++) {
+            const C w = embed_epsilon(vs.at[k] * scale, eps, step.eps_inside_sqrt) - shift;
+            narrow(shrink * widen(thetas.at[k]) - rate * (ms.at[k] / w), thetas.at[k]);
+        }
+        access.store(thetas, theta + i);
+    });
 }
 
 #define KERNELS(NAME, S, C)                                                                                    \
     extern "C" __global__ void __launch_bounds__(THREADS)                                                          \
-        moments_##NAME(Table table, Step step, Parts* parts, double* results, unsigned* arrived) {                 \
+        moments_##NAME(Table table, Step step, Parts<C>* parts, double* results, unsigned* arrived) {              \
         moments<S, C>(table, step, parts, results, arrived);                                                       \
     }                                                                                                              \
     extern "C" __global__ void __launch_bounds__(THREADS)                                                          \

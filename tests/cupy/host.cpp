@@ -15,8 +15,8 @@ static void run(Kernel kernel, int blocks, Arguments... arguments) {
     for (std::thread& thread : threads) thread.join();
 }
 
-#define LAUNCH(NAME)                                                                                              \
-    extern "C" void launch_moments_##NAME(int blocks, Table* table, Step* step, Parts* parts, double* results,      \
+#define LAUNCH(NAME, C)                                                                                           \
+    extern "C" void launch_moments_##NAME(int blocks, Table* table, Step* step, Parts<C>* parts, double* results,   \
                                           unsigned* arrived) {                                                      \
         run(moments_##NAME, blocks, *table, *step, parts, results, arrived);                                        \
     }                                                                                                               \
@@ -24,9 +24,9 @@ static void run(Kernel kernel, int blocks, Arguments... arguments) {
         run(descend_##NAME, blocks, *table, *step, results);                                                        \
     }
 
-LAUNCH(float16)
-LAUNCH(float32)
-LAUNCH(float64)
+LAUNCH(float16, float)
+LAUNCH(float32, float)
+LAUNCH(float64, double)
 
 extern "C" int size_of_table() { return sizeof(Table); }
 extern "C" int size_of_step() { return sizeof(Step); }

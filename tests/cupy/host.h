@@ -8,7 +8,7 @@
 
 #define __CUDACC__
 #define THREADS 4
-#define __device__ static inline
+#define __device__ inline
 #define __global__
 #define __shared__ static
 #define __launch_bounds__(n)

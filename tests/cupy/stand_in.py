@@ -112,7 +112,16 @@ def compiled(code: str, compiler: str, folder: Path) -> ctypes.CDLL:
     parts = [HERE.joinpath("host.h").read_text(), code, HERE.joinpath("host.cpp").read_text()]
     source, library = folder / "kernels.cpp", folder / "kernels.so"
     source.write_text("\n".join(parts), encoding="utf-8")
-    flags = ["-std=c++20", "-O2", "-march=native", "-ffp-contract=fast", "-Wall", "-Wextra", "-Werror"]
+    flags = [
+        "-std=c++20",
+        "-O2",
+        "-march=native",
+        "-ffp-contract=fast",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-Wno-unknown-pragmas",
+    ]
     command = [compiler, *flags, "-shared", "-fPIC", "-pthread", str(source), "-o", str(library)]
     subprocess.run(command, check=True)
     return ctypes.CDLL(str(library))

@@ -60,3 +60,31 @@ def test_single_precision_is_ieee(compiled):
     )
     assert "div.rn.f32" in ptx
     assert [line.strip() for line in ptx.splitlines() if LOOSE.search(line)] == []
+
+
+def kernels(ptx):
+    """Each kernel's PTX, by its name."""
+    _, *found = re.split(r"\.visible \.entry (\w+)", ptx)
+    return dict(zip(found[::2], found[1::2], strict=True))
+
+
+@pytest.mark.parametrize(("dtype", "word"), [("float16", "v4"), ("float32", "v4"), ("float64", "v2")])
+def test_what_a_thread_needs_is_loaded_as_words_before_the_first_root(compiled, dtype, word):
+    """m, v, the gradient and with a coupled decay θ; then v, m and θ. So one wait serves several coordinates."""
+    _, ptx = compiled
+    for name, loads, stores in (("moments", 4, 2), ("descend", 3, 1)):
+        text = kernels(ptx)[f"{name}_{dtype}"]
+        assert len(re.findall(rf"ld\.global\.{word}\.", text)) == loads
+        assert len(re.findall(rf"st\.global\.{word}\.", text)) == stores
+        for block in re.split(r"^\$L__BB\w+:", text, flags=re.MULTILINE):
+            computed = re.search(r"(sqrt|div)\.rn\.f|st\.global", block)
+            assert not computed or f"ld.global.{word}" not in block[computed.end() :]
+
+
+def test_the_tree_of_float_layers_divides_nothing(compiled):
+    """Their sums have one scale. cos² is a product of two quotients."""
+    _, ptx = compiled
+    assert [len(re.findall(r"div\.rn\.f64", kernels(ptx)[f"moments_{dtype}"])) for dtype in ("float16", "float32")] == [
+        2,
+        2,
+    ]

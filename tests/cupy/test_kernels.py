@@ -125,6 +125,27 @@ def test_gaps_and_order_do_not_matter(cupy, turned):
     np.testing.assert_allclose(np.asarray(gaps), np.asarray(packed), rtol=2.0**-23, atol=40 * 2.0**-24 * 0.4)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("begins", [(1, 0, 0, 0), (0, 1, 0, 0), (1, 1, 1, 1), (0, 0, 0, 2), (3, 2, 1, 0)])
+@pytest.mark.parametrize("size", [3, 4, 5, 4099])
+def test_memory_that_begins_in_the_middle_of_a_word(cupy, dtype, begins, size):
+    """The bits are those of aligned memory: which thread adds what to γ's sums does not depend on it."""
+
+    def stepped(begins):
+        arrays = []
+        for k, begin in enumerate(begins):
+            whole = np.zeros(size + 16, "float32" if k > 1 and dtype == "float16" else dtype)
+            begin += -(whole.ctypes.data // whole.itemsize) % 8  # of 8 coordinates
+            array = cupy.array(whole, copy=False)[begin : begin + size]
+            array[...] = np.abs(random(k, size)) if k == 3 else random(k, size)
+            arrays.append(array)
+        item = launch.Item(arrays, 1)
+        launch.step_layers(cupy, 0, launch.Scratch(cupy), [item], dtype, 3, Hyperparameters(weight_decay=0.1))
+        return [np.asarray(x).tobytes() for x in arrays]
+
+    assert stepped(begins) == stepped((0, 0, 0, 0))
+
+
 @pytest.mark.parametrize("axes", [(0,), (1,), (0, 2)])
 def test_interleaved_layers_are_kernels_too(cupy, axes):
     """Through scratch: the specification on CuPy's own kernels would flush subnormals."""
