@@ -87,6 +87,17 @@ def test_what_a_thread_needs_is_loaded_as_words_before_the_first_root(compiled, 
             assert not computed or f"ld.global.{word}" not in block[computed.end() :]
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_loads_of_memory_that_begins_in_the_middle_of_a_word_come_first_too(compiled, dtype):
+    """What is late is min v, and m and θ in the last coordinates of a layer, one by one in two branches of ε."""
+    _, _, ptx = compiled
+    late = 0
+    for block in re.split(r"^\$L__BB\w+:", kernels(ptx)[f"descend_{dtype}"], flags=re.MULTILINE):
+        computed = re.search(r"(sqrt|div)\.rn\.f", block)
+        late += len(re.findall(r"ld\.global", block[computed.end() :])) if computed else 0
+    assert late <= 5
+
+
 def test_the_tree_of_float_layers_divides_nothing(compiled):
     """Their sums have one scale. cos² is a product of two quotients."""
     _, _, ptx = compiled
