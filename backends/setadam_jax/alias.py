@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import optax
 
 from setadam_core.layers import COMPUTE_DTYPE
+from setadam_core.rounding import check_seed
 from setadam_jax.injectable import injectable, unshielded
+from setadam_jax.rounding import rounded_stochastically
 from setadam_jax.spread import AxisName
 from setadam_jax.transform import (
     STANDARD_PROMOTION,
@@ -38,6 +40,7 @@ def set_adam(
     cos_power: float = 2,
     eps_inside_sqrt: bool = True,
     update_dtype: UpdateDtype = "compute",
+    stochastic_rounding: bool | int = False,
 ) -> optax.GradientTransformationExtraArgs:
     """SET-Adam: Adam with a smaller range of adaptive stepsizes (arXiv 2302.01029, algorithm 1).
 
@@ -68,6 +71,13 @@ def set_adam(
         its parameter, or of its gradient if `update` gets no ``params``. Use it with code that expects the two
         dtypes to be equal: ``p + u``, `equinox.apply_updates`, and wrappers of optax that keep updates in their
         state or choose between updates and gradients. It is one more rounding.
+    stochastic_rounding :
+        False rounds bfloat16 and float16 parameters to nearest. A seed, an int in [0, 2³²) (True: 0), rounds them to
+        one of their neighbours, at random and right on average (`setadam_core.rounding`), so that small updates are
+        not lost. The bits depend on the seed, the number of the step, the leaf's index among the leaves, and the
+        coordinate's place in the leaf, under `jax.jit` of sharded arrays too. `update` then needs ``params``, and the
+        updates are meant for `optax.apply_updates`, with nothing changed in between. Not with ``axis_name``, inside
+        `jax.shard_map` or with ``update_dtype=None``.
 
     Returns
     -------
@@ -87,7 +97,10 @@ def set_adam(
     >>> params = optax.apply_updates(params, updates)
     """
     check_update_dtype(update_dtype)
-    mask = unshielded(mask)
+    mask, seed = unshielded(mask), check_seed(unshielded(stochastic_rounding))
+    if seed is not None and (update_dtype is None or unshielded(axis_name) is not None):
+        other = "update_dtype=None" if update_dtype is None else "axis_name"
+        raise ValueError(f"stochastic_rounding must be False with {other}, got {unshielded(stochastic_rounding)!r}")
     numbers = {"learning_rate": learning_rate, "weight_decay": weight_decay}
     hp = hyperparameters(**{name: x for name, x in numbers.items() if not callable(x)}, decoupled=decoupled)
     adam = scale_by_set_adam(
@@ -107,10 +120,12 @@ def set_adam(
         decay = optax.identity() if mask is None else optax.masked(optax.identity(), mask)
     descend = _in_compute_dtype(optax.scale_by_learning_rate(learning_rate))
     chain = optax.chain(*((adam, decay) if decoupled else (decay, adam)), descend)
-    return chain if update_dtype == "compute" else _rounding(chain)
+    if seed is not None:
+        return rounded_stochastically(chain, seed)
+    return chain if update_dtype == "compute" else _in_own_dtype(chain)
 
 
-def _rounding(inner: optax.GradientTransformationExtraArgs) -> optax.GradientTransformationExtraArgs:
+def _in_own_dtype(inner: optax.GradientTransformationExtraArgs) -> optax.GradientTransformationExtraArgs:
     """`inner`, with updates in the dtype of the parameters or gradients."""
 
     def update(updates: Tree, state: Any, params: Tree | None = None, **extra: Any) -> tuple[Tree, Any]:

@@ -18,7 +18,7 @@ import optax
 
 _Factory = TypeVar("_Factory", bound=Callable[..., Any])
 _NUMBERS = ("learning_rate", "b1", "b2", "eps", "tau", "weight_decay")
-_STATIC = ("mu_dtype", "layer_axes", "axis_name", "cos_power", "mask")
+_STATIC = ("mu_dtype", "layer_axes", "axis_name", "cos_power", "mask", "stochastic_rounding")
 _MAY_BE_ABSENT = {"weight_decay"}
 
 

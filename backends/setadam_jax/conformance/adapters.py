@@ -31,6 +31,7 @@ class EagerJAX:
         dtypes=("float64", "float32", "bfloat16", "float16"),
         devices=("cpu", "gpu", "cuda"),
         options=OPTIONS - {"maximize"},
+        stochastic_rounding="specified",
         flushes_subnormals=True,
         traced_t=True,
         largest_t=2**31 - 1,  # optax's counter
@@ -99,6 +100,7 @@ class JittedJAX(EagerJAX):
         dtypes=EagerJAX.capabilities.dtypes,
         devices=EagerJAX.capabilities.devices,
         options=EagerJAX.capabilities.options,
+        stochastic_rounding="specified",
         flushes_subnormals=True,
         recomputes_moments=True,
         traced_t=True,

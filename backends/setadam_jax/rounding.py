@@ -1,0 +1,64 @@
+"""Stochastic rounding in optax's terms: an update that brings a 16-bit parameter exactly to one of its neighbours.
+
+The random words are those of `setadam_core.rounding`. A leaf's index among the leaves of the parameters is its layer.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from setadam_core.rounding import FORMATS, keys, mixed, signed, to_neighbours
+from setadam_jax.state.finding import find
+from setadam_jax.trees import Tree
+
+
+def rounded_stochastically(
+    inner: optax.GradientTransformationExtraArgs, seed: int
+) -> optax.GradientTransformationExtraArgs:
+    """`inner`, which holds a `scale_by_set_adam`, with updates after which 16-bit parameters are rounded at random."""
+
+    def update(updates: Tree, state: Any, params: Tree | None = None, **extra: Any) -> tuple[Tree, Any]:
+        if params is None:
+            raise ValueError("update needs params with stochastic_rounding: what is rounded is params + updates")
+        if jax.sharding.get_abstract_mesh().manual_axes:
+            raise ValueError(
+                "stochastic_rounding must be False inside jax.shard_map, where a shard's place in the whole parameter "
+                "is not known; jax.jit of sharded arrays rounds as on one device"
+            )
+        new, state = inner.update(updates, state, params, **extra)
+        count = find(state).count
+        leaves, tree = jax.tree.flatten(params)
+        pairs = enumerate(zip(leaves, tree.flatten_up_to(new), strict=True))
+        return tree.unflatten([_rounded(param, u, (seed, count, i)) for i, (param, u) in pairs]), state
+
+    return optax.GradientTransformationExtraArgs(inner.init, update)
+
+
+def _rounded(param: Any, update: Any, place: tuple[int, Any, int]) -> Any:
+    """The update of a leaf, in float32. As a difference of neighbours, what it adds is not rounded again."""
+    name = str(jnp.result_type(param))
+    if name not in FORMATS:
+        return update
+    wide = jnp.asarray(param, jnp.float32)
+    seed, t, layer = place
+    words = [
+        jnp.reshape(jnp.asarray(signed(x) if isinstance(x, int) else x, jnp.int32), (1,)) for x in (seed, t, layer)
+    ]
+    drawn = mixed(_indices(wide.shape), *keys(words))
+    return to_neighbours(wide + update, name, drawn.reshape(wide.shape), jnp, _power_of_two) - wide
+
+
+def _indices(shape: tuple[int, ...]) -> Any:
+    """The index of each coordinate, modulo 2³², in C order, flat."""
+    found = jnp.zeros(shape, jnp.int32)
+    for axis, n in enumerate(shape):
+        found = found * signed(n % 2**32) + jax.lax.broadcasted_iota(jnp.int32, shape, axis)
+    return found.reshape(-1)
+
+
+def _power_of_two(size: Any, least: float, _: Any) -> Any:
+    """`setadam_core.rounding.power_of_two_below`, from the bits."""
+    bits = jax.lax.bitcast_convert_type(size, jnp.int32) & 0x7F800000
+    return jnp.maximum(jax.lax.bitcast_convert_type(bits, jnp.float32), least)
