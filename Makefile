@@ -33,7 +33,7 @@ FRAMEWORKS += jax
 endif
 stamp = .venv/.installed-$(subst $(space),-,$(sort $(1)))
 FOR_CONFORMANCE := $(call stamp,conformance fast $(FRAMEWORKS))
-FOR_DOCS := $(call stamp,docs jax torch)
+FOR_DOCS := $(call stamp,docs jax keras torch)
 FOR_TESTS := $(call stamp,dev fast $(FRAMEWORKS) $(addprefix test,$(FRAMEWORKS)))
 
 .DEFAULT_GOAL := help

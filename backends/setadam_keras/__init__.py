@@ -8,9 +8,11 @@ import of torch, jax or tensorflow: Keras chooses between them, by KERAS_BACKEND
 try:
     from keras import ops as _ops  # noqa: F401  (which Keras 2 does not have)
 except ImportError as error:
+    from setadam_core.extras import pip_install
+
     raise ImportError(
         'setadam_keras needs Keras 3 and the framework that KERAS_BACKEND names ("tensorflow" by default): '
-        f'pip install "setadam[keras]", and "torch", "jax" or "tensorflow" ({error})'
+        f'{pip_install("keras")}, and "torch", "jax" or "tensorflow" ({error})'
     ) from error
 
 from setadam_keras.optimizer import SETAdam

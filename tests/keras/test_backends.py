@@ -1,6 +1,7 @@
 """SETAdam on each backend of Keras that is installed: see checks_step, checks_options and checks_training."""
 
 import importlib.util
+import subprocess
 import sys
 from pathlib import Path
 
@@ -34,3 +35,11 @@ def test_keras_is_not_loaded_here():
         if missing:
             with pytest.raises(ImportError, match=f"needs {missing[0]}, which is not installed"):
                 adapter()
+
+
+def test_without_keras_the_command_that_installs_it_is_named():
+    code = "import sys; sys.modules['keras'] = None; import setadam_keras"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("ImportError: setadam_keras needs Keras 3 and the framework that KERAS_BACKEND names")
+    assert 'pip install "keras' in last
