@@ -12,6 +12,11 @@ settings.register_profile("explore", deadline=None, max_examples=2000, print_blo
 settings.load_profile("fixed")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes a minute by itself begins first: else one worker is left with it when the other has nothing to do."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("gpu") and not _cuda_devices():
         pytest.skip("needs a CUDA device, and this machine has none")

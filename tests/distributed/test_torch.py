@@ -1,6 +1,7 @@
 """DTensors in two and four processes: see checks_layouts, checks_wrappers and checks_resume."""
 
 import signal
+from functools import cache
 from importlib.util import find_spec
 
 import numpy as np
@@ -47,9 +48,19 @@ FOUR = [
 ]
 if find_spec("triton") is not None:  # it has wheels for Linux alone
     TWO.append("checks_layouts.kernels_in_two_passes")
-# What all tests here share takes two minutes to make: one worker of pytest-xdist takes them all.
-pytestmark = pytest.mark.xdist_group("processes of torch")
-CASES = [(2, check) for check in (*ANY, *TWO)] + [(4, check) for check in (*ANY, *FOUR)]
+# What all tests here share takes a minute to make: one worker of pytest-xdist takes them all.
+pytestmark = [pytest.mark.xdist_group("processes of torch"), pytest.mark.long]
+# What each group of processes checks. Of four, make test asks what two cannot show, and that a run resumes on them.
+GROUPS = {
+    "two": (2, [*ANY, *TWO]),
+    "four": (4, [*FOUR, "checks_resume.resumed"]),
+    "as in two": (4, [check for check in ANY if check != "checks_resume.resumed"]),
+}
+CASES = [
+    pytest.param(group, check, marks=[pytest.mark.heavy] * (group == "as in two"))
+    for group, (_, checks) in GROUPS.items()
+    for check in checks
+]
 
 
 @pytest.fixture(scope="module")
@@ -69,14 +80,19 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def results(folder):
-    """What each check found: started once, since processes take long to start."""
-    both = {n: launch.run(n, folder / str(n), [c for m, c in CASES if m == n]) for n in (2, 4)}
-    return {(n, check): said for n, of in both.items() for check, said in of.items()}
+    """What each check of a group found: started once, since processes take long to start."""
+
+    @cache
+    def of(group):
+        world, checks = GROUPS[group]
+        return launch.run(world, folder / group, checks)
+
+    return of
 
 
-@pytest.mark.parametrize(("world", "check"), CASES)
-def test_in_processes(results, world, check):
-    assert results[world, check] is None, results[world, check]
+@pytest.mark.parametrize(("group", "check"), CASES)
+def test_in_processes(results, group, check):
+    assert results(group)[check] is None, results(group)[check]
 
 
 def arrays(path):
@@ -87,6 +103,7 @@ def arrays(path):
 
 
 def test_resumed_on_as_many_processes_bit_for_bit(results, folder):
+    results("two")
     whole, resumed = arrays(folder / "uninterrupted.npz"), arrays(folder / "resumed2.npz")
     assert whole.keys() == resumed.keys()
     for name, of in whole.items():
@@ -94,6 +111,7 @@ def test_resumed_on_as_many_processes_bit_for_bit(results, folder):
 
 
 def test_resumed_on_more_processes_within_the_bounds_of_the_steps(results, folder):
+    results("two"), results("four")
     whole, resumed = arrays(folder / "uninterrupted.npz"), arrays(folder / "resumed4.npz")
     for name, (theta, m, v, bounds) in whole.items():
         other, own_m, own_v, own_bounds = resumed[name]

@@ -92,8 +92,13 @@ def freely(name, jit):
     return two_steps(name, jit)
 
 
-# Outside jit each operation is compiled for itself, which takes its time: one setting is enough.
-CASES = [(setting, name, True) for setting in SETTINGS for name in OPTIMIZERS] + [("dtype promotion", "stacks", False)]
+# Every other pair of a setting and an optimizer is heavy. Outside jit each operation is compiled for itself, and takes
+# its time: one setting is enough.
+CASES = [
+    pytest.param(setting, name, True, marks=[pytest.mark.heavy] * ((i + j) % 2))
+    for i, setting in enumerate(SETTINGS)
+    for j, name in enumerate(OPTIMIZERS)
+] + [("dtype promotion", "stacks", False)]
 
 
 @pytest.mark.parametrize(("setting", "name", "jit"), CASES)

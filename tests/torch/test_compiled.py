@@ -48,6 +48,7 @@ def test_compile_without_graph_breaks_or_recompilation():
     torch.testing.assert_close(ours, plain, rtol=0, atol=16 * 2**-24)
 
 
+@pytest.mark.long
 def test_inductor_makes_two_loops_a_layer_and_forms_no_number_within_the_second():
     from torch._inductor.utils import run_and_get_code
 
@@ -122,7 +123,10 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("name", OPTIONS)
+QUICK = ("betas", "layer_axes", "capturable")  # a number, axes, and a flag
+
+
+@pytest.mark.parametrize("name", [pytest.param(x, marks=[pytest.mark.heavy] * (x not in QUICK)) for x in OPTIONS])
 def test_several_values_of_an_option_in_one_process(name):
     """Dynamo makes a symbol of a number that it has seen change: no code may need its text, or sort by it."""
     for value in OPTIONS[name]:

@@ -9,13 +9,15 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
+FILES = sorted(HERE.glob("test_*in_interpreter.py"))
 
 
+@pytest.mark.long
 @pytest.mark.skipif(find_spec("torch") is None, reason="torch is not installed")
 @pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed; it has wheels for Linux alone")
-def test_the_kernels_under_tritons_interpreter():
-    files = sorted(map(str, HERE.glob("test_*in_interpreter.py")))
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files]
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_the_kernels_under_tritons_interpreter(file):
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(file)]
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     done = subprocess.run(command, env=environment, cwd=HERE.parents[1], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-20000:] + done.stderr[-5000:]
