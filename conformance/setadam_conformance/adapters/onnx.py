@@ -9,7 +9,7 @@ import numpy as np
 from setadam_conformance.adapters.spec import NumPySpec
 from setadam_conformance.cases.case import copied
 from setadam_conformance.protocol import Capabilities, Native, NumPyArray
-from setadam_core import Hyperparameters, State
+from setadam_core import Hyperparameters, Rounding, State
 from setadam_core.layers import check_layer, dtype_name
 from setadam_core.onnx import DTYPES, export_step
 
@@ -58,8 +58,10 @@ class OnnxRuntime(NumPySpec):
         self._sessions: dict[Any, Any] = {}
 
     def _step(
-        self, param: Native, grad: Native, state: State, hp: Hyperparameters, axes: Any, rounding: Any = None
+        self, param: Native, grad: Native, state: State, hp: Hyperparameters, axes: Any, rounding: Rounding | None
     ) -> tuple[Native, State]:
+        if rounding is not None:
+            raise ValueError(f"stochastic_rounding must be False for {self.name}, got the seed {rounding.seed}")
         check_layer(param, grad, *state, hp, axes)
         switches = {name: getattr(hp, name) for name in _SWITCHES}
         switches |= {"weight_decay": hp.decays, "decoupled_weight_decay": hp.decays and hp.decoupled_weight_decay}
