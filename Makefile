@@ -14,6 +14,8 @@
 #   make dist                                 what a release uploads, into dist/, checked
 #   make bench ARGS="--write NAME"            every path against its peers, into benchmarks/results/
 #   make gpu                                  on a GPU: its tests, the kit, figures, into benchmarks/results/
+#   make lint, make format                    ruff and mypy; ruff's layout and mends
+#   make clean                                remove what the targets made
 #   make study STUDY=compare                  a study of examples/experiments: compare, ablation, angles, effects or paper
 BACKENDS ?= numpy strict dask torch jax onnx keras
 PYTHON ?= python3

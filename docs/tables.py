@@ -184,7 +184,8 @@ def correction_by_step() -> str:
 # What is said to users who come from Adam, in one wording on every page that says it.
 RECIPE = """
 1. **η: half of Adam's.** With τ = ½, steps are up to twice as large as with Adam. Keep β₁, β₂, the schedule, warm-up
-   and clipping. Double a decoupled weight decay, so that ηλ is the same.
+   and clipping. Double a decoupled weight decay, so that ηλ is the same. From AdamW, pass `decoupled_weight_decay=True`
+   in torch, NumPy and CuPy; in JAX and Keras it is the default.
 2. **ε: the default, 1e-8, whatever Adam's was**, since it is added under the root, as the square of Adam's. After some
    hundred steps, look at `floor_share` in `layer_statistics`, and change ε by factors of 100:
 
