@@ -116,6 +116,7 @@ census: .venv-census/.installed
 	.venv-census/$(SCRIPTS)/python -m pytest -q tests/conformance/adapters/test_published.py
 	.venv-census/$(SCRIPTS)/python conformance/census $(ARGS)
 
+docs: export KERAS_BACKEND = jax
 docs: $(FOR_DOCS)
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -b html docs site
 

@@ -1,12 +1,9 @@
 """Sphinx's settings: `make docs` builds the site, with warnings as errors, and from this machine alone."""
 
-import os
 import re
 from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Any
-
-os.environ.setdefault("KERAS_BACKEND", "jax")  # Keras itself looks for TensorFlow, which the site does not need
 
 project = "setadam"
 author = "the setadam contributors"

@@ -1,13 +1,14 @@
 // SET-Adam's step on a GPU in two kernels, each over all layers of a launch.
 //
-// `moments` updates m and v and writes γ and min v of each layer to `results`; `descend` updates θ. They
+// `moments` updates m and v and writes γ/(1 - β₂ᵗ) and min v of each layer to `results`; `descend` updates θ. They
 // restate setadam_core.spec.trace. Every sum has a fixed order, so a step is reproducible bit for bit.
 // Σv and Σv² of float layers are summed in double, where no square of a float under- or overflows; those of double
 // layers are summed relative to the largest v so far. Either way γ depends only on v's direction.
 //
 // S is the storage type of parameters and gradients, C the type of the moments and the arithmetic.
-// NVRTC compiles this with its defaults (`launch.module`): division and square root are correctly rounded, and
-// subnormals are kept. The compiled code shows this; it has not run on a GPU yet.
+// NVRTC compiles this so that division and square root are correctly rounded, and subnormals are kept, which are its
+// defaults; and that no product and sum become one operation but by `fused`, so that a coordinate's rounding does not
+// depend on its place (`launch.module`). The compiled code shows this; it has not run on a GPU yet.
 
 #ifndef THREADS
 #define THREADS 256  // in a block; a power of two
@@ -62,6 +63,8 @@ __device__ void narrow(double x, double& to) { to = x; }
 
 __device__ float root(float x) { return sqrtf(x); }
 __device__ double root(double x) { return sqrt(x); }
+__device__ float fused(float a, float b, float c) { return fmaf(a, b, c); }  // ab + c, rounded once
+__device__ double fused(double a, double b, double c) { return fma(a, b, c); }
 
 // ---- a part of a layer, for γ and min v: setadam_core.parts.Parts, except that `high` is only a scale
 
@@ -81,7 +84,7 @@ struct Parts<float> {
     __device__ void add(float v) {
         double wide = v;
         s1 += wide;
-        s2 += wide * wide;
+        s2 = fused(wide, wide, s2);
         low = smaller(low, wide);
     }
 
@@ -102,13 +105,13 @@ struct Parts<double> {
         low = smaller(low, v);
         if (v > high) {
             double shrunk = high / v, r = v / v;  // NaN for ∞, as in the specification
-            s1 = s1 * shrunk + r;
-            s2 = s2 * (shrunk * shrunk) + r;
+            s1 = fused(s1, shrunk, r);
+            s2 = fused(s2, shrunk * shrunk, r);
             high = v;
         } else if (v != 0.0) {
             double r = v / high;
             s1 += r;
-            s2 += r * r;
+            s2 = fused(r, r, s2);
         }
     }
 
@@ -240,8 +243,9 @@ __device__ void moments(const Table& table, const Step& step, Parts<C>* parts, d
     const S* grad = (const S*)table.grad[at.entry] + at.start;
     C* m = (C*)table.m[at.entry] + at.start;
     C* v = (C*)table.v[at.entry] + at.start;
-    const C beta1 = (C)step.beta1, rest1 = (C)step.rest1, beta2 = (C)step.beta2, rest2 = (C)step.rest2;
-    const C decay = (C)step.decay;
+    const C sign = step.maximize ? -1 : 1;  // here, where it changes no rounding
+    const C beta1 = (C)step.beta1, rest1 = sign * (C)step.rest1, beta2 = (C)step.beta2, rest2 = (C)step.rest2;
+    const C decay = sign * (C)step.decay;
     const bool aligned = is_aligned<N>(theta) && is_aligned<N>(grad) && is_aligned<N>(m) && is_aligned<N>(v);
 
     Parts<C> mine = Parts<C>::none();
@@ -252,10 +256,9 @@ __device__ void moments(const Table& table, const Step& step, Parts<C>* parts, d
         const auto thetas = decay != 0 ? access.load(theta + i) : gs;
         for (int k = 0; k < access.count; k++) {
             C g = widen(gs.at[k]);
-            if (step.maximize) g = -g;
-            if (decay != 0) g = g + decay * widen(thetas.at[k]);
-            ms.at[k] = beta1 * ms.at[k] + rest1 * g;
-            vs.at[k] = beta2 * vs.at[k] + rest2 * (g * g);
+            if (decay != 0) g = fused(decay, widen(thetas.at[k]), g);
+            ms.at[k] = fused(beta1, ms.at[k], rest1 * g);
+            vs.at[k] = fused(beta2, vs.at[k], rest2 * (g * g));
             mine.add(vs.at[k]);
         }
         access.store(ms, m + i);
@@ -276,16 +279,16 @@ __device__ void moments(const Table& table, const Step& step, Parts<C>* parts, d
     for (int i = threadIdx.x; i < at.parts; i += THREADS) mine.merge(fresh(&parts[blockIdx.x - at.part + i]));
     const Parts<C> whole = reduced(mine, shared);
     if (threadIdx.x == 0) {
-        results[2 * at.slot] = down_scaling(whole.s1, whole.s2, size, step.power);
+        results[2 * at.slot] = down_scaling(whole.s1, whole.s2, size, step.power) / step.bias2;
         results[2 * at.slot + 1] = whole.low;
         arrived[at.slot] = 0;  // for the next launch
     }
 }
 
-// E: w = √(x + ε), or √x + ε
+// E: w = √(v·scale + ε), or √(v·scale) + ε, where one of `inside` and `outside` is ε and the other 0
 template <typename C>
-__device__ C embed_epsilon(C x, C eps, int inside) {
-    return inside ? root(x + eps) : root(x) + eps;
+__device__ C embed_epsilon(C v, C scale, C inside, C outside) {
+    return root(fused(v, scale, inside)) + outside;
 }
 
 template <typename S, typename C>
@@ -296,10 +299,10 @@ __device__ void descend(const Table& table, const Step& step, const double* resu
     S* theta = (S*)table.theta[at.entry] + at.start;
     const C* m = (const C*)table.m[at.entry] + at.start;
     const C* v = (const C*)table.v[at.entry] + at.start;
-    const C eps = (C)step.eps, rate = (C)step.rate, shrink = (C)step.shrink;
-    const C scale = (C)(results[2 * at.slot] / step.bias2);
-    // √ is monotone: the smallest w is that of the smallest v.
-    const C w_min = embed_epsilon((C)results[2 * at.slot + 1] * scale, eps, step.eps_inside_sqrt);
+    const C inside = step.eps_inside_sqrt ? (C)step.eps : 0, outside = step.eps_inside_sqrt ? 0 : (C)step.eps;
+    const C rate = (C)step.rate, shrink = (C)step.shrink, scale = (C)results[2 * at.slot];
+    // Each operation is monotone: the smallest w is that of the smallest v.
+    const C w_min = embed_epsilon((C)results[2 * at.slot + 1], scale, inside, outside);
     const C shift = (C)step.tau * w_min;
     const bool aligned = is_aligned<N>(theta) && is_aligned<N>(m) && is_aligned<N>(v);
 
@@ -308,8 +311,8 @@ __device__ void descend(const Table& table, const Step& step, const double* resu
         const auto ms = access.load(m + i);
         auto thetas = access.load(theta + i);
         for (int k = 0; k < access.count; k++) {
-            const C w = embed_epsilon(vs.at[k] * scale, eps, step.eps_inside_sqrt) - shift;
-            narrow(shrink * widen(thetas.at[k]) - rate * (ms.at[k] / w), thetas.at[k]);
+            const C w = embed_epsilon(vs.at[k], scale, inside, outside) - shift;
+            narrow(fused(-rate, ms.at[k] / w, shrink * widen(thetas.at[k])), thetas.at[k]);
         }
         access.store(thetas, theta + i);
     });

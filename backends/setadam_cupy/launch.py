@@ -21,7 +21,8 @@ LAYERS = 64
 MAX_BLOCKS = 1024
 PER_BLOCK = 4 * THREADS
 
-OPTIONS = ("--std=c++17", f"-DTHREADS={THREADS}")  # CuPy adds the architecture
+# CuPy adds the architecture. Which products and sums are one operation would depend on what else a thread computes.
+OPTIONS = ("--std=c++17", "--fmad=false", f"-DTHREADS={THREADS}")
 
 # The structs of kernels.cu: 8-byte members first, so that C adds no padding.
 TABLE = np.dtype(

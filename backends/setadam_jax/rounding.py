@@ -1,4 +1,4 @@
-"""Stochastic rounding in optax's terms: an update that brings a 16-bit parameter exactly to one of its neighbours.
+"""Stochastic rounding in optax's terms: an update after which a 16-bit parameter is one of its neighbours.
 
 The random words are those of `setadam_core.rounding`. A leaf's index among the leaves of the parameters is its layer.
 """
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from setadam_core.rounding import FORMATS, keys, mixed, signed, to_neighbours
-from setadam_jax.state.finding import find
+from setadam_jax.state.finding import count_of, find
 from setadam_jax.trees import Tree
 
 
@@ -24,38 +24,46 @@ def rounded_stochastically(
             raise ValueError("update needs params with stochastic_rounding: what is rounded is params + updates")
         if jax.sharding.get_abstract_mesh().manual_axes:
             raise ValueError(
-                "stochastic_rounding must be False inside jax.shard_map, where a shard's place in the whole parameter "
-                "is not known; jax.jit of sharded arrays rounds as on one device"
+                "stochastic_rounding must be False inside jax.shard_map and jax.pmap, where a shard's place in the "
+                "whole parameter is not known; jax.jit of sharded arrays rounds as on one device"
             )
         new, state = inner.update(updates, state, params, **extra)
-        count = find(state).count
+        t = count_of(find(state))
         leaves, tree = jax.tree.flatten(params)
         pairs = enumerate(zip(leaves, tree.flatten_up_to(new), strict=True))
-        return tree.unflatten([_rounded(param, u, (seed, count, i)) for i, (param, u) in pairs]), state
+        return tree.unflatten([_rounded(param, u, seed, t, layer) for layer, (param, u) in pairs]), state
 
     return optax.GradientTransformationExtraArgs(inner.init, update)
 
 
-def _rounded(param: Any, update: Any, place: tuple[int, Any, int]) -> Any:
-    """The update of a leaf, in float32. As a difference of neighbours, what it adds is not rounded again."""
+def _rounded(param: Any, update: Any, seed: int, t: Any, layer: int) -> Any:
+    """The update of a leaf, in float32: what it adds up to with a 16-bit leaf is rounded to the neighbour drawn."""
     name = str(jnp.result_type(param))
     if name not in FORMATS:
         return update
-    wide = jnp.asarray(param, jnp.float32)
-    seed, t, layer = place
-    words = [
-        jnp.reshape(jnp.asarray(signed(x) if isinstance(x, int) else x, jnp.int32), (1,)) for x in (seed, t, layer)
-    ]
-    drawn = mixed(_indices(wide.shape), *keys(words))
-    return to_neighbours(wide + update, name, drawn.reshape(wide.shape), jnp, _power_of_two) - wide
+    theta = jnp.asarray(param, jnp.float32)
+    words = mixed(_indices(theta.shape), *keys([jnp.int32(signed(seed)), jnp.asarray(t, jnp.int32), jnp.int32(layer)]))
+    exact = to_neighbours(theta + update, name, words, jnp, _power_of_two) - theta
+    return _with_derivatives_of(update, jnp.where(jnp.isfinite(theta), exact, update))
+
+
+@jax.custom_jvp  # type: ignore[untyped-decorator]
+def _with_derivatives_of(_: Any, value: Any) -> Any:
+    """The value; rounding, which has no derivative, is left out of derivatives."""
+    return value
+
+
+@_with_derivatives_of.defjvp  # type: ignore[untyped-decorator]
+def _(primals: Any, tangents: Any) -> Any:
+    return primals[1], tangents[0]
 
 
 def _indices(shape: tuple[int, ...]) -> Any:
-    """The index of each coordinate, modulo 2³², in C order, flat."""
+    """The index of each coordinate, modulo 2³², in C order."""
     found = jnp.zeros(shape, jnp.int32)
     for axis, n in enumerate(shape):
         found = found * signed(n % 2**32) + jax.lax.broadcasted_iota(jnp.int32, shape, axis)
-    return found.reshape(-1)
+    return found
 
 
 def _power_of_two(size: Any, least: float, _: Any) -> Any:

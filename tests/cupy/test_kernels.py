@@ -78,7 +78,7 @@ def test_gamma_is_free_of_scale(cupy, dtype, scale):
     assert one["gamma"] == pytest.approx(two["gamma"], rel=1e-5)
     device = small._scratch_of(0).get("results", 2, np.float64)
     # 1e-5: the gradients, and v in float32, are rounded anew at the other scale.
-    assert device[0] == pytest.approx(one["gamma"], rel=1e-5)
+    assert device[0] * (1 - 0.999) == pytest.approx(one["gamma"], rel=1e-5)
 
 
 def test_two_launches_for_64_layers(cupy):
@@ -129,7 +129,7 @@ def test_gaps_and_order_do_not_matter(cupy, turned):
 @pytest.mark.parametrize("begins", [(1, 0, 0, 0), (0, 1, 0, 0), (1, 1, 1, 1), (0, 0, 0, 2), (3, 2, 1, 0)])
 @pytest.mark.parametrize("size", [3, 4, 5, 4099])
 def test_memory_that_begins_in_the_middle_of_a_word(cupy, dtype, begins, size):
-    """The bits are those of aligned memory: which thread adds what to γ's sums does not depend on it."""
+    """The bits are those of aligned memory: neither a coordinate's rounding nor the order of γ's sums depends on it."""
 
     def stepped(begins):
         arrays = []
@@ -144,6 +144,16 @@ def test_memory_that_begins_in_the_middle_of_a_word(cupy, dtype, begins, size):
         return [np.asarray(x).tobytes() for x in arrays]
 
     assert stepped(begins) == stepped((0, 0, 0, 0))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_equal_coordinates_become_equal(cupy, dtype):
+    """In whole words and in the last coordinates."""
+    params = [cupy.array(np.full(4099, 0.7, dtype)) for _ in "ab"]
+    optimizer = SETAdam(params, weight_decay=0.1)
+    for value in (0.3, -0.1):
+        optimizer.step([cupy.array(np.full(4099, value, dtype)) for _ in params])
+    assert all(len(np.unique(np.asarray(p))) == 1 for p in params)
 
 
 @pytest.mark.parametrize("axes", [(0,), (1,), (0, 2)])

@@ -57,9 +57,10 @@ def test_python_block(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         framework = package.removeprefix("setadam_")
         if framework not in ("core", "conformance") and importlib.util.find_spec(framework) is None:
             pytest.skip(f"{framework} is not installed")
-    if chosen := re.search(r'"KERAS_BACKEND"\] = "(\w+)"', code):  # one in a process
+    if chosen := re.search(r'"KERAS_BACKEND"(?:\] = |, )"(\w+)"', code):  # one in a process
         pytest.importorskip(chosen[1])
-        subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"KERAS_HOME": str(tmp_path)})
+        env = os.environ | {"KERAS_HOME": str(tmp_path), "KERAS_BACKEND": chosen[1]}
+        subprocess.run([sys.executable, "-c", code], check=True, env=env)
         return
     exec(compile(code, name, "exec"), {"__name__": "__main__"})
 

@@ -123,7 +123,7 @@ def try_variant(
 ) -> tuple[list[str], dict[str, dict[str, float]]]:
     """What rejected a correct variant, and its worst error/bound by dtype and stage over this many layers.
 
-    brief: with a third of the properties, another third for the next variant, and none of the expensive ones; in dtypes
+    brief: with every third cell, others for the next variant, and none of the expensive properties; in dtypes
     other than the first with sampled layers only.
     """
     variant, wrongly, ratios = VARIANTS[name], [], {}
