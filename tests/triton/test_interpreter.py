@@ -9,13 +9,17 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-FILES = sorted(HERE.glob("test_*in_interpreter.py"))
+# Two launches in one is off by default.
+FILES = [
+    pytest.param(file, id=file.stem, marks=[pytest.mark.heavy] * ("one_launch" in file.stem))
+    for file in sorted(HERE.glob("test_*in_interpreter.py"))
+]
 
 
 @pytest.mark.long
 @pytest.mark.skipif(find_spec("torch") is None, reason="torch is not installed")
 @pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed; it has wheels for Linux alone")
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", FILES)
 def test_the_kernels_under_tritons_interpreter(file):
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(file)]
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
