@@ -1,8 +1,8 @@
 """Study 5: S, E and T, each alone and together, over ten seeds; and how sensitive each is to the learning rate.
 
-A convolutional net on colour images of digits before photographs; a language model of characters on Python's own
-documentation is there as another task. Adam, Adam with one operation, and SET-Adam choose floor and learning rate on
-the validation part: one seed tries all settings; at the best floor, three seeds try the learning rates, and then two
+A convolutional net on colour images of digits before photographs, and a language model of characters on Python's own
+documentation. Adam, Adam with one operation, and SET-Adam choose floor and learning rate on the validation part: one
+seed tries all settings; at the best floor, three seeds try the learning rates, and then two
 close to the best. Ten other seeds use the test part.
 
     python effects.py [--jobs N] [--results DIR]
