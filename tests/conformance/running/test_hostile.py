@@ -182,12 +182,10 @@ def in_one_buffer(flips=False):
     def step(self, *args):
         params, states = NumPySpec.step(self, *args)
         calls.append(1)
-        states = [
-            s._replace(
-                m=kept((i, "m"), s.m), v=kept((i, "v"), np.nextafter(s.v, np.inf) if flips * len(calls) % 2 else s.v)
-            )
-            for i, s in enumerate(states)
-        ]
+        if flips * len(calls) % 2:  # by an ulp: within the bound, and not the same bits
+            params = [np.nextafter(p, np.inf) for p in params]
+            states = [s._replace(v=np.nextafter(s.v, np.inf)) for s in states]
+        states = [s._replace(m=kept((i, "m"), s.m), v=kept((i, "v"), s.v)) for i, s in enumerate(states)]
         return [kept((i, "param"), p) for i, p in enumerate(params)], states
 
     return adapter(step=step)
