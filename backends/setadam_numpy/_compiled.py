@@ -26,6 +26,8 @@ from numba import carray, cfunc, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
+from setadam_numpy._cache import alone, take_turns
+
 CHUNK = 2048  # coordinates: float32 ones, which may be summed in one chain in double, or float64 ones in the cache
 # The most float64 coordinates that are summed one after the other. With the leaves of a chunk this gives chains of 94
 # additions, within the reduction class of the bound: 16 + 8 log2 CHUNK = 104.
@@ -401,7 +403,7 @@ def cached(nogil: bool) -> Any:
 
     def compiled(function: Any) -> Any:
         try:
-            return njit(cache=True, error_model="numpy", nogil=nogil)(function)
+            return take_turns(njit(cache=True, error_model="numpy", nogil=nogil)(function))
         except RuntimeError:  # Numba found no directory that can be written
             return njit(error_model="numpy", nogil=nogil)(function)
 
@@ -658,6 +660,7 @@ def entry(stored: Any) -> Any:
 
     signature = types.void(types.intp)
     try:
-        return cfunc(signature, cache=True, error_model="numpy")(enter)
+        with alone(run.stats.cache_path):
+            return cfunc(signature, cache=True, error_model="numpy")(enter)
     except RuntimeError:  # as in `cached`
         return cfunc(signature, error_model="numpy")(enter)
