@@ -86,7 +86,7 @@ for before, param in zip(adam.param_groups[0]["params"], model.parameters(), str
     for key in ("exp_avg", "exp_avg_sq"):
         assert torch.equal(optimizer.state[param][key], adam.state[before][key])
 (group,) = optimizer.param_groups
-assert (group["lr"], group["weight_decay"], group["tau"]) == (1e-3, 0.1, 0.5)
+assert (group["lr"], group["weight_decay"], group["tau"]) == (1e-3, 0.2, 0.5)
 try:
     dcp.load({"moments": get_state_dict(model, optimizer)[1]}, checkpoint_id="of-adam", no_dist=True)
 except BaseException as error:  # CheckpointException is no Exception
