@@ -77,7 +77,7 @@ def set_adam(
         not lost. The bits depend on the seed, the number of the step, the leaf's index among the leaves, and the
         coordinate's place in the leaf, under `jax.jit` of sharded arrays too. `update` then needs ``params``, and the
         updates are meant for `optax.apply_updates`, with nothing changed in between. Not with ``axis_name``, inside
-        `jax.shard_map` or with ``update_dtype=None``.
+        `jax.shard_map` or `jax.pmap`, or with ``update_dtype=None``.
 
     Returns
     -------
@@ -85,7 +85,8 @@ def set_adam(
 
     Raises
     ------
-    TypeError, ValueError : as in `scale_by_set_adam`.
+    TypeError, ValueError : as in `scale_by_set_adam`; and for ``stochastic_rounding`` that is no seed, or where it is
+        refused, by `update` too if it gets no ``params``.
 
     Examples
     --------

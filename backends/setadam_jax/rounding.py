@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from setadam_core.rounding import FORMATS, keys, mixed, signed, to_neighbours
+from setadam_core.rounding import FORMATS, random_words, signed, to_neighbours
 from setadam_jax.state.finding import count_of, find
 from setadam_jax.trees import Tree
 
@@ -42,7 +42,7 @@ def _rounded(param: Any, update: Any, seed: int, t: Any, layer: int) -> Any:
     if name not in FORMATS:
         return update
     theta = jnp.asarray(param, jnp.float32)
-    words = mixed(_indices(theta.shape), *keys([jnp.int32(signed(seed)), jnp.asarray(t, jnp.int32), jnp.int32(layer)]))
+    words = random_words(seed, t, layer, _indices(theta.shape))
     exact = to_neighbours(theta + update, name, words, jnp, _power_of_two) - theta
     return _with_derivatives_of(update, jnp.where(jnp.isfinite(theta), exact, update))
 

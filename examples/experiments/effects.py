@@ -2,8 +2,8 @@
 
 A convolutional net on colour images of digits before photographs, and a language model of characters on Python's own
 documentation. Adam, Adam with one operation, and SET-Adam choose floor and learning rate on the validation part: one
-seed tries all settings; at the best floor, three seeds try the learning rates, and then two
-close to the best. Ten other seeds use the test part.
+seed tries all settings; at the best floor, three seeds try the learning rates, and then two close to the best. Ten
+other seeds use the test part.
 
     python effects.py [--jobs N] [--results DIR]
 """
